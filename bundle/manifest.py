@@ -1,0 +1,278 @@
+"""``manifest.json``: everything the worker needs to know about a model, declared once.
+
+Evolution: schema version 1 only gains optional fields. A reader ignores descriptive fields that it does not know,
+but refuses unknown fields wherever they would change a score (``Exact``): silently leaving out a preprocessing step
+gives wrong verdicts, not old ones.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*$")]
+"""A relative POSIX path inside the bundle; never two dots in a row, so it cannot leave it."""
+Probability = Annotated[float, Field(ge=0, le=1)]
+Prior = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Exact(BaseModel):
+    """A part that scores depend on: unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Descriptive(BaseModel):
+    """A part that only describes: unknown fields of a later version are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Resize(Exact):
+    """``exact`` makes both sides ``size``; ``shorter`` makes the shorter side ``size`` and keeps the shape."""
+
+    mode: Literal["none", "exact", "shorter"] = "none"
+    size: int | None = Field(default=None, ge=8, le=4096)
+    kernel: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    antialias: bool = True
+    """False samples the source at single points (bilinear and bicubic only), as ``align_corners=False`` ports do."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.mode == "none") != (self.size is None):
+            raise ValueError(f"resize {self.mode!r} {'takes no' if self.mode == 'none' else 'needs a'} size")
+        if not self.antialias and self.kernel not in ("bilinear", "bicubic"):
+            raise ValueError(f"kernel {self.kernel!r} is defined with antialias only")
+        return self
+
+
+class Crop(Exact):
+    """``five`` is the centre and the corners; ``grid`` walks by ``stride`` and keeps ``max`` evenly chosen crops."""
+
+    mode: Literal["none", "centre", "five", "grid"] = "none"
+    size: int | None = Field(default=None, ge=8, le=4096)
+    stride: int | None = Field(default=None, ge=1)
+    max: int | None = Field(default=None, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.mode == "none") != (self.size is None):
+            raise ValueError(f"crop {self.mode!r} {'takes no' if self.mode == 'none' else 'needs a'} size")
+        if (self.mode == "grid") != (self.stride is not None and self.max is not None):
+            raise ValueError("stride and max are both needed for a grid of crops and for nothing else")
+        return self
+
+
+class View(Exact):
+    """One way to cut a fixed-size square (or several) out of an image; applied in the order of the fields."""
+
+    orient: bool = True
+    """Turn the image upright as its EXIF orientation says."""
+    colour: Literal["rgb"] = "rgb"
+    resize: Resize = Resize()
+    crop: Crop = Crop()
+    on_small: Literal["unsure", "reflect", "upscale", "zero_pad"] = "unsure"
+    """What to do where the image is smaller than the crop; ``unsure`` yields no view, hence no opinion."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square, in pixels."""
+        size = self.crop.size if self.crop.mode != "none" else self.resize.size
+        assert size is not None  # _fixed_size
+        return size
+
+    @model_validator(mode="after")
+    def _fixed_size(self) -> Self:
+        if self.crop.mode == "none" and self.resize.mode != "exact":
+            raise ValueError("a view needs a fixed size: resize 'exact' or a crop")
+        return self
+
+
+class Preprocessing(Exact):
+    """From a decoded image to ``uint8[views, size, size, 3]``; carried out by ``bundle.preprocess`` alone."""
+
+    views: tuple[View, ...] = Field(min_length=1)
+
+    @property
+    def size(self) -> int:
+        """Side of every view, in pixels."""
+        return self.views[0].size
+
+    @property
+    def digest(self) -> str:
+        """Identity of the recipe: sha256 of its canonical JSON."""
+        return canonical_digest(self.model_dump(mode="json"))
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if len({view.size for view in self.views}) > 1:
+            raise ValueError("all views of a model have one size")
+        return self
+
+
+class Tensor(Exact):
+    """A graph's input or output; symbolic axes are strings."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int | str, ...]
+
+
+class Model(Exact):
+    """One ONNX graph: ``uint8[M, H, W, 3]`` in (M = images x views); cast, normalisation and filters are inside."""
+
+    name: str
+    file: FileName
+    input: Tensor
+    logit: Tensor | None = None
+    """``float32[M]``: log-odds of *generated*, uncalibrated; the detector has it."""
+    embedding: Tensor | None = None
+    """``float32[M, D]``; the embedder has it."""
+    preprocessing: Preprocessing
+    logit_over_views: Literal["mean", "max", "trimmed"] = "mean"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    opset: int
+
+
+class Label(Exact):
+    """A class: photographs (``real``) or one generator."""
+
+    id: int = Field(ge=0)
+    name: str = Field(min_length=1)
+    kind: Literal["real", "generator"]
+    level: Literal["family", "checkpoint"] = "family"
+    in_detector: bool = True
+    """False for labels that only the template library knows (added after the detector was trained)."""
+
+
+class TemplateSpec(Exact):
+    """How to read ``templates.npz``: which embeddings it holds and how they are compared."""
+
+    file: FileName = "templates.npz"
+    embedder: str
+    preprocessing_digest: Sha256
+    metric: Literal["l2"] = "l2"
+    l2_normalised: bool
+    dimension: int = Field(ge=1)
+    alpha: Probability
+    """A template accepts an image whose conformal p-value is above alpha."""
+
+
+class Calibration(Exact):
+    """``probability = sigmoid(scale * logit + bias)`` at ``prior_generated`` (Platt scaling)."""
+
+    method: Literal["platt"] = "platt"
+    scale: float = Field(gt=0)
+    bias: float
+    prior_generated: Prior
+    count_real: int
+    count_generated: int
+
+
+class OperatingPoint(Exact):
+    """A threshold on the calibrated probability and the error it made on the calibration images."""
+
+    threshold: Probability
+    error: Literal["false_positive_rate", "false_negative_rate"]
+    target: Probability
+    observed: Probability
+    interval_95: tuple[Probability, Probability]
+    """Exact (Clopper-Pearson) interval of ``observed``."""
+    count: int
+
+
+class Thresholds(Exact):
+    """At or above ``high`` the detector says *generated*, below ``low`` *real*, between them nothing."""
+
+    low: OperatingPoint
+    high: OperatingPoint
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low.threshold > self.high.threshold:
+            raise ValueError(f"low {self.low.threshold} is above high {self.high.threshold}")
+        return self
+
+
+class Parity(Descriptive):
+    """How far ONNX Runtime was from PyTorch on real images when the bundle was made."""
+
+    tolerance: float
+    """Largest allowed ``|a - b| / (1 + |b|)`` of any output; the probe is held to it as well."""
+    logit_error: float
+    embedding_error: float
+    images: int
+
+
+class ProbeSpec(Exact):
+    """Where the probe's expectations lie; the images are beside them."""
+
+    file: FileName = "probe/expected.npz"
+    images: tuple[FileName, ...] = Field(min_length=1)
+
+
+class Manifest(Descriptive):
+    """The bundle, declared. Scores depend on every field but the descriptive last ones."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    version: str
+    created_at: str
+    models: tuple[Model, ...] = Field(min_length=1, max_length=2)
+    labels: tuple[Label, ...] = Field(min_length=2)
+    templates: TemplateSpec
+    calibration: Calibration
+    thresholds: Thresholds
+    probe: ProbeSpec
+    files: dict[FileName, Sha256]
+    parity: Parity
+    decoder: str
+    """``preprocess.decoder_version()`` at export."""
+    versions: dict[str, str] = {}
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+
+    @property
+    def detector(self) -> Model:
+        """The model with a logit."""
+        return next(model for model in self.models if model.logit is not None)
+
+    @property
+    def embedder(self) -> Model:
+        """The model with an embedding; often the detector itself."""
+        return next(model for model in self.models if model.embedding is not None)
+
+    @property
+    def real_labels(self) -> frozenset[str]:
+        """Names of the labels that mean photographs."""
+        return frozenset(label.name for label in self.labels if label.kind == "real")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for output in ("logit", "embedding"):
+            found = [model.name for model in self.models if getattr(model, output) is not None]
+            if len(found) != 1:
+                raise ValueError(f"exactly one model must have output {output!r}, found {found}")
+        if self.templates.embedder != self.embedder.name:
+            raise ValueError(
+                f"templates were made by {self.templates.embedder!r}, the embedder is {self.embedder.name!r}"
+            )
+        if self.templates.preprocessing_digest != self.embedder.preprocessing.digest:
+            raise ValueError("templates were made with another preprocessing than the embedder's")
+        if {label.kind for label in self.labels} != {"real", "generator"}:
+            raise ValueError("labels must hold at least one real and one generator label")
+        if len({label.name for label in self.labels}) != len(self.labels):
+            raise ValueError("label names must differ")
+        named = {model.file for model in self.models} | {self.templates.file, self.probe.file, *self.probe.images}
+        if missing := named - self.files.keys():
+            raise ValueError(f"no sha256 for {sorted(missing)}")
+        return self
+
+
+def canonical_digest(value: object) -> str:
+    """Sha256 (hex) of the JSON text of ``value`` with sorted keys and no spaces."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,277 @@
+"""From encoded bytes to ``uint8`` views: the single implementation, at training, calibration, export and serving.
+
+Forensic scores depend on decoder and resampler as much as on weights, so nothing else in Genprint decodes an image
+that a model sees. What is decided here, once:
+
+================  ======================================================================================
+matter            policy
+================  ======================================================================================
+format            JPEG, PNG, WebP, GIF, BMP, AVIF by content, never by name; TIFF and vector formats are refused
+EXIF orientation  applied where the view says ``orient`` (the default); a damaged EXIF block counts as none
+colour profile    ignored: pixels are judged as stored, colour management would change them by library version
+CMYK, YCCK        Pillow's plain conversion, without profile (Adobe's inverted files are recognised)
+alpha             composed over white, which is what a viewer sees; hidden colours under alpha 0 are not judged
+palette, 1 bit    expanded to RGB (transparency as alpha)
+grey              copied into the three channels
+16 bit            the high byte, as libpng does for colour; no rescaling by content
+animated          the first frame; ``ImageFacts.animated`` says so
+size              ceilings on bytes and pixels, checked before anything is decoded
+truncated         refused, also when some pixels could be shown
+too small         as the view's ``on_small`` says; ``unsure`` yields no view
+================  ======================================================================================
+"""
+
+import hashlib
+import io
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+
+from bundle.errors import BrokenImage, EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat
+from bundle.manifest import Crop, Preprocessing, View
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+MAX_PIXELS_CEILING: Final = 89_478_485
+"""Pillow's own bomb limit: ``Limits.max_pixels`` may not exceed it."""
+
+Views = npt.NDArray[np.uint8]
+"""``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small for an opinion."""
+
+_KERNELS: Final = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+_UPRIGHT: Final = {  # EXIF orientation -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A header that promises too many pixels is an error at `open`, not a line on stderr.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ceilings that are checked before decoding."""
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_pixels <= MAX_PIXELS_CEILING:
+            raise ValueError(f"max_pixels must lie in 1..{MAX_PIXELS_CEILING}, got {self.max_pixels}")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the header says; width and height are those of the stored pixels, before orientation."""
+
+    format: str
+    width: int
+    height: int
+    bytes: int
+    animated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """RGB pixels as stored, and the EXIF orientation (1..8) that a view may apply."""
+
+    facts: ImageFacts
+    image: Image.Image
+    orientation: int
+
+
+class EncodedImage:
+    """An image whose header is read and whose pixels are not decoded yet.
+
+    Between the two the caller knows what decoding will take (``decoded_bytes``) and may wait for memory.
+
+    Raises:
+        EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat, BrokenImage: see ``bundle.errors``.
+    """
+
+    def __init__(self, data: bytes, limits: Limits) -> None:
+        if not data:
+            raise EmptyImage("the image has no bytes")
+        if len(data) > limits.max_bytes:
+            raise ImageTooLarge(f"the image has {len(data)} bytes, the ceiling is {limits.max_bytes}")
+        try:
+            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise TooManyPixels(f"the header promises over {MAX_PIXELS_CEILING} pixels") from error
+        except Exception as error:  # Pillow's plugins raise almost anything on a damaged header
+            raise BrokenImage(f"unreadable header: {_one_line(error)}") from error
+        width, height = self._image.size
+        if width * height > limits.max_pixels:
+            raise TooManyPixels(f"{width} x {height} pixels, the ceiling is {limits.max_pixels}")
+        if width * height == 0:
+            raise BrokenImage(f"{width} x {height} pixels")
+        try:
+            animated = bool(getattr(self._image, "is_animated", False)) and self._image.format != "MPO"
+            # A phone's multi-picture JPEG (MPO) is one photograph with extras behind it, not an animation.
+        except Exception as error:
+            raise BrokenImage(f"unreadable frames: {_one_line(error)}") from error
+        self.facts = ImageFacts(
+            format="JPEG" if self._image.format == "MPO" else str(self._image.format),
+            width=width,
+            height=height,
+            bytes=len(data),
+            animated=animated,
+        )
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Most bytes that decoding holds at once: stored pixels, an RGBA copy and the RGB result."""
+        return self.facts.width * self.facts.height * 12
+
+    def decode(self) -> DecodedImage:
+        """Decode the first frame to RGB.
+
+        Raises:
+            BrokenImage: the pixels are truncated or damaged.
+        """
+        try:
+            self._image.seek(0)
+            self._image.load()
+            return DecodedImage(self.facts, _to_rgb(self._image), _orientation(self._image))
+        except Exception as error:
+            raise BrokenImage(f"damaged {self.facts.format} data: {_one_line(error)}") from error
+
+
+def decode(data: bytes, limits: Limits | None = None) -> DecodedImage:
+    """Header and pixels in one step; see ``EncodedImage`` for what is raised."""
+    return EncodedImage(data, limits or Limits()).decode()
+
+
+def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
+    """Cut all views of ``preprocessing`` out of one image.
+
+    Returns:
+        ``uint8[V, size, size, 3]``; V = 0 where every view found the image too small (``on_small: unsure``).
+
+    Raises:
+        TooManyPixels: a very elongated image would grow beyond the ceiling by resizing.
+    """
+    cuts = [cut for view in preprocessing.views for cut in _cut(decoded, view)]
+    size = preprocessing.size
+    return np.stack(cuts) if cuts else np.empty((0, size, size, 3), np.uint8)
+
+
+@cache
+def decoder_version() -> str:
+    """Name and version of everything that turns bytes into pixels; other versions may give other pixels."""
+    libraries = ("libjpeg_turbo", "zlib_ng", "webp", "avif")
+    versions = [f"{name}-{features.version(name)}" for name in libraries if features.version(name)]
+    return "+".join([f"pillow-{PIL.__version__}", *versions])
+
+
+def pixels_digest(views: Views) -> str:
+    """Sha256 (hex) of shape and pixels."""
+    return hashlib.sha256(str(views.shape).encode() + np.ascontiguousarray(views).tobytes()).hexdigest()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey
+        high_byte = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(high_byte, "L").convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _cut(decoded: DecodedImage, view: View) -> list[Views]:
+    image = decoded.image
+    if view.orient and decoded.orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[decoded.orientation])
+    resize, crop = view.resize, view.crop
+    if resize.mode == "exact":
+        assert resize.size is not None  # Resize._complete
+        image = _resized(image, (resize.size, resize.size), resize.kernel, antialias=resize.antialias)
+    elif resize.mode == "shorter":
+        assert resize.size is not None
+        image = _resized(image, _scaled(image.size, resize.size), resize.kernel, antialias=resize.antialias)
+    if crop.mode == "none":
+        return [np.asarray(image)]
+    assert crop.size is not None  # Crop._complete
+    if min(image.size) < crop.size:
+        match view.on_small:
+            case "unsure":
+                return []
+            case "upscale":
+                image = _resized(image, _scaled(image.size, crop.size), resize.kernel, antialias=resize.antialias)
+            case "zero_pad":
+                image = ImageOps.expand(image, _missing(image.size, crop.size), fill=0)
+            case "reflect":
+                left, top, right, bottom = _missing(image.size, crop.size)
+                padded = np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="reflect")
+                image = Image.fromarray(padded)
+    pixels = np.asarray(image)
+    return [pixels[y : y + crop.size, x : x + crop.size] for y, x in _corners(image.size, crop)]
+
+
+def _resized(image: Image.Image, size: tuple[int, int], kernel: str, *, antialias: bool) -> Image.Image:
+    if size[0] * size[1] > MAX_PIXELS_CEILING:
+        raise TooManyPixels(f"{image.width} x {image.height} would become {size[0]} x {size[1]}")
+    if antialias:
+        return image.resize(size, _KERNELS[kernel])
+    scale_x, scale_y = image.width / size[0], image.height / size[1]
+    return image.transform(size, Image.Transform.AFFINE, (scale_x, 0, 0, 0, scale_y, 0), _KERNELS[kernel])
+
+
+def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    width, height = size
+    scale = shorter / min(size)
+    return max(shorter, round(width * scale)), max(shorter, round(height * scale))
+
+
+def _missing(size: tuple[int, int], wanted: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom border that makes both sides at least ``wanted``."""
+    across, down = max(0, wanted - size[0]), max(0, wanted - size[1])
+    return across // 2, down // 2, across - across // 2, down - down // 2
+
+
+def _corners(size: tuple[int, int], crop: Crop) -> list[tuple[int, int]]:
+    """Top left corners (y, x) of the crops."""
+    assert crop.size is not None  # Crop._complete
+    right, bottom = size[0] - crop.size, size[1] - crop.size
+    centre = (bottom // 2, right // 2)
+    if crop.mode == "centre":
+        return [centre]
+    if crop.mode == "five":
+        return [centre, (0, 0), (0, right), (bottom, 0), (bottom, right)]
+    assert crop.stride is not None  # Crop._complete
+    assert crop.max is not None
+    grid = [(y, x) for y in range(0, bottom + 1, crop.stride) for x in range(0, right + 1, crop.stride)]
+    if len(grid) <= crop.max:
+        return grid
+    return [grid[math.floor((i + 0.5) * len(grid) / crop.max)] for i in range(crop.max)]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,94 @@
+"""The probe: a few images with the pixels and outputs they must give, to tell a decoder drift from a graph drift.
+
+The exporter makes it from real images in several encodings; the worker runs it at start-up, on the device that will
+serve, before it takes any event.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.errors import BundleCorrupt, DecoderDrift, GraphDrift
+from bundle.manifest import Model
+from bundle.preprocess import Views, decode, decoder_version, make_views, pixels_digest
+from bundle.templates import npz_arrays, npz_bytes
+
+Run = Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]
+"""Runs one model on ``uint8[M, H, W, 3]``; gives its outputs (``logit``, ``embedding``), a row for each view."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Encoded images, and for each model the digest of their views and the outputs of its graph.
+
+    Attributes:
+        images: file name in the bundle -> encoded bytes.
+        pixels: model name -> digests of the views, in the order of ``images``.
+        outputs: ``"model/output"`` -> float32 rows for all views of all images, in order.
+    """
+
+    images: dict[str, bytes]
+    pixels: dict[str, tuple[str, ...]]
+    outputs: dict[str, npt.NDArray[np.float32]]
+
+    @classmethod
+    def record(cls, images: dict[str, bytes], models: tuple[Model, ...], run: Run) -> Self:
+        """Write down what this machine makes of ``images``."""
+        pixels, outputs = {}, {}
+        for model in models:
+            views = [make_views(decode(data), model.preprocessing) for data in images.values()]
+            pixels[model.name] = tuple(pixels_digest(v) for v in views)
+            for name, rows in run(model, np.concatenate(views)).items():
+                outputs[f"{model.name}/{name}"] = rows
+        return cls(images, pixels, outputs)
+
+    def check(self, models: tuple[Model, ...], run: Run, tolerance: float, made_with: str) -> float:
+        """Do it again here and compare; returns the largest error, ``|a - b| / (1 + |b|)``.
+
+        Raises:
+            DecoderDrift: an image decodes to other pixels; ``made_with`` is the decoder at export.
+            GraphDrift: an output differs by more than ``tolerance``.
+        """
+        worst = 0.0
+        for model in models:
+            views = []
+            for (name, data), expected in zip(self.images.items(), self.pixels[model.name], strict=True):
+                views.append(make_views(decode(data), model.preprocessing))
+                if pixels_digest(views[-1]) != expected:
+                    raise DecoderDrift(
+                        f"{name} decodes to other pixels than at export ({made_with} then, {decoder_version()} here)"
+                    )
+            for output, rows in run(model, np.concatenate(views)).items():
+                error = relative_error(rows, self.outputs[f"{model.name}/{output}"])
+                if not error <= tolerance:  # NaN fails too
+                    raise GraphDrift(
+                        f"{model.file}: {output} differs from the recorded one by {error:.3g}, tolerance {tolerance:g}"
+                    )
+                worst = max(worst, error)
+        return worst
+
+    def to_bytes(self) -> bytes:
+        """The expectations (not the images) as an npz archive."""
+        arrays: dict[str, npt.NDArray[Any]] = {f"pixels/{m}": np.array(d) for m, d in self.pixels.items()}
+        return npz_bytes(arrays | {f"outputs/{name}": rows for name, rows in self.outputs.items()})
+
+    @classmethod
+    def from_bytes(cls, images: dict[str, bytes], expectations: bytes) -> Self:
+        """Read what ``to_bytes`` wrote."""
+        try:
+            arrays = npz_arrays(expectations)
+        except Exception as error:
+            raise BundleCorrupt(f"the probe's expectations cannot be read: {error}") from error
+        pixels = {k.removeprefix("pixels/"): tuple(map(str, v)) for k, v in arrays.items() if k.startswith("pixels/")}
+        outputs = {k.removeprefix("outputs/"): v for k, v in arrays.items() if k.startswith("outputs/")}
+        return cls(images, pixels, outputs)
+
+
+def relative_error(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """Largest ``|a - b| / (1 + |b|)``; infinite where shapes differ, NaN where an output is."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    return float(np.max(np.abs(actual - expected) / (1 + np.abs(expected)), initial=0.0))

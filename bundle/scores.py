@@ -1,0 +1,73 @@
+"""From logits and embeddings of views to one calibrated probability and one embedding of an image.
+
+Pure arithmetic, shared by calibration (exporter) and serving (worker), so that both mean the same by a number.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.manifest import Calibration, Thresholds
+
+Floats = npt.NDArray[np.float32]
+Band = Literal["low", "middle", "high"]
+
+TRIM = 0.2
+"""Share of the views that ``trimmed`` drops at each end."""
+
+
+def aggregate_logits(logits: Floats, how: Literal["mean", "max", "trimmed"]) -> float:
+    """One logit of an image from those of its views, ``float32[V]`` with V >= 1."""
+    match how:
+        case "mean":
+            return float(np.mean(logits, dtype=np.float64))
+        case "max":
+            return float(np.max(logits))
+        case "trimmed":
+            drop = int(len(logits) * TRIM)
+            return float(np.mean(np.sort(logits)[drop : len(logits) - drop], dtype=np.float64))
+
+
+def aggregate_embeddings(embeddings: Floats, *, l2_normalised: bool) -> Floats:
+    """Mean over the views of ``float32[V, D]``, then division by its L2 norm if asked; ``float32[D]``."""
+    mean: npt.NDArray[np.float64] = np.mean(embeddings, axis=0, dtype=np.float64)
+    if l2_normalised:
+        mean /= max(float(np.linalg.norm(mean)), 1e-12)
+    return np.asarray(mean, np.float32)
+
+
+def views_disagree(logits: Floats, calibration: Calibration, thresholds: Thresholds) -> bool:
+    """Whether one view alone would be called *generated* and another *real*."""
+    bands = {band(probability(float(logit), calibration), thresholds) for logit in logits}
+    return {"low", "high"} <= bands
+
+
+def probability(logit: float, calibration: Calibration, prior_generated: float | None = None) -> float:
+    """Calibrated probability of *generated*, at another prior than the bundle's if given.
+
+    ``sigmoid(scale * logit + bias + log-odds(prior) - log-odds(calibration prior))``.
+    """
+    shift = 0.0 if prior_generated is None else log_odds(prior_generated) - log_odds(calibration.prior_generated)
+    return sigmoid(calibration.scale * logit + calibration.bias + shift)
+
+
+def band(value: float, thresholds: Thresholds) -> Band:
+    """Which side of the two thresholds a calibrated probability lies on."""
+    if value >= thresholds.high.threshold:
+        return "high"
+    return "low" if value < thresholds.low.threshold else "middle"
+
+
+def log_odds(share: float) -> float:
+    """``log(p / (1 - p))`` for p in (0, 1)."""
+    return math.log(share) - math.log1p(-share)
+
+
+def sigmoid(x: float) -> float:
+    """Logistic function without overflow."""
+    if x >= 0:
+        return 1 / (1 + math.exp(-x))
+    e = math.exp(x)
+    return e / (1 + e)

@@ -1,0 +1,124 @@
+"""Bundles on disk: written whole or not at all, and verified byte for byte before anything is used."""
+
+import hashlib
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bundle.errors import BundleCorrupt, BundleMissing, ManifestInvalid
+from bundle.manifest import Manifest, Model
+from bundle.probe import Probe
+from bundle.templates import TemplateLibrary
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified bundle in memory: what was hashed is what is used.
+
+    Attributes:
+        digest: sha256 (hex) of ``manifest.json``, which holds the sha256 of every file; the bundle's identity.
+        files: the bytes of every file that the manifest names.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    files: dict[str, bytes]
+    templates: TemplateLibrary
+    probe: Probe
+
+    def graph(self, model: Model) -> bytes:
+        """The ONNX file of ``model``."""
+        return self.files[model.file]
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, force: bool = False) -> Path:
+    """Write a bundle to ``out``; ``{digest}`` in the path stands for the first 12 digits of its digest.
+
+    The directory appears under its name only when every byte is on disk.
+
+    Raises:
+        FileExistsError: ``out`` exists and ``force`` is not set.
+    """
+    text = (manifest.model_dump_json(indent=1) + "\n").encode()
+    out = Path(str(out).replace("{digest}", sha256(text)[:12]))
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists; choose another place or say --force")
+    for name, digest in manifest.files.items():
+        assert sha256(files[name]) == digest, name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    try:
+        for name, data in {**files, MANIFEST: text}.items():
+            path = staging / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        replaced = staging.with_name(staging.name + ".replaced")
+        if out.exists():
+            out.rename(replaced)
+        staging.rename(out)
+        _fsync_directory(out.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return out
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises:
+        BundleMissing: nothing there.
+        ManifestInvalid: not a manifest that we understand; names the field.
+        BundleCorrupt: a file is missing or has changed; names the file.
+    """
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleMissing(f"{path}: no bundle here ({MANIFEST} cannot be read: {error.strerror})") from error
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ManifestInvalid(f"{path / MANIFEST}: {where}: {first['msg']}{more}") from error
+    files = {}
+    for name, expected in manifest.files.items():
+        try:
+            files[name] = (path / name).read_bytes()
+        except OSError as error:
+            raise BundleCorrupt(f"{path / name}: cannot be read: {error.strerror}") from error
+        if (actual := sha256(files[name])) != expected:
+            raise BundleCorrupt(f"{path / name}: has changed: sha256 {actual[:12]}…, not {expected[:12]}… as declared")
+    probe_images = {name: files[name] for name in manifest.probe.images}
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        digest=sha256(text),
+        files=files,
+        templates=TemplateLibrary.from_bytes(files[manifest.templates.file]),
+        probe=Probe.from_bytes(probe_images, files[manifest.probe.file]),
+    )
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

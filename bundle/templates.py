@@ -1,0 +1,147 @@
+"""The template library: which label explains an embedding, and how well (S1's Template Image Library).
+
+Xuan et al. (WIFS 2019, section III-D) take the nearest of one template per class by L2 distance and so never reject.
+We add a class-conditional conformal p-value: the share of calibration images of a label that lie at least as far
+from their own template, ``p = (1 + #{calibration distance >= d}) / (n + 1)``. Below ``alpha`` the template does not
+explain the image. With exchangeable images a label rejects at most ``alpha`` of its own.
+"""
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.errors import BundleCorrupt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A label and the L2 distance to the nearest of its templates."""
+
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the library says about one embedding: candidates nearest first, and the p-value of the first."""
+
+    candidates: tuple[Candidate, ...]
+    p_value: float
+    accepted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateLibrary:
+    """Templates of L labels, and the calibration distances that say how far is too far.
+
+    Attributes:
+        labels: L names.
+        vectors: ``float32[K, D]``, K >= L templates.
+        label_of: ``int64[K]``, index into ``labels``.
+        counts: ``int64[K]``, how many images each template is the mean of.
+        calibration: per label, ``float32[n]`` ascending distances of held-out images to their own label's templates.
+    """
+
+    labels: tuple[str, ...]
+    vectors: Floats
+    label_of: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    calibration: tuple[Floats, ...]
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or len(self.label_of) != len(self.vectors) or len(self.counts) != len(self.vectors):
+            raise ValueError("vectors, label_of and counts must describe the same templates")
+        if set(self.label_of.tolist()) != set(range(len(self.labels))):
+            raise ValueError("every label needs a template, and every template a label")
+        if len(self.calibration) != len(self.labels):
+            raise ValueError("every label needs calibration distances (possibly none)")
+
+    @property
+    def version(self) -> str:
+        """Content address: sha256 (hex, 16 digits) of everything that matching depends on."""
+        parts = [*(label.encode() for label in self.labels), self.vectors.tobytes(), self.label_of.tobytes()]
+        return hashlib.sha256(b"\0".join([*parts, *(d.tobytes() for d in self.calibration)])).hexdigest()[:16]
+
+    def distances(self, embeddings: Floats) -> Floats:
+        """L2 distance of each embedding to each label's nearest template: ``float32[N, D]`` -> ``float32[N, L]``."""
+        to_vectors = np.linalg.norm(embeddings[:, None, :] - self.vectors[None, :, :], axis=2)
+        to_labels = np.full((len(embeddings), len(self.labels)), np.inf, np.float32)
+        for column, label in enumerate(self.label_of):
+            np.minimum(to_labels[:, label], to_vectors[:, column], out=to_labels[:, label])
+        return to_labels
+
+    def match(self, embeddings: Floats, alpha: float, best: int = 5) -> list[Match]:
+        """The nearest labels of each of ``float32[N, D]``, with the conformal p-value of the nearest."""
+        matches = []
+        for row in self.distances(embeddings):
+            order = np.argsort(row, kind="stable")[:best]
+            nearest = self.calibration[order[0]]
+            as_far = len(nearest) - int(np.searchsorted(nearest, row[order[0]], side="left"))
+            p_value = (1 + as_far) / (len(nearest) + 1)
+            candidates = tuple(Candidate(self.labels[i], float(row[i])) for i in order)
+            matches.append(Match(candidates, p_value, p_value > alpha))
+        return matches
+
+    def with_calibration(self, embeddings: dict[str, Floats]) -> Self:
+        """The same templates, with calibration distances measured on held-out images: label -> ``float32[n, D]``."""
+        distances = tuple(
+            np.sort(self.distances(embeddings[label])[:, i]) if label in embeddings else np.empty(0, np.float32)
+            for i, label in enumerate(self.labels)
+        )
+        return type(self)(self.labels, self.vectors, self.label_of, self.counts, distances)
+
+    def to_bytes(self) -> bytes:
+        """As the ``templates.npz`` of a bundle; the same library gives the same bytes."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "labels": np.array(self.labels),
+            "vectors": self.vectors,
+            "label_of": self.label_of,
+            "counts": self.counts,
+            "calibration": np.concatenate(self.calibration).astype(np.float32),
+            "calibration_counts": np.array([len(d) for d in self.calibration], np.int64),
+        }
+        return npz_bytes(arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what ``to_bytes`` wrote.
+
+        Raises:
+            BundleCorrupt: the bytes are no template library.
+        """
+        try:
+            arrays = npz_arrays(data)
+            ends = np.cumsum(arrays["calibration_counts"])[:-1]
+            return cls(
+                labels=tuple(str(label) for label in arrays["labels"]),
+                vectors=arrays["vectors"].astype(np.float32),
+                label_of=arrays["label_of"].astype(np.int64),
+                counts=arrays["counts"].astype(np.int64),
+                calibration=tuple(np.split(arrays["calibration"].astype(np.float32), ends)),
+            )
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise BundleCorrupt(f"templates.npz is no template library: {error}") from error
+
+
+def npz_bytes(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    """An npz archive with equal bytes for equal arrays (``np.savez`` would write the time of day)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    return buffer.getvalue()
+
+
+def npz_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an npz archive; objects (pickles) are refused with ``ValueError``."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

@@ -1,0 +1,225 @@
+"""``python -m worker``: run, classify, produce, schema, settings."""
+
+import csv
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bundle.errors import BundleError
+from bundle.store import Bundle, load_bundle
+from worker.attribution import Attributor
+from worker.cache import NoCache, RedisCache, ScoreCache
+from worker.classify import Classified, classify, find_images
+from worker.errors import StartupError, WorkerError
+from worker.events import verdict_schema
+from worker.health import Health, HealthServer
+from worker.inference import Engine
+from worker.kafka import ImageSender, KafkaBroker
+from worker.logs import configure_logs
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline
+from worker.produce import Kind, image_events
+from worker.settings import Section, Settings, load_settings
+from worker.sources import Fetcher
+from worker.stages import Stages
+
+app = typer.Typer(help="Serve a bundle: image events in, verdicts out.", no_args_is_help=True, add_completion=False)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="One setting, as in kafka.group_id=x; repeatable.")]
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle directory; the setting `bundle`.")]
+
+
+@app.command()
+def run(config: ConfigOption = None, assign: SetOption = [], bundle: BundleOption = None) -> None:  # noqa: B006
+    """Consume image events and publish verdicts until SIGTERM or Ctrl-C."""
+    with _one_line_errors():
+        settings = _settings(config, assign, bundle)
+        configure_logs(settings.log_level)
+        log = structlog.get_logger("worker")
+        stop = threading.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: stop.set())
+        metrics = Metrics()
+        loaded, engine = _engine(settings)
+        manifest = loaded.manifest
+        identity = {
+            "name": manifest.name,
+            "version": manifest.version,
+            "digest": loaded.digest,
+            "device": engine.device,
+        }
+        metrics.bundle.info({**identity, "device": engine.device})
+        cache: ScoreCache = RedisCache(settings.redis, loaded, metrics) if settings.redis.url else NoCache()
+        stages = Stages(settings, loaded, engine, cache, Fetcher(settings.fetch), metrics)
+        health = Health(settings.pipeline.stall_s)
+        server = HealthServer(settings.http, health, metrics)
+        server.start()
+        log.info("serving", **identity, device=engine.device, http_port=server.port, delivery=settings.kafka.delivery)
+        try:
+            attributor = Attributor(loaded, settings.policy, settings.run_id)
+            Pipeline(settings, KafkaBroker(settings.kafka, metrics), stages, attributor, health, metrics).run(stop)
+        finally:
+            server.close()
+
+
+@app.command("classify")
+def classify_command(
+    paths: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
+    config: ConfigOption = None,
+    assign: SetOption = [],  # noqa: B006
+    bundle: BundleOption = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One row an image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One verdict a line.")] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run the model.")] = "auto",
+) -> None:
+    """Judge files and folders, without Kafka or Redis. Exit status 1 if an image could not be judged."""
+    with _one_line_errors():
+        settings = _settings(config, [*assign, f"inference.device={device}"], bundle)
+        loaded, engine = _engine(settings)
+        files = find_images(paths)
+        results = classify(files, settings, loaded, engine)
+        shown = track(results, "judging", len(files), console=Console(stderr=True), transient=True)
+        unjudged = _print_json(shown) if as_json else _print_csv(shown) if as_csv else _print_table(shown)
+    raise typer.Exit(1 if unjudged else 0)
+
+
+@app.command()
+def produce(
+    folder: Annotated[Path, typer.Argument(help="Searched recursively.", exists=True, file_okay=False)],
+    config: ConfigOption = None,
+    assign: SetOption = [],  # noqa: B006
+    kind: Annotated[Kind, typer.Option(help="Images in the events, claim checks, or alternating.")] = "both",
+    uri_prefix: Annotated[str | None, typer.Option(help="Start of claim checks' addresses.")] = None,
+) -> None:
+    """Stream a folder of images into the topic of image events."""
+    with _one_line_errors():
+        settings = _settings(config, assign, None)
+        sender = ImageSender(settings.kafka)
+        sender.start()
+        try:
+            topic = settings.kafka.images_topic
+            events = image_events(folder, topic=topic, kind=kind, uri_prefix=uri_prefix)
+            total = len(find_images([folder]))
+            for message in track(events, "sending", total, console=Console(stderr=True), transient=True):
+                sender.send(message)
+            sender.flush()
+        finally:
+            sender.close()
+        Console(stderr=True).print(f"{total} events in topic {topic}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a verdict."""
+    sys.stdout.write(json.dumps(verdict_schema(), indent=2) + "\n")
+
+
+@app.command("settings")
+def settings_command() -> None:
+    """Print every setting with its default and meaning."""
+    table = Table("setting", "default", "meaning")
+    for section, field in Settings.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            for name, inner in annotation.model_fields.items():
+                default = inner.get_default(call_default_factory=True, validated_data={})
+                table.add_row(f"{section}.{name}", str(default), " ".join((inner.description or "").split()))
+        else:
+            table.add_row(section, str(field.default), " ".join((field.description or "").split()))
+    Console().print(table)
+
+
+def _settings(config: Path | None, assign: list[str], bundle: Path | None) -> Settings:
+    return load_settings(config, [*assign, *([f"bundle={bundle}"] if bundle else [])])
+
+
+def _engine(settings: Settings) -> tuple[Bundle, Engine]:
+    if settings.bundle is None:
+        raise StartupError("no bundle: say --bundle DIR or set GENPRINT_BUNDLE")
+    bundle = load_bundle(settings.bundle)
+    engine = Engine(bundle, settings.inference)
+    engine.start()
+    return bundle, engine
+
+
+def _print_table(results: Iterable[Classified]) -> int:
+    table = Table("image", "decision", "probability", "source", "distance", "p-value", "reasons")
+    unjudged = 0
+    for result in results:
+        if result.verdict is None:
+            unjudged += 1
+            table.add_row(str(result.path), "[red]none[/]", "", "", "", "", f"{result.reason}: {result.error}")
+            continue
+        generated, attribution = result.verdict.generated, result.verdict.attribution
+        table.add_row(
+            str(result.path),
+            generated.decision,
+            _number(generated.probability),
+            attribution.source or "",
+            _number(attribution.distance),
+            _number(attribution.p_value),
+            ", ".join(generated.reasons),
+        )
+    Console().print(table)
+    return unjudged
+
+
+def _print_csv(results: Iterable[Classified]) -> int:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "decision", "probability", "source", "distance", "p_value", "reasons", "sha256"])
+    unjudged = 0
+    for result in results:
+        if result.verdict is None:
+            unjudged += 1
+            writer.writerow([result.path, "", "", "", "", "", result.reason, ""])
+            continue
+        v = result.verdict
+        row = [v.generated.decision, v.generated.probability, v.attribution.source, v.attribution.distance]
+        writer.writerow([result.path, *row, v.attribution.p_value, " ".join(v.generated.reasons), v.image.sha256])
+    return unjudged
+
+
+def _print_json(results: Iterable[Classified]) -> int:
+    unjudged = 0
+    for result in results:
+        if result.verdict is None:
+            unjudged += 1
+            failure = {"image": str(result.path), "reason": result.reason, "detail": str(result.error)}
+            sys.stdout.write(json.dumps(failure) + "\n")
+        else:
+            sys.stdout.write(result.verdict.model_dump_json() + "\n")
+    return unjudged
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the user can mend is one line on stderr and exit status 2; our own bugs keep their traceback."""
+    try:
+        yield
+    except (WorkerError, BundleError, OSError) as error:
+        _stop(error)
+
+
+def _stop(error: Any) -> NoReturn:
+    sys.stderr.write(f"genprint worker: {' '.join(str(error).split())}\n")
+    raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    app()

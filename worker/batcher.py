@@ -1,0 +1,53 @@
+"""Batches that are full whenever there is backlog, and never wait long when there is none."""
+
+import threading
+import time
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Batcher(Generic[T]):
+    """A queue that hands out batches to one taker.
+
+    Its length is bounded by whoever puts: the pipeline admits a bounded number of events.
+    """
+
+    def __init__(self, max_size: int, max_wait_s: float) -> None:
+        self._max_size = max_size
+        self._max_wait_s = max_wait_s
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        """Add an item; never blocks."""
+        with self._changed:
+            self._items.append(item)
+            if len(self._items) == 1 or len(self._items) >= self._max_size:
+                self._changed.notify()
+
+    def take(self) -> list[T]:
+        """Up to ``max_size`` items: at once if that many wait, else ``max_wait_s`` after the first; [] once closed."""
+        with self._changed:
+            while not self._items:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            deadline = time.monotonic() + self._max_wait_s
+            while len(self._items) < self._max_size and not self._closed:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                self._changed.wait(remaining)
+            return [self._items.popleft() for _ in range(min(self._max_size, len(self._items)))]
+
+    def close(self) -> None:
+        """Wake the taker; what is still queued is handed out first."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._items)

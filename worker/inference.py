@@ -1,0 +1,156 @@
+"""ONNX Runtime: one session per model, on the device that was asked for or not at all."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from bundle.manifest import Model
+from bundle.preprocess import Views
+from bundle.scores import aggregate_embeddings
+from bundle.store import Bundle
+from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
+from worker.images import PreparedImage
+from worker.settings import InferenceSettings
+
+Floats = npt.NDArray[np.float32]
+
+_STICKY = ("CUDA failure", "CUDA error", "CUDNN failure", "CUBLAS failure", "device-side assert", "out of memory")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scores:
+    """What the models say about one image: ``logits`` float32[V] of its views, ``embedding`` float32[D].
+
+    With V = 0 (too small an image) the embedding is empty.
+    """
+
+    logits: Floats
+    embedding: Floats
+
+
+class Engine:
+    """The sessions of a bundle; ``start`` loads them and runs the probe."""
+
+    def __init__(self, bundle: Bundle, settings: InferenceSettings) -> None:
+        self._bundle = bundle
+        self._settings = settings
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._dimension = bundle.manifest.templates.dimension
+        self.device = ""
+        """`cuda` or `cpu`, once started."""
+
+    def start(self) -> float:
+        """Create the sessions and compare the probe's outputs with the recorded ones; returns the largest error.
+
+        Raises:
+            StartupError: the device that was asked for is not what a session runs on, or a graph does not load.
+            bundle.errors.DecoderDrift, GraphDrift: this machine gives other pixels or numbers than the exporter's.
+        """
+        self.device = _device(self._settings)
+        for model in self._bundle.manifest.models:
+            self._sessions[model.name] = self._session(model)
+        manifest = self._bundle.manifest
+        return self._bundle.probe.check(manifest.models, self.run, manifest.parity.tolerance, manifest.decoder)
+
+    def run(self, model: Model, views: Views) -> dict[str, Floats]:
+        """The outputs of one graph for ``uint8[M, H, W, 3]``, in runs of at most ``batch_size`` views."""
+        outputs = {"logit": model.logit, "embedding": model.embedding}
+        wanted = {role: tensor.name for role, tensor in outputs.items() if tensor is not None}
+        empty = {"logit": np.empty(0, np.float32), "embedding": np.empty((0, self._dimension), np.float32)}
+        rows: dict[str, list[Floats]] = {role: [empty[role]] for role in wanted}
+        for start in range(0, len(views), self._settings.batch_size):
+            chunk = np.ascontiguousarray(views[start : start + self._settings.batch_size])
+            found = self._sessions[model.name].run(list(wanted.values()), {model.input.name: chunk})
+            for role, array in zip(wanted, found, strict=True):
+                rows[role].append(np.asarray(array, np.float32))
+        return {role: np.concatenate(parts) for role, parts in rows.items()}
+
+    def score(self, images: Sequence[PreparedImage]) -> list[Scores | InvalidOutput | InferenceFailed]:
+        """One answer for each image, in order; a batch that fails is halved until the culprit is alone.
+
+        Raises:
+            DeviceFailed: no later call would succeed.
+        """
+        try:
+            return self._score(images)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            if any(sign in str(error) for sign in _STICKY):
+                raise DeviceFailed(f"{self.device}: {str(error)[:300]}") from error
+            if len(images) == 1:
+                return [InferenceFailed(str(error)[:300])]
+        middle = len(images) // 2
+        return self.score(images[:middle]) + self.score(images[middle:])
+
+    def _score(self, images: Sequence[PreparedImage]) -> list[Scores | InvalidOutput | InferenceFailed]:
+        manifest = self._bundle.manifest
+        outputs: dict[str, list[Floats]] = {}
+        for model in manifest.models:
+            views = [image.views[model.name] for image in images]
+            ends = np.cumsum([len(v) for v in views])[:-1]
+            for role, rows in self.run(model, np.concatenate(views)).items():
+                outputs[role] = np.split(rows, ends)
+        answers: list[Scores | InvalidOutput | InferenceFailed] = []
+        for one_logits, one_embeddings in zip(outputs["logit"], outputs["embedding"], strict=True):
+            if not (np.isfinite(one_logits).all() and np.isfinite(one_embeddings).all()):
+                answers.append(InvalidOutput("the model's output is not a finite number"))
+            elif len(one_embeddings) == 0:
+                answers.append(Scores(one_logits, np.empty(0, np.float32)))
+            else:
+                l2 = manifest.templates.l2_normalised
+                answers.append(Scores(one_logits, aggregate_embeddings(one_embeddings, l2_normalised=l2)))
+        return answers
+
+    def _session(self, model: Model) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._settings.threads
+        # Spinning threads take the cores that decoding needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self.device == "cuda":
+            ort.preload_dlls()
+            cuda: dict[str, Any] = {
+                "device_id": self._settings.device_id,
+                "arena_extend_strategy": "kSameAsRequested",
+                "cudnn_conv_algo_search": "HEURISTIC",
+            }
+            if self._settings.gpu_memory_bytes:
+                cuda["gpu_mem_limit"] = self._settings.gpu_memory_bytes
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
+        try:
+            # With its fallback ONNX Runtime would replace a failing CUDA provider by the CPU without a word (#23372).
+            session = ort.InferenceSession(self._bundle.graph(model), options, providers=providers, enable_fallback=0)
+        except Exception as error:
+            raise StartupError(f"{self._bundle.path / model.file}: does not load on {self.device}: {error}") from error
+        if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise StartupError(f"{model.file}: asked for CUDA, ONNX Runtime took {session.get_providers()[0]}")
+        return session
+
+
+def _device(settings: InferenceSettings) -> str:
+    if settings.device == "cpu":
+        return "cpu"
+    usable = cuda_usable(settings.device_id)
+    if settings.device == "cuda" and not usable:
+        raise StartupError(
+            f"inference.device=cuda: no usable CUDA device {settings.device_id} here (driver and GPU needed); "
+            "say inference.device=cpu if a CPU is what you want"
+        )
+    return "cuda" if usable else "cpu"
+
+
+def cuda_usable(device_id: int) -> bool:
+    """Whether ONNX Runtime was built with CUDA and the driver knows that GPU (asked of the driver itself)."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return False
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and device_id < count.value

@@ -1,0 +1,89 @@
+"""Order and progress of one partition: what waits, what is in flight, and how far the offset may go.
+
+Verdicts of a partition leave in the order in which its events came, and an offset is committed only when everything
+before it is answered. Only the pipeline's thread touches lanes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from worker.broker import Message, Partition, Progress, Record
+from worker.events import Delivery, ImageEvent, InlineImage
+
+
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """An event between taking it up and publishing its answer.
+
+    The stages fill in the seconds they took; the pipeline sets ``answer`` when they are done.
+    """
+
+    record: Record
+    delivery: Delivery
+    event: ImageEvent | None = None
+    taken_up: float = field(default_factory=time.monotonic)
+    taken_up_ms: float = field(default_factory=lambda: time.time() * 1000)
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    inference_s: float = 0.0
+    answer: Message | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Encoded bytes that are kept for a possible dead letter."""
+        return len(self.record.value or b"")
+
+    @property
+    def queue_ms(self) -> float:
+        """From the record's timestamp to taking it up."""
+        return max(0.0, self.taken_up_ms - self.record.timestamp_ms)
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the event carries its image."""
+        return self.event is not None and isinstance(self.event.content, InlineImage)
+
+
+class Lane:
+    """One partition during one assignment; when that ends, the lane is dropped with all that is in it."""
+
+    def __init__(self, partition: Partition, epoch: int) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.waiting: deque[Record] = deque()
+        """Consumed, not yet taken up; while there are any, the partition is paused."""
+        self._in_flight: deque[InFlight] = deque()
+
+    def take_up(self, item: InFlight) -> None:
+        """Add to what is in flight; the order of calls is the order of offsets."""
+        self._in_flight.append(item)
+
+    def progress(self) -> Progress | None:
+        """The answered run at the front, as far as it goes without a gap."""
+        messages: list[Message] = []
+        last: InFlight | None = None
+        for item in self._in_flight:
+            if item.answer is None:
+                break
+            messages.append(item.answer)
+            last = item
+        if last is None:
+            return None
+        return Progress(self.partition, self.epoch, last.record.offset + 1, tuple(messages))
+
+    def settle(self, progress: Progress) -> list[InFlight]:
+        """Forget what has been published, and return it."""
+        return [self._in_flight.popleft() for _ in progress.messages]
+
+    @property
+    def oldest(self) -> float | None:
+        """Monotonic time at which the front of the lane was taken up."""
+        return self._in_flight[0].taken_up if self._in_flight else None
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def __iter__(self) -> Iterator[InFlight]:
+        return iter(self._in_flight)

@@ -1,0 +1,47 @@
+"""Image events from a folder of files: what an uploader would put into the topic."""
+
+import json
+import mimetypes
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from bundle.store import sha256
+from worker.broker import Message
+from worker.classify import find_images
+from worker.events import timestamp
+
+Kind = Literal["inline", "claim-check", "both"]
+
+EVENT_TYPE = "genprint.image.v1"
+
+
+def image_events(folder: Path, *, topic: str, kind: Kind, uri_prefix: str | None) -> Iterator[Message]:
+    """One event for each image, in sorted order; ``both`` alternates.
+
+    Args:
+        folder: searched recursively; the path below it becomes ``ce_subject``.
+        topic: where the events are to go.
+        kind: the image itself, or a claim check.
+        uri_prefix: what the path below ``folder`` is appended to in a claim check; ``file://`` by default.
+    """
+    prefix = uri_prefix or folder.resolve().as_uri() + "/"
+    for number, path in enumerate(find_images([folder])):
+        subject = path.relative_to(folder).as_posix()
+        data = path.read_bytes()
+        if kind == "inline" or (kind == "both" and number % 2 == 0):
+            content_type, value = mimetypes.guess_type(path.name)[0] or "application/octet-stream", data
+        else:
+            content_type = "application/json"
+            value = json.dumps({"uri": prefix + subject, "sha256": sha256(data)}).encode()
+        headers = {
+            "content-type": content_type,
+            "ce_specversion": "1.0",
+            "ce_type": EVENT_TYPE,
+            "ce_source": "urn:genprint:produce",
+            "ce_id": str(uuid.uuid4()),
+            "ce_subject": subject,
+            "ce_time": timestamp(),
+        }
+        yield Message(topic, subject.encode(), value, tuple((name, text.encode()) for name, text in headers.items()))

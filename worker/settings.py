@@ -1,0 +1,296 @@
+"""The worker's settings: one frozen object, built once in ``__main__`` and passed on.
+
+Sources, later ones win: defaults, a TOML file (``--config``), environment variables (``GENPRINT_KAFKA__GROUP_ID``),
+command line (``--set kafka.group_id=x``). Unknown names stop start-up: a misspelt setting must not be a default.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from bundle.preprocess import MAX_PIXELS_CEILING
+from worker.errors import StartupError
+
+PREFIX = "GENPRINT_"
+
+PositiveSeconds = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class KafkaSettings(Section):
+    """Kafka: where, what and how surely."""
+
+    bootstrap_servers: str = "localhost:9092"
+    """Comma-separated host:port of some brokers."""
+    group_id: str = "genprint"
+    """Consumer group; workers of one group share the partitions."""
+    instance_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """Stable identity of this process (for instance the pod's name): static membership and transactional id, so that
+    a restarted worker is back at once. Without it every start is a new member."""
+    images_topic: str = "images"
+    """Image events."""
+    retry_topic: str = "images.retry"
+    """Deferred events; read by the same workers."""
+    dead_topic: str = "images.dead"
+    """Rejected events, with reason and origin."""
+    verdicts_topic: str = "verdicts"
+    """Verdicts."""
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """By transaction, or offsets after verdicts (duplicates carry the same verdict_id)."""
+    commit_interval_s: PositiveSeconds = 0.1
+    """One transaction or offset commit at most this often."""
+    start_timeout_s: PositiveSeconds = 15
+    """How long start-up waits for a broker."""
+    session_timeout_s: PositiveSeconds = 10
+    """Silence after which the group gives a worker's partitions to others."""
+    max_poll_interval_s: PositiveSeconds = 60
+    """Time between polls after which a worker counts as stuck."""
+    transaction_timeout_s: PositiveSeconds = 15
+    """After this the broker aborts an open transaction."""
+    publish_deadline_s: PositiveSeconds = 45
+    """A publication that takes longer ends the process (kafka-python waits for ever)."""
+    max_message_bytes: PositiveInt = 12 * 2**20
+    """Largest message to produce; larger dead letters become pointers to their origin."""
+    max_poll_records: PositiveInt = 256
+    """Most records that one poll takes over from the client."""
+    fetch_max_bytes: PositiveInt = 16 * 2**20
+    """Most bytes that one fetch from a broker returns."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Encryption and authentication towards the broker."""
+    ssl_cafile: Path | None = None
+    """Certificate authority of the broker (PEM)."""
+    ssl_certfile: Path | None = None
+    """Our own certificate (PEM)."""
+    ssl_keyfile: Path | None = None
+    """Key of our own certificate (PEM)."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How we prove who we are."""
+    sasl_username: str | None = None
+    """Name for SASL."""
+    sasl_password: SecretStr | None = None
+    """Password for SASL."""
+
+
+class RedisSettings(Section):
+    """The embedding cache."""
+
+    url: SecretStr | None = None
+    """redis://, rediss:// or unix:// address; without one nothing is cached."""
+    timeout_s: PositiveSeconds = 0.05
+    """Limit of any one call; a slower cache is a miss."""
+    ttl_s: PositiveInt = 7 * 86400
+    """Life of an entry."""
+    salt: SecretStr = SecretStr("")
+    """Mixed into the keys: workers with other salts share nothing, so that `cached` does not tell one tenant what
+    another has uploaded."""
+    breaker_failures: PositiveInt = 5
+    """Failures in a row after which the cache is left alone for a while."""
+    breaker_pause_s: PositiveSeconds = 5
+    """How long it is left alone."""
+
+
+class FetchSettings(Section):
+    """Claim checks: what may be fetched, and how patiently."""
+
+    sources: tuple[str, ...] = ("https://",)
+    """Allowed URI prefixes: a scheme (`https://`), a host (`https://cdn.example`), a bucket (`s3://uploads`), a
+    folder (`file:///data/images`). Whatever matches none is rejected."""
+    allow_private_addresses: bool = False
+    """Fetch over HTTP from loopback and private networks too. Only where nobody but you can write events."""
+    max_bytes: PositiveInt = 20 * 2**20
+    """Most bytes of one image."""
+    deadline_s: PositiveSeconds = 5
+    """Time for one attempt, redirects included; after it the event is deferred."""
+    attempts: PositiveInt = 5
+    """Attempts before a dead letter."""
+    retry_delay_s: PositiveSeconds = 30
+    """Time between attempts. The same for all of them, so that the retry topic is due in its own order."""
+    concurrency: PositiveInt = 64
+    """Fetches at a time."""
+    per_host: PositiveInt = 16
+    """Fetches at a time from one host."""
+
+
+class EventSettings(Section):
+    """Image events."""
+
+    inline_max_bytes: PositiveInt = 8 * 2**20
+    """Most bytes of an image inside an event."""
+    attributes: tuple[str, ...] = ("tenant",)
+    """CloudEvents extension attributes that are carried into the verdict."""
+
+
+class ImageSettings(Section):
+    """Decoding."""
+
+    max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS_CEILING)
+    """Most pixels of one image; more is rejected from the header."""
+    decode_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Threads that decode and cut views (Pillow releases the GIL)."""
+    memory_bytes: PositiveInt = 1 << 30
+    """Decoded bytes held at a time; an image that needs more than all of it waits to be alone."""
+
+
+class InferenceSettings(Section):
+    """ONNX Runtime."""
+
+    device: Literal["cuda", "cpu", "auto"] = "cuda"
+    """`cuda` or start-up fails; `cpu`; or `auto`: CUDA where there is one."""
+    device_id: int = Field(default=0, ge=0)
+    """Which GPU."""
+    batch_size: PositiveInt = 32
+    """Views per run of the graph."""
+    max_wait_s: float = Field(default=0.01, ge=0)
+    """How long an incomplete batch waits for more when there is no backlog."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads inside ONNX Runtime; 0 lets it choose."""
+    gpu_memory_bytes: int = Field(default=0, ge=0)
+    """Ceiling of the CUDA arena; 0 for none."""
+
+
+class PipelineSettings(Section):
+    """Flow."""
+
+    max_in_flight: PositiveInt = 512
+    """Events taken up and not yet answered."""
+    max_in_flight_bytes: PositiveInt = 256 * 2**20
+    """Encoded bytes of those events (claim checks may add `fetch.concurrency` times `fetch.max_bytes`)."""
+    drain_s: PositiveSeconds = 5
+    """Time to finish what is in flight on SIGTERM."""
+    stall_s: PositiveSeconds = 120
+    """An event in flight for longer makes /live fail."""
+
+
+class PolicySettings(Section):
+    """What is recommended for each decision."""
+
+    prior_generated: float | None = Field(default=None, gt=0, lt=1)
+    """Share of generated images you expect; without it the bundle's calibration prior."""
+    real: str = "allow"
+    """Action for `real`."""
+    generated: str = "block"
+    """Action for `generated`."""
+    unsure: str = "review"
+    """Action for `unsure`."""
+
+
+class HttpSettings(Section):
+    """Metrics and health."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a pod is scraped from outside; NetworkPolicy is the fence
+    """Address to listen on."""
+    port: int = Field(default=9464, ge=0, le=65535)
+    """Port of /metrics, /live and /ready; 0 takes a free one and logs it."""
+
+
+class Settings(Section):
+    """All settings of the worker."""
+
+    bundle: Path | None = None
+    """Directory of the model bundle."""
+    run_id: str = "live"
+    """Part of every verdict_id: the same event under the same run has the same verdict_id."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    fetch: FetchSettings = FetchSettings()
+    events: EventSettings = EventSettings()
+    images: ImageSettings = ImageSettings()
+    inference: InferenceSettings = InferenceSettings()
+    pipeline: PipelineSettings = PipelineSettings()
+    policy: PolicySettings = PolicySettings()
+    http: HttpSettings = HttpSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.events.inline_max_bytes > self.kafka.max_message_bytes:
+            raise ValueError("events.inline_max_bytes is above kafka.max_message_bytes: dead letters would not fit")
+        if self.kafka.publish_deadline_s <= self.kafka.transaction_timeout_s:
+            raise ValueError("kafka.publish_deadline_s must be above kafka.transaction_timeout_s")
+        return self
+
+
+def load_settings(
+    config: Path | None = None,
+    assignments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from a TOML file, ``GENPRINT_*`` variables and ``section.name=value`` assignments.
+
+    Raises:
+        StartupError: names the setting, where it came from, and what was expected; never its value.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = tomllib.loads(config.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise StartupError(f"{config}: {error}") from error
+    for variable, value in environment.items():
+        if variable.startswith(PREFIX):
+            name = variable.removeprefix(PREFIX).lower().replace("__", ".")
+            if _field(name) is None:
+                raise StartupError(f"environment variable {variable}: no such setting")
+            values = _assigned(values, name, value)
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or _field(name) is None:
+            raise StartupError(f"--set {name}: expected the name of a setting and a value, as in kafka.group_id=x")
+        values = _assigned(values, name, value)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        field = _field(name)
+        meaning = f" ({' '.join(field.description.split())})" if field and field.description else ""
+        raise StartupError(f"setting {name}: {first['msg']}{meaning}") from error
+
+
+def _field(name: str) -> FieldInfo | None:
+    """The setting of that dotted name; None for a section or an unknown name."""
+    fields: Mapping[str, FieldInfo] = Settings.model_fields
+    *sections, last = name.split(".")
+    for section in sections:
+        annotation = fields[section].annotation if section in fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            return None
+        fields = annotation.model_fields
+    field = fields.get(last)
+    is_section = field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    return None if is_section else field
+
+
+def _assigned(values: dict[str, Any], name: str, text: str) -> dict[str, Any]:
+    """``values`` with one setting given as text; lists are written with commas."""
+    field = _field(name)
+    assert field is not None
+    is_list = get_origin(field.annotation) is tuple
+    nested: dict[str, Any] = {}
+    *sections, last = name.split(".")
+    inner = nested
+    for section in sections:
+        inner = inner.setdefault(section, {})
+    inner[last] = tuple(part.strip() for part in text.split(",") if part.strip()) if is_list else text
+    return _merged(values, nested)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,230 @@
+"""The stages between an event and its scores, each on threads of its own, so that they overlap.
+
+::
+
+    fetch (event loop) ──┐
+                         ├──> look-up (1 thread: sha256, cache) ──> decode (n threads) ──> inference (1 thread)
+    inline image ────────┘              └── known already ──────────────────┐                   │
+                                                                            └──> completed <────┘
+
+Whatever goes wrong with one image becomes its completion; whatever is wrong with the worker itself ends the pipeline.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import structlog
+
+from bundle.errors import ImageError
+from bundle.preprocess import Limits
+from bundle.store import Bundle, sha256
+from worker.attribution import ScoredImage
+from worker.batcher import Batcher
+from worker.cache import CachedScores, ScoreCache
+from worker.errors import InferenceError, Sha256Mismatch, WorkerError
+from worker.events import ClaimCheck, InlineImage, TimingPart
+from worker.images import MemoryBudget, PreparedImage, prepare
+from worker.inference import Engine, Scores
+from worker.lanes import InFlight
+from worker.metrics import Metrics
+from worker.settings import Settings
+from worker.sources import Fetcher
+
+_log = structlog.get_logger(__name__)
+
+_LOOKUP_BATCH = 64
+_MAX_PENDING_WRITES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What became of an event: its scores, or why there are none."""
+
+    item: InFlight
+    result: ScoredImage | WorkerError | ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    item: InFlight
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    item: InFlight
+    digest: str
+    image: PreparedImage
+    ready: float
+
+
+class Stages:
+    """Runs events through the stages; completions come out of ``completed`` in any order."""
+
+    def __init__(
+        self, settings: Settings, bundle: Bundle, engine: Engine, cache: ScoreCache, fetcher: Fetcher, metrics: Metrics
+    ) -> None:
+        self._models = bundle.manifest.models
+        self._limits = Limits(
+            max_bytes=max(settings.events.inline_max_bytes, settings.fetch.max_bytes),
+            max_pixels=settings.images.max_pixels,
+        )
+        self._engine, self._cache, self._fetcher, self._metrics = engine, cache, fetcher, metrics
+        self._budget = MemoryBudget(settings.images.memory_bytes)
+        self._received: Batcher[_Received] = Batcher(_LOOKUP_BATCH, 0)
+        self._decoders = ThreadPoolExecutor(settings.images.decode_threads, thread_name_prefix="decode")
+        self._prepared: Batcher[_Prepared] = Batcher(settings.inference.batch_size, settings.inference.max_wait_s)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
+        self._pending_writes = 0
+        self._completed: SimpleQueue[Completion] = SimpleQueue()
+        self._failure: BaseException | None = None
+        self._lookup = self._thread("lookup", self._look_up)
+        self._inference = self._thread("inference", self._infer)
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._fetcher.start()
+        self._lookup.start()
+        self._inference.start()
+
+    def submit(self, item: InFlight) -> None:
+        """Begin with an event whose content is parsed; never blocks."""
+        assert item.event is not None
+        match item.event.content:
+            case InlineImage(data):
+                self._received.put(_Received(item, data))
+            case ClaimCheck(uri):
+                started = time.monotonic()
+                self._fetcher.fetch(uri).add_done_callback(lambda future: self._fetched(item, started, future))
+
+    def completed(self) -> list[Completion]:
+        """All completions so far.
+
+        Raises:
+            WorkerError, Exception: a stage failed by our own fault; the process must end.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._metrics.decoding_bytes.set(self._budget.held_bytes)
+        found = []
+        while True:
+            try:
+                found.append(self._completed.get_nowait())
+            except Empty:
+                return found
+
+    def close(self) -> None:
+        """Stop the threads, in the order of the flow; what is still in them is dropped."""
+        self._fetcher.close()
+        self._received.close()
+        _join(self._lookup)
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._prepared.close()
+        _join(self._inference)
+        self._writer.shutdown(wait=True, cancel_futures=True)
+
+    def _fetched(self, item: InFlight, started: float, future: "Future[bytes]") -> None:
+        item.fetch_s = time.monotonic() - started
+        if future.cancelled():
+            return  # only when the worker stops
+        error = future.exception()
+        if error is None:
+            self._metrics.fetches.labels("ok").inc()
+            self._received.put(_Received(item, future.result()))
+        elif isinstance(error, WorkerError):
+            self._metrics.fetches.labels(error.reason).inc()
+            self._completed.put(Completion(item, error))
+        else:
+            self._fail(error)
+
+    def _look_up(self) -> None:
+        while batch := self._received.take():
+            digests = [sha256(received.data) for received in batch]
+            for received, digest, known in zip(batch, digests, self._cache.get(digests), strict=True):
+                item = received.item
+                assert item.event is not None
+                content = item.event.content
+                declared = content.sha256 if isinstance(content, ClaimCheck) else None
+                if declared not in (None, digest):
+                    error = Sha256Mismatch(f"the bytes have sha256 {digest}, the event declares {declared}")
+                    self._completed.put(Completion(item, error))
+                elif known is not None:
+                    self._complete(item, digest, known, cached=True)
+                else:
+                    self._decoders.submit(self._guarded(self._decode), received, digest)
+
+    def _decode(self, received: _Received, digest: str) -> None:
+        started = time.monotonic()
+        try:
+            image = prepare(received.data, self._models, self._limits, self._budget)
+        except ImageError as error:
+            self._completed.put(Completion(received.item, error))
+            return
+        ready = time.monotonic()
+        received.item.decode_s = ready - started
+        self._prepared.put(_Prepared(received.item, digest, image, ready))
+
+    def _infer(self) -> None:
+        while batch := self._prepared.take():
+            self._metrics.batch_images.observe(len(batch))
+            answers = self._engine.score([prepared.image for prepared in batch])
+            new: list[tuple[str, CachedScores]] = []
+            for prepared, answer in zip(batch, answers, strict=True):
+                prepared.item.inference_s = time.monotonic() - prepared.ready
+                if isinstance(answer, InferenceError):
+                    self._completed.put(Completion(prepared.item, answer))
+                    continue
+                entry = CachedScores(prepared.image.facts, answer)
+                self._complete(prepared.item, prepared.digest, entry, cached=False)
+                new.append((prepared.digest, entry))
+            self._write_later(new)
+
+    def _complete(self, item: InFlight, digest: str, entry: CachedScores, *, cached: bool) -> None:
+        scores: Scores = entry.scores
+        timing = TimingPart(
+            queue=round(item.queue_ms, 3),
+            fetch=round(item.fetch_s * 1000, 3),
+            decode=round(item.decode_s * 1000, 3),
+            inference=round(item.inference_s * 1000, 3),
+            total=round(item.queue_ms + (time.monotonic() - item.taken_up) * 1000, 3),
+        )
+        self._completed.put(Completion(item, ScoredImage(digest, entry.facts, scores, cached, timing)))
+
+    def _write_later(self, entries: list[tuple[str, CachedScores]]) -> None:
+        """A slow cache must not hold up inference: with too many writes pending, these are not kept."""
+        if not entries or self._pending_writes >= _MAX_PENDING_WRITES:
+            return
+        self._pending_writes += 1
+
+        def write() -> None:
+            try:
+                self._cache.put(entries)
+            finally:
+                self._pending_writes -= 1
+
+        self._writer.submit(self._guarded(write))
+
+    def _thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=self._guarded(run), name=name, daemon=True)
+
+    def _guarded(self, run: Callable[..., None]) -> Callable[..., None]:
+        def guarded(*arguments: object) -> None:
+            try:
+                run(*arguments)
+            except BaseException as error:
+                self._fail(error)
+
+        return guarded
+
+    def _fail(self, error: BaseException) -> None:
+        _log.error("a stage failed", thread=threading.current_thread().name, error=repr(error)[:500])
+        self._failure = self._failure or error
+
+
+def _join(thread: threading.Thread) -> None:
+    if thread.is_alive():
+        thread.join(timeout=5)
