@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle that the worker serves. Read ``export.py`` first."""

@@ -1,0 +1,115 @@
+"""``python -m exporter``: export, inspect."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bundle.errors import BundleError
+from bundle.store import Bundle, load_bundle
+from exporter.errors import ExportError
+from exporter.export import ExportOptions, export
+from trainer.checkpoint import load_checkpoint
+from trainer.errors import TrainerError
+from trainer.evaluate import How
+
+app = typer.Typer(help="Make and read model bundles.", no_args_is_help=True, add_completion=False)
+
+DEFAULTS = ExportOptions()
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Written by `python -m trainer train`.")],
+    out: Annotated[Path, typer.Argument(help="Bundle directory to make; {digest} stands for its digest.")],
+    data: Annotated[Path, typer.Option(help="Folder with train, calib and (only reported) test.")],
+    name: Annotated[str, typer.Option(help="Name of the bundle in verdicts.")] = DEFAULTS.name,
+    template: Annotated[How, typer.Option(help="Class mean, or one random image as in the paper.")] = DEFAULTS.template,
+    alpha: Annotated[float, typer.Option(help="Templates reject p-values up to this.")] = DEFAULTS.alpha,
+    error_target: Annotated[float, typer.Option(help="Error each threshold allows.")] = DEFAULTS.error_target,
+    tolerance: Annotated[float, typer.Option(help="Largest PyTorch/ONNX difference.")] = DEFAULTS.tolerance,
+    seed: Annotated[int, typer.Option(help="Chooses the image of --template one.")] = DEFAULTS.seed,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Turn a checkpoint into a bundle for the worker."""
+    console = Console(stderr=True)
+    options = ExportOptions(name, template, alpha, error_target, tolerance, seed)
+    with _one_line_errors(), console.status("reading the checkpoint") as status:
+        bundle = export(
+            load_checkpoint(checkpoint),
+            data,
+            out,
+            options,
+            force=force,
+            progress=status.update,
+        )
+    _show(bundle)
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest, with the digest.")] = False,
+) -> None:
+    """Verify a bundle byte for byte and show what is in it."""
+    with _one_line_errors():
+        loaded = load_bundle(bundle)
+    if as_json:
+        document = loaded.manifest.model_dump_json(indent=1)
+        sys.stdout.write(f'{{"digest": "{loaded.digest}", "manifest": {document}}}\n')
+    else:
+        _show(loaded)
+
+
+def _show(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    console = Console()
+    facts = Table("bundle", str(bundle.path))
+    facts.add_row("name, version", f"{manifest.name} {manifest.version}")
+    facts.add_row("digest", bundle.digest)
+    for model in manifest.models:
+        view = model.preprocessing.views[0]
+        fit = (
+            f"{view.resize.mode} resize, {view.crop.mode} crop"
+            if view.resize.mode != "none"
+            else f"{view.crop.mode} crop"
+        )
+        facts.add_row(f"model {model.name}", f"{model.file}, {model.precision}, opset {model.opset}")
+        facts.add_row("views", f"{len(model.preprocessing.views)} of {model.preprocessing.size} px ({fit})")
+    facts.add_row(
+        "PyTorch to ONNX", f"logit {manifest.parity.logit_error:.2g}, embedding {manifest.parity.embedding_error:.2g}"
+    )
+    facts.add_row("decoder", manifest.decoder)
+    high, low = manifest.thresholds.high, manifest.thresholds.low
+    facts.add_row("generated from", f"{high.threshold:.4f} (false positives {high.observed:.2%} of {high.count})")
+    facts.add_row("real below", f"{low.threshold:.4f} (false negatives {low.observed:.2%} of {low.count})")
+    for name, found in manifest.evaluation.items():
+        facts.add_row(
+            f"on {name}", f"top-1 {found['top1_by_template']:.4f}, AUROC {found['auroc']:.4f}, {found['images']} images"
+        )
+    console.print(facts)
+    labels = Table("label", "kind", "templates", "calibration images")
+    for index, name in enumerate(bundle.templates.labels):
+        kind = next((label.kind for label in manifest.labels if label.name == name), "")
+        count = int((bundle.templates.label_of == index).sum())
+        labels.add_row(name, kind, str(count), str(len(bundle.templates.calibration[index])))
+    console.print(labels)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the user can mend is one line on stderr and exit status 2."""
+    try:
+        yield
+    except (ExportError, TrainerError, BundleError, OSError) as error:
+        sys.stderr.write(f"genprint exporter: {' '.join(str(error).split())}\n")
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,210 @@
+"""Read this first: from a checkpoint and a data folder to a bundle.
+
+Graph and parity, templates, calibration, thresholds, probe, model card, manifest; written whole or not at all. All
+numbers come from the graph as ONNX Runtime runs it, not from the network it was made of.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bundle.manifest import Manifest, Model, Parity, ProbeSpec, TemplateSpec
+from bundle.preprocess import Views, decode, decoder_version
+from bundle.probe import Probe
+from bundle.store import Bundle, load_bundle, sha256, write_bundle
+from bundle.templates import TemplateLibrary
+from exporter.calibrate import choose_thresholds, fit_platt
+from exporter.card import model_card
+from exporter.errors import ExportDataMissing
+from exporter.graph import Outputs, check_parity, export_graph, runner
+from trainer.checkpoint import Checkpoint
+from trainer.data import ImageFolder, label_numbers
+from trainer.evaluate import How, embed, make_templates
+from trainer.metrics import binary, closed_set
+
+Progress = Callable[[str], None]
+
+MODEL_FILE = "model.onnx"
+CARD_FILE = "MODEL_CARD.md"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How a bundle is made.
+
+    Attributes:
+        template: ``mean`` of a label's training images, or ``one`` of them at random as the paper does.
+        alpha: a template rejects an image whose conformal p-value is not above it.
+        error_target: share of errors that each threshold allows on the calibration images.
+        tolerance: largest ``|a - b| / (1 + |b|)`` between PyTorch and ONNX Runtime.
+    """
+
+    name: str = "genprint-s1"
+    template: How = "mean"
+    alpha: float = 0.01
+    error_target: float = 0.01
+    tolerance: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    folder: ImageFolder
+    numbers: npt.NDArray[np.int64]
+    """Labels in the checkpoint's numbering."""
+    outputs: Outputs
+
+
+def export(
+    checkpoint: Checkpoint, data: Path, out: Path, options: ExportOptions, *, force: bool, progress: Progress
+) -> Bundle:
+    """Make a bundle and load it again, verified.
+
+    Args:
+        checkpoint: the network.
+        data: folder with ``train`` (templates), ``calib`` (calibration; images the network has not seen) and,
+            optionally, ``test`` (reported in the model card and nothing else), one sub-folder a label in each.
+        out: where to; ``{digest}`` stands for the bundle's digest.
+        options: see there.
+        force: replace what is at ``out``.
+        progress: told the name of each step.
+
+    Raises:
+        ExportError, trainer.errors.TrainerError, FileExistsError: nothing was written.
+    """
+    names = tuple(label.name for label in checkpoint.labels)
+    preprocessing = checkpoint.config.preprocessing
+
+    progress("exporting the graph")
+    detector = checkpoint.model()
+    graph = export_graph(detector, preprocessing, name="s1", file=MODEL_FILE)
+    run = runner(graph)
+
+    def split(name: str) -> _Split:
+        folder = ImageFolder.read(data / name, preprocessing)
+        return _Split(folder, label_numbers(folder, checkpoint.labels), run(folder.pixels(slice(None))))
+
+    progress("embedding the training images")
+    train = split("train")
+    if missing := set(names) - {names[number] for number in train.numbers}:
+        raise ExportDataMissing(f"{data / 'train'}: no images of {', '.join(sorted(missing))} to make a template from")
+    progress("embedding the calibration images")
+    calib = split("calib")
+    generated = _generated(calib, checkpoint)
+    if generated.all() or not generated.any():
+        raise ExportDataMissing(f"{data / 'calib'}: calibration needs both real and generated images")
+
+    progress("comparing with PyTorch")
+    expected = Outputs(*embed(detector, calib.folder.pixels(slice(None))))
+    logit_error, embedding_error = check_parity(calib.outputs, expected, options.tolerance)
+
+    progress("templates, calibration, thresholds")
+    library = make_templates(train.outputs.embedding, train.numbers, names, options.template, options.seed)
+    library = library.with_calibration(
+        {name: calib.outputs.embedding[calib.numbers == i] for i, name in enumerate(names)}
+    )
+    calibration = fit_platt(calib.outputs.logit, generated)
+    thresholds = choose_thresholds(calib.outputs.logit, generated, calibration, options.error_target)
+
+    progress("probe")
+    probe = Probe.record(_probe_images(calib, names), (graph.model,), _roles(run))
+
+    evaluation: dict[str, dict[str, object]] = {"calib": _evaluation(calib, library, checkpoint)}
+    if (data / "test").is_dir():
+        progress("evaluating the test images")
+        evaluation["test"] = _evaluation(split("test"), library, checkpoint)
+
+    files = {MODEL_FILE: graph.data, "templates.npz": library.to_bytes(), "probe/expected.npz": probe.to_bytes()}
+    files |= probe.images
+
+    def manifest(files: dict[str, bytes]) -> Manifest:
+        return Manifest(
+            name=options.name,
+            version=datetime.now(UTC).strftime("%Y%m%d.%H%M%S"),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            models=(graph.model,),
+            labels=checkpoint.labels,
+            templates=TemplateSpec(
+                embedder=graph.model.name,
+                preprocessing_digest=preprocessing.digest,
+                l2_normalised=False,  # the paper compares plain L2 distances
+                dimension=library.vectors.shape[1],
+                alpha=options.alpha,
+            ),
+            calibration=calibration,
+            thresholds=thresholds,
+            probe=ProbeSpec(images=tuple(probe.images)),
+            files={name: sha256(content) for name, content in files.items()},
+            parity=Parity(
+                tolerance=options.tolerance,
+                logit_error=logit_error,
+                embedding_error=embedding_error,
+                images=len(calib.folder),
+            ),
+            decoder=decoder_version(),
+            versions={
+                **checkpoint.origin.versions,
+                **{package: version(package) for package in ("onnx", "onnxruntime-gpu", "onnxscript")},
+            },
+            training={
+                "config": checkpoint.config.model_dump(mode="json"),
+                "seed": checkpoint.seed,
+                "data_fingerprint": checkpoint.fingerprint,
+                "images": checkpoint.origin.images,
+                "epochs": len(checkpoint.history),
+                "template": options.template,
+            },
+            evaluation=evaluation,
+        )
+
+    progress("writing")
+    files[CARD_FILE] = model_card(manifest(files), library).encode()
+    return load_bundle(write_bundle(out, manifest(files), files, force=force))
+
+
+def _generated(split: _Split, checkpoint: Checkpoint) -> npt.NDArray[np.bool_]:
+    kinds = np.array([label.kind == "generator" for label in checkpoint.labels])
+    return np.asarray(kinds[split.numbers], np.bool_)
+
+
+def _roles(run: Callable[[Views], Outputs]) -> Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]:
+    def by_role(model: Model, views: Views) -> dict[str, npt.NDArray[np.float32]]:
+        assert model.file == MODEL_FILE
+        found = run(views)
+        return {"logit": found.logit, "embedding": found.embedding}
+
+    return by_role
+
+
+def _probe_images(calib: _Split, names: tuple[str, ...]) -> dict[str, bytes]:
+    """One calibration image of each label as it is, and one in every lossy format, whose decoders may drift."""
+    first = {names[number]: index for index, number in reversed(list(enumerate(calib.numbers)))}
+    paths = {name: calib.folder.root / calib.folder.paths[index] for name, index in sorted(first.items())}
+    images = {f"probe/{i}{path.suffix.lower()}": path.read_bytes() for i, path in enumerate(paths.values())}
+    picture = decode(next(iter(images.values()))).image
+    for suffix, options in {".jpg": {"quality": 85}, ".webp": {"quality": 85}, ".avif": {"quality": 85}}.items():
+        buffer = io.BytesIO()
+        picture.save(buffer, Image.registered_extensions()[suffix], **options)
+        images[f"probe/lossy{suffix}"] = buffer.getvalue()
+    return images
+
+
+def _evaluation(split: _Split, library: TemplateLibrary, checkpoint: Checkpoint) -> dict[str, object]:
+    nearest = library.distances(split.outputs.embedding).argmin(axis=1)
+    closed = closed_set(split.numbers, nearest, library.labels)
+    decision = binary(split.outputs.logit, _generated(split, checkpoint))
+    return {
+        "images": len(split.folder),
+        "data_fingerprint": split.folder.fingerprint,
+        "top1_by_template": closed.top1,
+        "recall": closed.recall,
+        "auroc": decision.auroc if decision else None,
+        "average_precision": decision.average_precision if decision else None,
+    }
