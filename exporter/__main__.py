@@ -18,7 +18,9 @@ from trainer.checkpoint import load_checkpoint
 from trainer.errors import TrainerError
 from trainer.evaluate import How
 
-app = typer.Typer(help="Make and read model bundles.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Make and read model bundles.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 DEFAULTS = ExportOptions()
 

@@ -34,7 +34,12 @@ from worker.settings import Section, Settings, load_settings
 from worker.sources import Fetcher
 from worker.stages import Stages
 
-app = typer.Typer(help="Serve a bundle: image events in, verdicts out.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Serve a bundle: image events in, verdicts out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="One setting, as in kafka.group_id=x; repeatable.")]
@@ -54,12 +59,7 @@ def run(config: ConfigOption = None, assign: SetOption = [], bundle: BundleOptio
         metrics = Metrics()
         loaded, engine = _engine(settings)
         manifest = loaded.manifest
-        identity = {
-            "name": manifest.name,
-            "version": manifest.version,
-            "digest": loaded.digest,
-            "device": engine.device,
-        }
+        identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest}
         metrics.bundle.info({**identity, "device": engine.device})
         cache: ScoreCache = RedisCache(settings.redis, loaded, metrics) if settings.redis.url else NoCache()
         stages = Stages(settings, loaded, engine, cache, Fetcher(settings.fetch), metrics)
