@@ -37,6 +37,7 @@ from worker.settings import KafkaSettings
 
 _BATCH_BYTES = 256 * 1024
 _LINGER_MS = 5
+_LAG_TIMEOUT_MS = 300
 _REQUEST_OVERHEAD = 64 * 1024
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 _TURNED_AWAY = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
@@ -147,17 +148,21 @@ class KafkaBroker:
             self._publish_then_commit(messages, offsets)
 
     def lag(self) -> Mapping[Partition, int]:
-        """See ``Broker``; the client's position moves over control records, so a drained partition has lag 0."""
-        lags = {}
-        for partition in list(self._epochs):
-            tp = TopicPartition(*partition)
-            try:
-                end, position = self._consumer.highwater(tp), self._consumer.position(tp, timeout_ms=10)
-            except errors.KafkaError:
-                continue
-            if end is not None and position is not None:
-                lags[partition] = max(0, end - position)
-        return lags
+        """See ``Broker``; the client's position moves over control records, so a drained partition has lag 0.
+
+        The end is asked for, since a paused partition is not fetched from and its high watermark stands still.
+        """
+        partitions = [TopicPartition(*partition) for partition in self._epochs]
+        try:
+            ends = self._consumer.end_offsets(partitions, timeout_ms=_LAG_TIMEOUT_MS) if partitions else {}
+            positions = {tp: self._consumer.position(tp, timeout_ms=_LAG_TIMEOUT_MS) for tp in ends}
+        except errors.KafkaError:
+            return {}
+        return {
+            Partition(*tp): max(0, end - position)
+            for tp, end in ends.items()
+            if (position := positions[tp]) is not None
+        }
 
     def close(self) -> None:
         """See ``Broker``."""

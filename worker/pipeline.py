@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 _IDLE_POLL_S = 0.1
 _BUSY_POLL_S = 0.01
-_LAG_EVERY_S = 2.0
+_LAG_EVERY_S = 5.0
 
 
 class Pipeline:
