@@ -1,0 +1,105 @@
+"""Apache Kafka itself: one KRaft node in one Java process, on loopback, with its data in a temporary directory."""
+
+import base64
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from deploy.local.broker import serves_kafka
+from deploy.local.errors import StartError, UnavailableError
+from deploy.local.kafka_jars import cached_jars, fetch_jars
+from deploy.local.kafka_recovery import end_old_session
+from deploy.local.kafka_settings import KafkaSettings
+from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.process import ServerProcess
+
+_OLDEST_JAVA = 17
+_LOG4J = Path(__file__).with_name("kafka") / "log4j2.properties"
+# One broker for tests: quick to start rather than quick in the long run. It takes about 350 MB.
+_JVM_OPTIONS = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={_LOG4J}"]
+_FORMAT_TIMEOUT_S = 60
+
+
+class ApacheKafka(ServerProcess):
+    """A `LocalBroker` that proves what it promises: transactions, and data that survives `kill` and `restart`.
+
+    Only `stop` removes the data. Topics are not created by use, messages may be 12 MiB, a group of consumers forms
+    without delay and its sessions may be as short as 1 s.
+
+    Args:
+        log_path: Receives the broker's output.
+        port: None picks a free one.
+    """
+
+    def __init__(self, log_path: Path, *, port: int | None = None) -> None:
+        port = free_port() if port is None else port
+        self.bootstrap = f"{LOOPBACK}:{port}"
+        self.data_dir: Path | None = None
+        self._controller_port = free_port()
+        super().__init__(
+            "Apache Kafka",
+            self._prepare,
+            port=port,
+            log_path=log_path,
+            is_ready=lambda: serves_kafka(port),
+            start_timeout_s=90,
+            stop_timeout_s=20,
+        )
+
+    def stop(self) -> None:
+        """End the broker and remove its data."""
+        super().stop()
+        if self.data_dir is not None:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+            self.data_dir = None
+
+    def _prepare(self) -> list[str]:
+        java = [_java(), *_JVM_OPTIONS, "-cp", f"{fetch_jars()}/*"]
+        if self.data_dir is None:
+            self.data_dir = Path(tempfile.mkdtemp(prefix="genprint-kafka-"))
+            settings = KafkaSettings(self.data_dir, self.port, self._controller_port)
+            settings.write()
+            self._format(java, settings)
+        else:
+            settings = KafkaSettings(self.data_dir, self.port, self._controller_port)
+            if not settings.clean_shutdown_mark.exists():
+                end_old_session(java, settings, self.log_path)
+        return [*java, "kafka.Kafka", str(settings.node_file)]
+
+    def _format(self, java: list[str], settings: KafkaSettings) -> None:
+        # A cluster id that began with "-" would be taken for an option.
+        cluster_id = "g" + base64.urlsafe_b64encode(secrets.token_bytes(16)).decode()[1:22]
+        options = ["--standalone", "-t", cluster_id, "-c", str(settings.node_file)]
+        command = [*java, "kafka.tools.StorageTool", "format", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S, check=False)
+        if done.returncode != 0:
+            raise StartError(f"Apache Kafka could not format its storage: {(done.stderr or done.stdout).strip()}")
+
+
+def unavailable_reason() -> str | None:
+    """Say why Apache Kafka cannot run on this machine; None if it can, the download of its jars permitting."""
+    try:
+        _java()
+    except UnavailableError as error:
+        return str(error)
+    if cached_jars() is None and shutil.which("mvn") is None:
+        return "Apache Kafka's jars are not cached and there is no Maven (mvn) to fetch them"
+    return None
+
+
+def _java() -> str:
+    """Return the path of a Java that is new enough: the one in JAVA_HOME, else the first in PATH."""
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if java is None:
+        raise UnavailableError(f"Apache Kafka needs Java {_OLDEST_JAVA} or newer and there is none")
+    described = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "((\d+)[^"]*)', described)
+    if version is None or int(version[2]) < _OLDEST_JAVA:
+        found = version[1] if version else "of unknown version"
+        raise UnavailableError(f"Apache Kafka needs Java {_OLDEST_JAVA} or newer, {java} is {found}")
+    return java
