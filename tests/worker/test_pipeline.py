@@ -285,19 +285,19 @@ def test_stopping_finishes_what_is_in_flight(bundle: Bundle, monkeypatch: pytest
 
 def test_what_was_taken_away_meanwhile_is_not_published(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = make_worker(bundle)
-    other = worker.edge.broker()
+    other, tick = worker.edge.broker(), threading.Event()
     original = worker.engine.score
 
     def score(images: Any) -> Any:
         if not other.joined():
-            other.start()  # the next poll gives it every other partition
+            other.start()  # the worker's next poll gives it every other partition
+            until(lambda: len(worker.broker.owned()) == 2 or tick.wait(0.01), "partitions taken away")
         return original(images)
 
     monkeypatch.setattr(worker.engine, "score", score)
     for i in range(20):
         worker.send(picture(40, seed=i), number=i % PARTITIONS)
-    with worker.running():
-        until(lambda: len(worker.verdicts()) >= 10 and bool(other.poll(0.01)), "both have partitions")
-    mine = {v["event"]["origin"].rsplit("/", 1)[0] for v in worker.verdicts()}
+    worker.answer(10)
+    assert {v["event"]["origin"].rsplit("/", 1)[0] for v in worker.verdicts()} == {"images/0"}
     assert len(worker.verdicts()) == 10
-    assert len(mine) == 1
+    assert len([record for record in other.poll(0) if record.partition.topic == "images"]) == 10
