@@ -8,6 +8,9 @@ import pytest
 from deploy.local.apache_kafka import ApacheKafka, unavailable_reason
 from deploy.local.embedded_broker import EmbeddedBroker
 from deploy.local.valkey import Valkey
+from tests.fixtures_bundle import tiny_bundle, tiny_checkpoint, tiny_checkpoint_path, tiny_data
+
+__all__ = ["tiny_bundle", "tiny_checkpoint", "tiny_checkpoint_path", "tiny_data"]  # fixtures, found by their names here
 
 
 def _require_apache_kafka() -> None:
