@@ -14,7 +14,7 @@ import structlog
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
@@ -155,7 +155,9 @@ def _engine(settings: Settings) -> tuple[Bundle, Engine]:
 
 
 def _print_table(results: Iterable[Classified]) -> int:
-    table = Table("image", "decision", "probability", "source", "distance", "p-value", "reasons")
+    # In a narrow terminal paths and reasons are folded, never cut: these two are what people copy.
+    image, reasons = Column("image", overflow="fold"), Column("reasons", overflow="fold")
+    table = Table(image, "decision", "prob.", "source", "dist.", "p-value", reasons)
     unjudged = 0
     for result in results:
         if result.verdict is None:

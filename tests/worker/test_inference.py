@@ -1,0 +1,154 @@
+"""The engine: the device that was asked for or none, the same numbers in any batch, one culprit at a time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from bundle.errors import GraphDrift
+from bundle.preprocess import ImageFacts, Views
+from bundle.store import Bundle
+from tests.worker.small_bundle import SIZE, small_bundle
+from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
+from worker.images import PreparedImage
+from worker.inference import Engine, Scores, cuda_usable
+from worker.settings import InferenceSettings
+
+FACTS = ImageFacts("PNG", SIZE, SIZE, 1, animated=False)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return small_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+@pytest.fixture
+def engine(bundle: Bundle) -> Engine:
+    engine = Engine(bundle, InferenceSettings(device="cpu", batch_size=4, threads=1))
+    engine.start()
+    return engine
+
+
+def prepared(*brightness: int) -> PreparedImage:
+    """One view for each brightness; none at all is an image too small to judge."""
+    views: Views = np.zeros((len(brightness), SIZE, SIZE, 3), np.uint8)
+    views += np.array(brightness, np.uint8).reshape(-1, 1, 1, 1)
+    return PreparedImage(FACTS, {"brightness": views})
+
+
+def test_every_image_gets_its_own_scores_whatever_the_batch(engine: Engine) -> None:
+    images = [prepared(10), prepared(), prepared(20, 40), prepared(*range(100, 110)), prepared(200)]
+    found = engine.score(images)
+    scores = [answer for answer in found if isinstance(answer, Scores)]
+    assert [len(s.logits) for s in scores] == [1, 0, 2, 10, 1]
+    np.testing.assert_allclose(scores[2].logits, [(20 - 127.5) / 10, (40 - 127.5) / 10], rtol=1e-5)
+    np.testing.assert_allclose([s.embedding[0] for s in scores if len(s.logits)], [10, 30, 104.5, 200], rtol=1e-5)
+    assert scores[1].embedding.shape == (0,)
+
+
+def test_a_value_that_is_no_number_rejects_its_image_alone(engine: Engine) -> None:
+    found = engine.score([prepared(10), prepared(10, 0), prepared(200)])
+    assert [type(answer) for answer in found] == [Scores, InvalidOutput, Scores]
+
+
+def test_the_image_that_breaks_a_batch_is_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = engine.run
+
+    def run(model: Any, views: Views) -> Any:
+        if (views == 77).any():
+            raise RuntimeError("bad kernel")
+        return original(model, views)
+
+    monkeypatch.setattr(engine, "run", run)
+    found = engine.score([prepared(b) for b in (10, 20, 77, 30, 40, 77, 50)])
+    assert [isinstance(answer, InferenceFailed) for answer in found] == [False, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA failure 719: unspecified launch failure", "CUDNN failure 4", "CUDA out of memory"]
+)
+def test_a_sticky_device_error_is_no_images_fault(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def run(*_: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(engine, "run", run)
+    with pytest.raises(DeviceFailed, match=message):
+        engine.score([prepared(10), prepared(20)])
+
+
+def test_other_numbers_than_the_exporters_stop_the_start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(bundle, InferenceSettings(device="cpu"))
+    original = Engine.run
+
+    def run(self: Engine, model: Any, views: Views) -> Any:
+        return {name: rows * 1.01 for name, rows in original(self, model, views).items()}
+
+    monkeypatch.setattr(Engine, "run", run)
+    with pytest.raises(GraphDrift, match=r"model\.onnx"):
+        engine.start()
+
+
+def test_cuda_asked_for_and_absent_stops_the_start(bundle: Bundle) -> None:
+    with pytest.raises(StartupError, match=r"inference\.device=cuda: no usable CUDA device 4096"):
+        Engine(bundle, InferenceSettings(device="cuda", device_id=4096)).start()
+
+
+def test_auto_takes_the_cpu_where_there_is_no_cuda(bundle: Bundle) -> None:
+    engine = Engine(bundle, InferenceSettings(device="auto", device_id=4096))
+    engine.start()
+    assert engine.device == "cpu"
+    assert not cuda_usable(4096)
+
+
+class FakeSession:
+    """What ONNX Runtime was asked for; the numbers come from the CPU."""
+
+    asked: dict[str, Any]
+    real: type = ort.InferenceSession
+
+    def __init__(self, graph: bytes, options: Any, **asked: Any) -> None:
+        FakeSession.asked = asked
+        self._session = FakeSession.real(graph, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self) -> list[str]:
+        return [asked if isinstance(asked, str) else asked[0] for asked in FakeSession.asked["providers"]]
+
+    def run(self, *arguments: Any) -> Any:
+        return self._session.run(*arguments)
+
+
+def test_cuda_is_asked_for_without_any_fallback(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.inference.cuda_usable", lambda _: True)
+    monkeypatch.setattr("worker.inference.ort.preload_dlls", lambda: None)
+    monkeypatch.setattr("worker.inference.ort.InferenceSession", FakeSession)
+    engine = Engine(bundle, InferenceSettings(device="cuda", device_id=1, gpu_memory_bytes=1 << 30))
+    engine.start()
+    assert engine.device == "cuda"
+    name, options = FakeSession.asked["providers"][0]
+    assert name == "CUDAExecutionProvider"
+    assert (options["device_id"], options["gpu_mem_limit"]) == (1, 1 << 30)
+    assert FakeSession.asked["enable_fallback"] == 0
+
+
+def test_a_session_that_took_the_cpu_instead_stops_the_start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(FakeSession):
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr("worker.inference.cuda_usable", lambda _: True)
+    monkeypatch.setattr("worker.inference.ort.preload_dlls", lambda: None)
+    monkeypatch.setattr("worker.inference.ort.InferenceSession", Silent)
+    with pytest.raises(StartupError, match="asked for CUDA, ONNX Runtime took CPUExecutionProvider"):
+        Engine(bundle, InferenceSettings(device="cuda")).start()
+
+
+def test_a_graph_that_does_not_load_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    broken = Bundle(
+        tmp_path, bundle.manifest, "0", {**bundle.files, "model.onnx": b"no graph"}, bundle.templates, bundle.probe
+    )
+    with pytest.raises(StartupError, match=r"model\.onnx: does not load on cpu"):
+        Engine(broken, InferenceSettings(device="cpu")).start()
