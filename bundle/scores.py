@@ -38,9 +38,11 @@ def aggregate_embeddings(embeddings: Floats, *, l2_normalised: bool) -> Floats:
     return np.asarray(mean, np.float32)
 
 
-def views_disagree(logits: Floats, calibration: Calibration, thresholds: Thresholds) -> bool:
-    """Whether one view alone would be called *generated* and another *real*."""
-    bands = {band(probability(float(logit), calibration), thresholds) for logit in logits}
+def views_disagree(
+    logits: Floats, calibration: Calibration, thresholds: Thresholds, prior_generated: float | None = None
+) -> bool:
+    """Whether one view alone would be called *generated* and another *real*; the prior as in ``probability``."""
+    bands = {band(probability(float(logit), calibration, prior_generated), thresholds) for logit in logits}
     return {"low", "high"} <= bands
 
 

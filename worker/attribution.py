@@ -55,8 +55,9 @@ class Attributor:
         chance, one_logit, match, disagree = None, None, None, False
         if len(scores.logits):
             one_logit = aggregate_logits(scores.logits, manifest.detector.logit_over_views)
-            chance = probability(one_logit, manifest.calibration, self._policy.prior_generated)
-            disagree = views_disagree(scores.logits, manifest.calibration, manifest.thresholds)
+            prior = self._policy.prior_generated
+            chance = probability(one_logit, manifest.calibration, prior)
+            disagree = views_disagree(scores.logits, manifest.calibration, manifest.thresholds, prior)
         if len(scores.embedding):
             match = self._bundle.templates.match(scores.embedding[None], manifest.templates.alpha)[0]
         accepted = match.candidates[0].label if match and match.accepted else None

@@ -17,31 +17,31 @@ class Batcher(Generic[T]):
     def __init__(self, max_size: int, max_wait_s: float) -> None:
         self._max_size = max_size
         self._max_wait_s = max_wait_s
-        self._items: deque[T] = deque()
+        self._items: deque[tuple[float, T]] = deque()  # with the time of their arrival
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, item: T) -> None:
         """Add an item; never blocks."""
         with self._changed:
-            self._items.append(item)
+            self._items.append((time.monotonic(), item))
             if len(self._items) == 1 or len(self._items) >= self._max_size:
                 self._changed.notify()
 
     def take(self) -> list[T]:
-        """Up to ``max_size`` items: at once if that many wait, else ``max_wait_s`` after the first; [] once closed."""
+        """Up to ``max_size`` items: at once if so many wait, else ``max_wait_s`` after the first came; [] if closed."""
         with self._changed:
             while not self._items:
                 if self._closed:
                     return []
                 self._changed.wait()
-            deadline = time.monotonic() + self._max_wait_s
+            deadline = self._items[0][0] + self._max_wait_s
             while len(self._items) < self._max_size and not self._closed:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break
                 self._changed.wait(remaining)
-            return [self._items.popleft() for _ in range(min(self._max_size, len(self._items)))]
+            return [self._items.popleft()[1] for _ in range(min(self._max_size, len(self._items)))]
 
     def close(self) -> None:
         """Wake the taker; what is still queued is handed out first."""

@@ -17,12 +17,14 @@ from typing import Final, Protocol
 import numpy as np
 import redis
 import structlog
+from pydantic import TypeAdapter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bundle.manifest import canonical_digest
 from bundle.preprocess import ImageFacts, decoder_version
 from bundle.store import Bundle
+from worker.errors import StartupError
 from worker.inference import Scores
 from worker.metrics import Metrics
 from worker.settings import RedisSettings
@@ -31,6 +33,7 @@ _log = structlog.get_logger(__name__)
 
 _FORMAT: Final = b"gp1"
 _HEAD: Final = struct.Struct("<3sIHHI")  # format, crc32 of the rest, length of facts, views, embedding dimension
+_FACTS: Final = TypeAdapter(ImageFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +66,28 @@ class NoCache:
 
 
 class RedisCache:
-    """``ScoreCache`` in Redis; used from several threads."""
+    """``ScoreCache`` in Redis; used from several threads.
+
+    Raises:
+        StartupError: ``redis.url`` is no address; whether somebody answers there does not matter.
+    """
 
     def __init__(self, settings: RedisSettings, bundle: Bundle, metrics: Metrics) -> None:
         assert settings.url is not None
         self._settings = settings
         self._metrics = metrics
         self._prefix = f"genprint:{models_digest(bundle)[:24]}:"
-        self._client = redis.Redis.from_url(
-            settings.url.get_secret_value(),
-            socket_timeout=settings.timeout_s,
-            socket_connect_timeout=settings.timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
+        try:
+            self._client = redis.Redis.from_url(
+                settings.url.get_secret_value(),
+                socket_timeout=settings.timeout_s,
+                socket_connect_timeout=settings.timeout_s,
+                retry=Retry(NoBackoff(), 0),
+            )
+            self._client.connection_pool.make_connection()  # does not connect, but refuses unknown options
+        except (ValueError, TypeError) as error:
+            expected = "expected redis://, rediss:// or unix:// with options that redis-py knows"
+            raise StartupError(f"setting redis.url: {expected}") from error
         self._failures = 0
         self._closed_until = 0.0
 
@@ -109,6 +121,8 @@ class RedisCache:
                 pipeline.execute()
         except (redis.RedisError, OSError, ValueError) as error:
             self._failed(error)
+        else:
+            self._failures = 0
 
     def _key(self, digest: str) -> str:
         salt = self._settings.salt.get_secret_value()
@@ -142,14 +156,16 @@ def encode_entry(entry: CachedScores) -> bytes:
 
 
 def decode_entry(value: bytes) -> CachedScores | None:
-    """What ``encode_entry`` made; None for anything else."""
+    """What ``encode_entry`` made, with finite numbers; None for anything else."""
     try:
         form, checksum, facts_length, views, dimension = _HEAD.unpack_from(value)
         body = value[_HEAD.size :]
         if form != _FORMAT or checksum != zlib.crc32(body) or len(body) != facts_length + 4 * (views + dimension):
             return None
-        facts = ImageFacts(**json.loads(body[:facts_length]))
-        numbers = np.frombuffer(body[facts_length:], "<f4").astype(np.float32)
-    except (struct.error, ValueError, TypeError):
+        facts = _FACTS.validate_json(body[:facts_length], strict=True)
+    except (struct.error, ValueError):
+        return None
+    numbers = np.frombuffer(body[facts_length:], "<f4").astype(np.float32)
+    if not np.isfinite(numbers).all():
         return None
     return CachedScores(facts, Scores(numbers[:views], numbers[views:]))

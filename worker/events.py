@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -24,11 +24,23 @@ from worker.errors import EmptyEvent, EventTooLarge, InvalidEvent, UnknownConten
 VERDICT_TYPE = "genprint.verdict.v1"
 _NAMESPACE = uuid.UUID("6f9b8a52-6a0e-5b0a-9d5c-3f1f0a7c2b41")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SMALL_NUMBER = re.compile(r"[0-9]{1,15}")
+_STRUCTURED = "application/cloudevents+json"
+_JSON = "application/json"
 
-# Our own headers on deferred and dead letters; everything else there is as it came.
+ENVELOPE_MAX_BYTES = 64 * 1024
+"""Most bytes of key and headers, and most of a claim check. CloudEvents promises no more, and a deferral or verdict
+that carries them must fit into a message."""
+TEXT_MAX_BYTES = 8 * 1024
+"""Most bytes of an address, and of an attribute that goes into the verdict."""
+
+# Our own headers on deferrals and dead letters; everything else there is as it came. Whatever an uploader sends under
+# this prefix, in any case, is dropped: it could only pretend to be ours.
 ORIGIN, ATTEMPT, NOT_BEFORE = "genprint-origin", "genprint-attempt", "genprint-not-before"
 REASON, DETAIL, ENCODING = "genprint-reason", "genprint-detail", "genprint-encoding"
-_OURS = frozenset({ORIGIN, ATTEMPT, NOT_BEFORE, REASON, DETAIL, ENCODING})
+_OUR_PREFIX = "genprint-"
+
+_CARRIED = frozenset({"id", "source", "subject", "traceparent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +80,37 @@ class ImageEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Nulls:
+    """What was null in the event as it came, and is empty in its deferral or dead letter.
+
+    Kafka-python sends neither a null header nor a null value without a key, so ``ENCODING`` says which they were:
+    ``headers`` are positions among the headers that are not ours.
+    """
+
+    value: bool = False
+    headers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where an event stands in its life: its origin and how often it was tried."""
+    """Where an event stands in its life: its origin, how often it was tried, and what cannot be seen on it any more."""
 
     origin: str
     attempt: int
     not_before_ms: int
+    nulls: Nulls = Nulls()
 
 
 def read_delivery(record: Record, retry_topic: str) -> Delivery:
-    """Origin and attempt of a record; our own headers count only on our own topic, where nobody else writes."""
+    """What our headers say; they count only on our own topic, where nobody else writes."""
     if record.partition.topic != retry_topic:
         return Delivery(record.place, 1, 0)
-    ours = {name: value.decode("utf-8", "replace") for name, value in record.headers if name in _OURS and value}
-    attempt, not_before = ours.get(ATTEMPT, ""), ours.get(NOT_BEFORE, "")
+    ours = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers if _is_ours(name)}
     return Delivery(
-        origin=ours.get(ORIGIN, record.place),
-        attempt=int(attempt) if attempt.isdecimal() else 1,
-        not_before_ms=int(not_before) if not_before.isdecimal() else 0,
+        origin=ours.get(ORIGIN) or record.place,
+        attempt=_small_number(ours.get(ATTEMPT, ""), 1),
+        not_before_ms=_small_number(ours.get(NOT_BEFORE, ""), 0),
+        nulls=_nulls(ours.get(ENCODING, "")),
     )
 
 
@@ -95,26 +120,32 @@ def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowe
     Raises:
         EmptyEvent, UnknownContentType, InvalidEvent, EventTooLarge: the event's own fault.
     """
-    encoding = _encoding(record)
-    if record.value is None or encoding.get("null_value"):
+    came = _as_it_came(record, delivery)
+    if came.value is None:
         raise EmptyEvent("the record has no value")
-    headers = {name.lower(): value for name, value in record.headers if value is not None}
-    content_type, value = _media_type(_text(headers, "content-type")), record.value
-    attributes = {name[3:]: _text(headers, name) for name in headers if name.startswith("ce_")}
-    if content_type == "application/cloudevents+json":
-        attributes, content_type, value = _structured(value)
-    event_id, source = attributes.get("id"), attributes.get("source")
-    if attributes and not (event_id and source):
+    envelope_bytes = len(came.key or b"") + sum(len(name.encode()) + len(value or b"") for name, value in came.headers)
+    if envelope_bytes > ENVELOPE_MAX_BYTES:
+        raise EventTooLarge(f"key and headers of {envelope_bytes} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
+    headers = {name.lower(): value for name, value in came.headers if value is not None}
+    content_type = _media_type(_text(headers, "content-type"))
+    if content_type == _STRUCTURED:
+        attributes, content = _structured(came.value, inline_max_bytes)
+    else:
+        attributes = {name[3:]: _text(headers, name) for name in headers if name.startswith("ce_")}
+        content = _content(content_type, came.value, inline_max_bytes)
+    if (attributes or content_type == _STRUCTURED) and not (attributes.get("id") and attributes.get("source")):
         raise InvalidEvent("a CloudEvent needs both id and source")
+    attributes.setdefault("traceparent", _text(headers, "traceparent"))
+    carried = {name: _carriable(name, text) for name, text in attributes.items() if name in _CARRIED or name in allowed}
     return ImageEvent(
-        id=event_id or delivery.origin,
-        source=source or f"urn:kafka:{record.partition.topic}",
-        subject=attributes.get("subject"),
+        id=carried.get("id", delivery.origin),
+        source=carried.get("source", f"urn:kafka:{delivery.origin.partition('/')[0]}"),
+        subject=carried.get("subject") or None,
         origin=delivery.origin,
         attempt=delivery.attempt,
-        attributes={name: attributes[name] for name in allowed if name in attributes},
-        traceparent=attributes.get("traceparent") or _text(headers, "traceparent") or None,
-        content=_content(content_type, value, inline_max_bytes),
+        attributes={name: carried[name] for name in allowed if name in carried},
+        traceparent=carried["traceparent"] or None,
+        content=content,
     )
 
 
@@ -129,18 +160,19 @@ def deferral(
         REASON: reason,
         DETAIL: detail,
     }
-    return _carried(record, topic, ours)
+    return _carried(record, delivery, topic, ours)
 
 
 def dead_letter(record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str) -> Message:
     """The event as it came, with what was wrong with it."""
     ours = {ORIGIN: delivery.origin, ATTEMPT: str(delivery.attempt), REASON: reason, DETAIL: detail}
-    return _carried(record, topic, ours)
+    return _carried(record, delivery, topic, ours)
 
 
 def pointer(message: Message, max_bytes: int) -> Message | None:
     """The same letter without its value, where that is too large to send; None if it was small enough."""
-    size = len(message.value) + len(message.key or b"") + sum(len(k) + len(v) + 10 for k, v in message.headers) + 100
+    headers_bytes = sum(len(name.encode()) + len(value) + 10 for name, value in message.headers)
+    size = len(message.value) + len(message.key or b"") + headers_bytes + 100
     if size <= max_bytes:
         return None
     return without_value(message)
@@ -148,32 +180,42 @@ def pointer(message: Message, max_bytes: int) -> Message | None:
 
 def without_value(message: Message) -> Message:
     """A pointer: only our own headers; the record is still at its origin, as long as that topic keeps it."""
-    ours = [(name, value) for name, value in message.headers if name in _OURS and name != ENCODING]
+    ours = [(name, value) for name, value in message.headers if _is_ours(name) and name != ENCODING]
     encoding = json.dumps({"omitted_value_bytes": len(message.value)}).encode()
     return Message(message.topic, None, b"", (*ours, (ENCODING, encoding)))
 
 
-def _carried(record: Record, topic: str, ours: dict[str, str]) -> Message:
-    """Kafka-python sends neither null header values nor a null value without a key: both are encoded."""
-    theirs = [(name, value) for name, value in record.headers if name not in _OURS]
-    encoding = _encoding(record)
-    nulls = [i for i, (_, value) in enumerate(theirs) if value is None] or encoding.get("null_headers", [])
-    null_value = record.value is None or bool(encoding.get("null_value"))
-    own = [(name, _clean(value).encode()) for name, value in ours.items()]
-    if nulls or null_value:
-        own.append((ENCODING, json.dumps({"null_headers": nulls, "null_value": null_value}).encode()))
-    return Message(topic, record.key, record.value or b"", (*((n, v or b"") for n, v in theirs), *own))
+def _as_it_came(record: Record, delivery: Delivery) -> Record:
+    """The record without our headers, and with its nulls."""
+    theirs = [(name, value) for name, value in record.headers if not _is_ours(name)]
+    headers = tuple((name, None if i in delivery.nulls.headers else value) for i, (name, value) in enumerate(theirs))
+    return replace(record, value=None if delivery.nulls.value else record.value, headers=headers)
 
 
-def _encoding(record: Record) -> dict[str, Any]:
-    for name, value in record.headers:
-        if name == ENCODING and value:
-            try:
-                found = json.loads(value)
-            except ValueError:
-                return {}
-            return found if isinstance(found, dict) else {}
-    return {}
+def _carried(record: Record, delivery: Delivery, topic: str, ours: dict[str, str]) -> Message:
+    came = _as_it_came(record, delivery)
+    own = [(name, _clean(text).encode()) for name, text in ours.items()]
+    nulls = [i for i, (_, value) in enumerate(came.headers) if value is None]
+    if nulls or came.value is None:
+        own.append((ENCODING, json.dumps({"null_headers": nulls, "null_value": came.value is None}).encode()))
+    theirs = [(name, value or b"") for name, value in came.headers]
+    return Message(topic, record.key, came.value or b"", (*theirs, *own))
+
+
+def _is_ours(name: str) -> bool:
+    return name.lower().startswith(_OUR_PREFIX)
+
+
+def _nulls(encoding: str) -> Nulls:
+    try:
+        found = json.loads(encoding or "{}")
+        return Nulls(bool(found.get("null_value")), frozenset(found.get("null_headers", ())))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return Nulls()  # not written by us
+
+
+def _small_number(text: str, default: int) -> int:
+    return int(text) if _SMALL_NUMBER.fullmatch(text) else default
 
 
 def _content(content_type: str, value: bytes, inline_max_bytes: int) -> InlineImage | ClaimCheck:
@@ -181,41 +223,77 @@ def _content(content_type: str, value: bytes, inline_max_bytes: int) -> InlineIm
         if len(value) > inline_max_bytes:
             raise EventTooLarge(f"inline image of {len(value)} bytes, the ceiling is {inline_max_bytes}")
         return InlineImage(value)
-    if content_type == "application/json":
-        return _claim_check(value)
-    raise UnknownContentType(f"content type {_clean(content_type)!r} is neither an image nor application/json")
+    if content_type == _JSON:
+        return _claim_check(_json_object(value, "claim check", ENVELOPE_MAX_BYTES))
+    raise UnknownContentType(f"content type {_clean(content_type)!r} is neither an image nor {_JSON}")
 
 
-def _claim_check(value: bytes) -> ClaimCheck:
-    found = _json_object(value, "claim check")
+def _claim_check(found: object) -> ClaimCheck:
+    if not isinstance(found, dict):
+        raise InvalidEvent("the claim check is not a JSON object")
     uri, sha256 = found.get("uri"), found.get("sha256")
     if not isinstance(uri, str) or not uri:
         raise InvalidEvent("the claim check has no uri")
     if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256.lower())):
         raise InvalidEvent("the claim check's sha256 is not 64 hexadecimal digits")
-    return ClaimCheck(uri, sha256.lower() if sha256 else None)
+    return ClaimCheck(_carriable("uri", uri), sha256.lower() if sha256 else None)
 
 
-def _structured(value: bytes) -> tuple[dict[str, str], str, bytes]:
-    found = _json_object(value, "structured CloudEvent")
-    attributes = {k: str(v) for k, v in found.items() if k not in ("data", "data_base64") and v is not None}
-    content_type = _media_type(attributes.get("datacontenttype", "application/json"))
-    if "data_base64" in found:
+def _structured(value: bytes, inline_max_bytes: int) -> tuple[dict[str, str], InlineImage | ClaimCheck]:
+    max_bytes = inline_max_bytes * 4 // 3 + ENVELOPE_MAX_BYTES  # base64
+    found = _json_object(value, "structured CloudEvent", max_bytes)
+    data, encoded = found.pop("data", None), found.pop("data_base64", None)
+    attributes = {name: _attribute(name, value) for name, value in found.items() if value is not None}
+    content_type = _media_type(attributes.get("datacontenttype", _JSON))
+    if encoded is not None:
         try:
-            return attributes, content_type, base64.b64decode(found["data_base64"], validate=True)
+            decoded = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError, TypeError) as error:
             raise InvalidEvent(f"data_base64 is not base64: {error}") from error
-    return attributes, content_type, json.dumps(found.get("data")).encode()
+        return attributes, _content(content_type, decoded, inline_max_bytes)
+    if content_type != _JSON:
+        raise InvalidEvent("a structured CloudEvent carries whatever is not JSON in data_base64")
+    if len(value) > ENVELOPE_MAX_BYTES:
+        raise EventTooLarge(f"claim check of {len(value)} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
+    return attributes, _claim_check(data)
 
 
-def _json_object(value: bytes, what: str) -> dict[str, Any]:
+def _attribute(name: str, value: object) -> str:
+    """CloudEvents' canonical text of an attribute."""
+    match value:
+        case str():
+            return value
+        case bool() | int() | float():
+            return json.dumps(value)
+        case _:
+            raise InvalidEvent(f"attribute {_clean(name)!r} is neither text nor a number")
+
+
+def _carriable(name: str, text: str) -> str:
+    """Text that fits into a verdict: JSON can escape what UTF-8 cannot say (half a surrogate pair)."""
     try:
-        found = json.loads(value)
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"{name} is not Unicode text") from error
+    if size > TEXT_MAX_BYTES:
+        raise InvalidEvent(f"{name} of {size} bytes, the ceiling is {TEXT_MAX_BYTES}")
+    return text
+
+
+def _json_object(value: bytes, what: str, max_bytes: int) -> dict[str, Any]:
+    if len(value) > max_bytes:
+        raise EventTooLarge(f"{what} of {len(value)} bytes, the ceiling is {max_bytes}")
+    try:
+        found = json.loads(value, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InvalidEvent(f"the {what} is not JSON: {_clean(str(error))}") from error
     if not isinstance(found, dict):
         raise InvalidEvent(f"the {what} is not a JSON object")
     return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def _text(headers: dict[str, bytes], name: str) -> str:
@@ -234,9 +312,15 @@ def _clean(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:300]
 
 
-def public_uri(uri: str) -> str:
-    """An address without query, fragment and user: signatures and passwords live there."""
-    parts = urlsplit(uri)
+def public_uri(uri: str) -> str | None:
+    """An address without query, fragment and user: signatures and passwords live there. None for what is no address."""
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # half a password, where that has a slash in it
+    except ValueError:
+        return None
+    if not parts.scheme or not uri[len(parts.scheme) :].startswith("://"):
+        return None
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

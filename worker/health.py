@@ -6,7 +6,7 @@ Liveness means that the process itself makes progress; a broker or cache that is
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -25,19 +25,20 @@ EXIT_STUCK = 70
 class Health:
     """What the pipeline last said about itself; read by the HTTP threads."""
 
-    def __init__(self, stall_s: float) -> None:
+    def __init__(self, stall_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._stall_s = stall_s
-        self._beat = time.monotonic()
+        self._clock = clock
+        self._beat = clock()
         self._oldest: float | None = None
         self._joined = False
 
     def beat(self, *, oldest_in_flight: float | None, joined: bool) -> None:
         """Called in every turn of the main loop; ``oldest_in_flight`` is a monotonic time."""
-        self._beat, self._oldest, self._joined = time.monotonic(), oldest_in_flight, joined
+        self._beat, self._oldest, self._joined = self._clock(), oldest_in_flight, joined
 
     def live(self) -> str | None:
         """None, or why the process should be restarted."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._beat > self._stall_s:
             return f"main loop silent for {now - self._beat:.0f} s"
         if self._oldest is not None and now - self._oldest > self._stall_s:
@@ -86,6 +87,8 @@ class HealthServer:
                     case _:
                         self._answer(404, "text/plain", b"/metrics /live /ready\n")
 
+            do_HEAD = do_GET  # noqa: N815 - named by the base class
+
             def _state(self, trouble: str | None) -> None:
                 self._answer(503 if trouble else 200, "text/plain", f"{trouble or 'ok'}\n".encode())
 
@@ -94,7 +97,8 @@ class HealthServer:
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
                 """Scrapes are not worth a log line."""
@@ -120,8 +124,9 @@ class Watchdog:
     limit. Ending is safe: what is uncommitted is read again.
     """
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, end: Callable[[int], object] = os._exit) -> None:
         self._deadline_s = deadline_s
+        self._end = end
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
@@ -136,4 +141,4 @@ class Watchdog:
 
     def _expire(self, what: str) -> None:
         _log.critical("a call exceeds its deadline: the process ends, nothing is committed", call=what)
-        os._exit(EXIT_STUCK)
+        self._end(EXIT_STUCK)

@@ -18,7 +18,7 @@ class PreparedImage:
 
 
 class MemoryBudget:
-    """Bytes that may be decoded at a time; whoever wants more waits.
+    """Bytes that may be decoded at a time; whoever wants more waits, in turn.
 
     A claim above the whole budget is granted when nothing else is held, so that it cannot wait for ever.
     """
@@ -26,6 +26,7 @@ class MemoryBudget:
     def __init__(self, total_bytes: int) -> None:
         self._total = total_bytes
         self._held = 0
+        self._turn = threading.Lock()
         self._freed = threading.Condition()
 
     @property
@@ -37,7 +38,8 @@ class MemoryBudget:
     def reserve(self, wanted_bytes: int) -> Iterator[None]:
         """Hold ``wanted_bytes`` during the block."""
         claim = min(wanted_bytes, self._total)
-        with self._freed:
+        # The turn is held while waiting: small claims that come later must not starve a large one.
+        with self._turn, self._freed:
             self._freed.wait_for(lambda: self._held + claim <= self._total)
             self._held += claim
         try:

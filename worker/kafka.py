@@ -42,6 +42,8 @@ _REQUEST_OVERHEAD = 64 * 1024
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 _TURNED_AWAY = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
+_CLIENT_ERRORS = (errors.KafkaError, RuntimeError, ValueError, TypeError)
+"""What kafka-python raises from a transaction: its fatal states are plain RuntimeErrors."""
 _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
@@ -193,17 +195,17 @@ class KafkaBroker:
             raise PublishAborted("not a member of the group at this moment")
         try:
             self._producer.begin_transaction()
-        except errors.KafkaError as error:
+        except _CLIENT_ERRORS as error:
             raise PublishUncertain(f"no transaction could be begun: {error}") from error
         identity = self._producer._transaction_manager.producer_id_and_epoch  # noqa: SLF001 - see step 5
         try:
             self._send(messages)
             self._producer.send_offsets_to_transaction(offsets, group)
-        except (errors.KafkaError, MessageTooLarge, ValueError, TypeError) as error:
+        except (*_CLIENT_ERRORS, MessageTooLarge) as error:
             self._abort(error)
         try:
             self._producer.commit_transaction()
-        except errors.KafkaError as error:
+        except _CLIENT_ERRORS as error:
             raise PublishUncertain(f"commit failed: {error}") from error
         if self._producer._transaction_manager.producer_id_and_epoch != identity:  # noqa: SLF001
             # TransactionManager.bump_producer_id_and_epoch completes a pending commit as if it had succeeded.
@@ -215,7 +217,7 @@ class KafkaBroker:
         if not isinstance(meaning, Fenced):
             try:
                 self._producer.abort_transaction()
-            except errors.KafkaError as error:
+            except _CLIENT_ERRORS as error:
                 raise PublishUncertain(f"abort failed: {error}, after: {cause}") from error
         if meaning is cause:
             raise cause
@@ -376,7 +378,9 @@ def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:
     where = f"kafka.bootstrap_servers={settings.bootstrap_servers}"
     if isinstance(error, _TURNED_AWAY):
         return BrokerUnreachable(f"{where}: the broker turned us away: {error}")
-    return BrokerUnreachable(f"{where}: no broker answered within {settings.start_timeout_s:g} s ({error})")
+    if isinstance(error, errors.RetriableError):
+        return BrokerUnreachable(f"{where}: no broker answered within {settings.start_timeout_s:g} s ({error})")
+    return BrokerUnreachable(f"{where}: {error}")
 
 
 def publish_error(error: Exception) -> BrokerError:

@@ -14,6 +14,7 @@ from worker.attribution import Attributor, ScoredImage
 from worker.broker import Broker, Message, Partition, Progress, Record
 from worker.errors import Disposition, MessageTooLarge, PublishAborted, SourceExhausted, WorkerError
 from worker.events import (
+    Delivery,
     Verdict,
     dead_letter,
     deferral,
@@ -111,11 +112,16 @@ class Pipeline:
                 if lane.waiting and self._has_room():
                     record = lane.waiting[0]
                     delivery = read_delivery(record, self._settings.kafka.retry_topic)
-                    if delivery.not_before_ms <= time.time() * 1000:
+                    if self._is_due(delivery):
                         lane.waiting.popleft()
                         self._begin(lane, InFlight(record, delivery))
                         progressing = True
         self._broker.pause([lane.partition for lane in self._lanes.values() if lane.waiting])
+
+    def _is_due(self, delivery: Delivery) -> bool:
+        """A wait far beyond the retry delay comes from a clock that is wrong, and must not block a partition."""
+        wait_s = delivery.not_before_ms / 1000 - time.time()
+        return wait_s <= 0 or wait_s > 2 * self._settings.fetch.retry_delay_s
 
     def _has_room(self) -> bool:
         limits = self._settings.pipeline

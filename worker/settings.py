@@ -5,12 +5,13 @@ command line (``--set kafka.group_id=x``). Unknown names stop start-up: a misspe
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from bundle.preprocess import MAX_PIXELS_CEILING
@@ -21,17 +22,41 @@ PREFIX = "GENPRINT_"
 PositiveSeconds = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+_BROKERS = rf"^{_HOST}:[0-9]{{1,5}}(,{_HOST}:[0-9]{{1,5}})*$"
+_SOURCES = (
+    re.compile(rf"https?://({_HOST}(:[0-9]{{1,5}})?(/[^?#\s]*)?)?"),
+    re.compile(r"(s3|gs|az)://([^\s/?#@:]+(/[^?#]*)?)?"),
+    re.compile(r"file:///[^?#]*"),
+)
+
+
+def _source(prefix: str) -> str:
+    """Refuses a prefix that says less than it seems to: ``https:/cdn`` names no host, so it would allow them all."""
+    if not any(form.fullmatch(prefix) for form in _SOURCES):
+        raise ValueError("expected a prefix such as https://, https://cdn.example, s3://uploads or file:///data/images")
+    return prefix
+
+
+SourcePrefix = Annotated[str, AfterValidator(_source)]
+
 
 class Section(BaseModel):
     """A group of settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a password, and the error is the cause of ours
+    )
 
 
 class KafkaSettings(Section):
     """Kafka: where, what and how surely."""
 
-    bootstrap_servers: str = "localhost:9092"
+    bootstrap_servers: str = Field(default="localhost:9092", pattern=_BROKERS)
     """Comma-separated host:port of some brokers."""
     group_id: str = "genprint"
     """Consumer group; workers of one group share the partitions."""
@@ -103,9 +128,9 @@ class RedisSettings(Section):
 class FetchSettings(Section):
     """Claim checks: what may be fetched, and how patiently."""
 
-    sources: tuple[str, ...] = ("https://",)
-    """Allowed URI prefixes: a scheme (`https://`), a host (`https://cdn.example`), a bucket (`s3://uploads`), a
-    folder (`file:///data/images`). Whatever matches none is rejected."""
+    sources: tuple[SourcePrefix, ...] = ("https://",)
+    """Allowed URI prefixes: a scheme (`https://`), a host (`https://cdn.example`, at the scheme's own port unless it
+    names one), a bucket (`s3://uploads`), a folder (`file:///data/images`). Whatever matches none is rejected."""
     allow_private_addresses: bool = False
     """Fetch over HTTP from loopback and private networks too. Only where nobody but you can write events."""
     max_bytes: PositiveInt = 20 * 2**20
@@ -219,6 +244,9 @@ class Settings(Section):
             raise ValueError("events.inline_max_bytes is above kafka.max_message_bytes: dead letters would not fit")
         if self.kafka.publish_deadline_s <= self.kafka.transaction_timeout_s:
             raise ValueError("kafka.publish_deadline_s must be above kafka.transaction_timeout_s")
+        k = self.kafka
+        if len({k.images_topic, k.retry_topic, k.dead_topic, k.verdicts_topic}) < 4:
+            raise ValueError("kafka's four topics must differ: our headers are believed on kafka.retry_topic alone")
         return self
 
 
@@ -230,7 +258,7 @@ def load_settings(
     """Settings from a TOML file, ``GENPRINT_*`` variables and ``section.name=value`` assignments.
 
     Raises:
-        StartupError: names the setting, where it came from, and what was expected; never its value.
+        StartupError: names the setting and what was expected; never its value.
     """
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
@@ -254,10 +282,11 @@ def load_settings(
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        name = ".".join(part for part in first["loc"] if isinstance(part, str))  # without positions in a list
         field = _field(name)
         meaning = f" ({' '.join(field.description.split())})" if field and field.description else ""
-        raise StartupError(f"setting {name}: {first['msg']}{meaning}") from error
+        expected = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise StartupError(f"setting {name}: {expected}{meaning}" if name else f"settings: {expected}") from error
 
 
 def _field(name: str) -> FieldInfo | None:

@@ -10,17 +10,20 @@ import asyncio
 import errno
 import ipaddress
 import os
+import re
 import socket
+import stat
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
-from pathlib import Path
+from collections.abc import AsyncIterable, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from weakref import WeakValueDictionary
 
 import aiohttp
 import obstore.exceptions
 from obstore.store import from_url
+from yarl import URL
 
 from worker.errors import SourceError, SourceForbidden, SourceRefused, SourceTooLarge, SourceUnavailable
 from worker.settings import FetchSettings
@@ -28,6 +31,8 @@ from worker.settings import FetchSettings
 MAX_REDIRECTS: Final = 5
 _OBJECT_STORES: Final = frozenset({"s3", "gs", "az"})
 _TRY_LATER: Final = frozenset({408, 425, 429})
+_OPEN_STORES: Final = 64
+_CHUNK_BYTES: Final = 256 * 1024
 
 
 class _ForbiddenAddress(OSError):
@@ -39,20 +44,26 @@ class _ForbiddenAddress(OSError):
 
 
 class Fetcher:
-    """Fetches claim checks on an event loop of its own thread, many at a time."""
+    """Fetches claim checks on an event loop of its own thread, many at a time.
 
-    def __init__(self, settings: FetchSettings) -> None:
+    ``open_store`` gives the obstore store of an address such as ``s3://uploads``.
+    """
+
+    def __init__(self, settings: FetchSettings, open_store: Callable[[str], Any] = from_url) -> None:
         self._settings = settings
-        self._allowed = tuple(urlsplit(prefix) for prefix in settings.sources)
+        self._allowed = tuple(URL(prefix) for prefix in settings.sources)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._stores: dict[str, Any] = {}
+        self._host_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._open_store = lru_cache(_OPEN_STORES)(open_store)
 
     def start(self) -> None:
         """Start the thread."""
         self._loop = asyncio.new_event_loop()
+        # Names are resolved and files read here; asyncio's own few threads would be held up by one slow name server.
+        self._loop.set_default_executor(ThreadPoolExecutor(self._settings.concurrency, "fetch"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()
         self._submit(self._open()).result()
@@ -60,7 +71,8 @@ class Fetcher:
     def fetch(self, uri: str) -> "Future[bytes]":
         """The bytes behind ``uri``; the future raises a ``SourceError`` at the latest after the deadline.
 
-        Waiting for a free slot counts: a source that fills all slots defers events instead of delaying them.
+        Waiting for a free slot counts: a source that fills its slots defers events instead of delaying them. A host
+        has only its own share of the slots to fill.
         """
         return self._submit(self._fetch(uri))
 
@@ -109,13 +121,15 @@ class Fetcher:
 
     async def _fetch(self, uri: str) -> bytes:
         try:
-            async with asyncio.timeout(self._settings.deadline_s), self._slots:
-                parts = self._permitted(uri)
-                if parts.scheme in ("http", "https"):
-                    return await self._fetch_http(uri)
-                if parts.scheme == "file":
-                    return await asyncio.to_thread(self._read_file, parts)
-                return await self._fetch_object(parts)
+            # As aiohttp reads it: a fence with another parser than the client's has a hole in it.
+            url = self._permitted(URL(uri))
+            host = self._host_slots.setdefault(url.raw_host or "", asyncio.Semaphore(self._settings.per_host))
+            async with asyncio.timeout(self._settings.deadline_s), host, self._slots:
+                if url.scheme in ("http", "https"):
+                    return await self._fetch_http(url)
+                if url.scheme == "file":
+                    return await asyncio.to_thread(self._read_file, url)
+                return await self._fetch_object(url)
         except SourceError:
             raise
         except (TimeoutError, asyncio.CancelledError) as error:
@@ -123,27 +137,20 @@ class Fetcher:
         except Exception as error:
             raise translate(error) from error
 
-    def _permitted(self, uri: str) -> SplitResult:
-        try:
-            parts = urlsplit(uri)
-            port = parts.port
-        except ValueError as error:
-            raise SourceForbidden(f"not an address: {error}") from error
-        for allowed in self._allowed:
-            same_place = parts.scheme == allowed.scheme and allowed.hostname in (None, parts.hostname)
-            same_port = allowed.port is None or port == allowed.port
-            inside = not allowed.path.strip("/") or _is_under(parts.path, allowed.path)
-            if same_place and same_port and inside:
-                return parts
-        raise SourceForbidden(f"this {parts.scheme or 'schemeless'} address is not under any of fetch.sources")
+    def _permitted(self, url: URL) -> URL:
+        if ".." in re.split(r"[/\\]", url.path):
+            raise SourceForbidden("the address has '..' in its path")
+        if not any(_covers(allowed, url) for allowed in self._allowed):
+            known = url.scheme if url.scheme in {allowed.scheme for allowed in self._allowed} else "kind of"
+            raise SourceForbidden(f"this {known} address is not under any of fetch.sources")
+        return url
 
-    async def _fetch_http(self, uri: str) -> bytes:
+    async def _fetch_http(self, url: URL) -> bytes:
         assert self._session is not None  # start
         for _ in range(MAX_REDIRECTS + 1):
-            self._permitted(uri)
-            async with self._session.get(uri, allow_redirects=False) as response:
+            async with self._session.get(url, allow_redirects=False) as response:
                 if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
-                    uri = urljoin(uri, response.headers["Location"])
+                    url = self._permitted(url.join(URL(response.headers["Location"])))
                     continue
                 if response.status >= 500 or response.status in _TRY_LATER:
                     raise SourceUnavailable(f"HTTP status {response.status}")
@@ -151,52 +158,51 @@ class Fetcher:
                     raise SourceRefused(f"HTTP status {response.status}")
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise SourceRefused("answered with a content encoding that was not asked for")
-                return await self._counted(response.content)
+                return await self._counted(response.content.iter_any(), response.content_length)
         raise SourceRefused(f"more than {MAX_REDIRECTS} redirects")
 
-    async def _counted(self, chunks: aiohttp.StreamReader) -> bytes:
+    async def _counted(self, chunks: AsyncIterable[bytes], declared_bytes: int | None) -> bytes:
+        """A declared size can spare us the transfer; only what arrives is believed."""
+        if declared_bytes is not None and declared_bytes > self._settings.max_bytes:
+            raise SourceTooLarge(f"{declared_bytes} bytes, the ceiling is {self._settings.max_bytes}")
         data = bytearray()
-        async for chunk in chunks.iter_any():
+        async for chunk in chunks:
             data += chunk
             if len(data) > self._settings.max_bytes:
                 raise SourceTooLarge(f"more than {self._settings.max_bytes} bytes")
         return bytes(data)
 
-    async def _fetch_object(self, parts: SplitResult) -> bytes:
-        if parts.scheme not in _OBJECT_STORES:
-            raise SourceForbidden(f"scheme {parts.scheme!r} is not supported")
-        bucket = f"{parts.scheme}://{parts.netloc}"
-        if bucket not in self._stores:
-            self._stores[bucket] = from_url(bucket)
-        found = await self._stores[bucket].get_async(unquote(parts.path.lstrip("/")))
-        if found.meta["size"] > self._settings.max_bytes:
-            raise SourceTooLarge(f"an object of {found.meta['size']} bytes, the ceiling is {self._settings.max_bytes}")
-        return bytes(await found.bytes_async())
+    async def _fetch_object(self, url: URL) -> bytes:
+        store = self._open_store(f"{url.scheme}://{url.raw_host}")
+        found = await store.get_async(url.path.lstrip("/"))
+        return await self._counted(found.stream(min_chunk_size=_CHUNK_BYTES), found.meta["size"])
 
-    def _read_file(self, parts: SplitResult) -> bytes:
-        if parts.netloc not in ("", "localhost"):
-            raise SourceForbidden("file addresses have no host")
-        path = Path(unquote(parts.path)).resolve()
-        roots = [Path(unquote(a.path)).resolve() for a in self._allowed if a.scheme == "file"]
-        if not any(path.is_relative_to(root) for root in roots):
-            raise SourceForbidden("the file lies outside the allowed folders")  # a link or .. led there
-        # O_NONBLOCK: a FIFO somebody left there must not block the thread.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+    def _read_file(self, url: URL) -> bytes:
+        path = os.path.realpath(url.path)
+        roots = [os.path.realpath(allowed.path) for allowed in self._allowed if allowed.scheme == "file"]
+        if not any(os.path.commonpath((path, root)) == root for root in roots):
+            raise SourceForbidden("the file lies outside the allowed folders")  # a link led there
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SourceRefused("not a regular file")
             data = file.read(self._settings.max_bytes + 1)
         if len(data) > self._settings.max_bytes:
             raise SourceTooLarge(f"more than {self._settings.max_bytes} bytes")
         return data
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Not for the writer of a FIFO, and not through a link that was put there a moment ago."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public Internet; mapped and translated IPv4 is looked into."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or _nat64(ip)
-        if inner is not None:
-            ip = inner
-    return ip.is_global and not ip.is_multicast
+        ip = ip.ipv4_mapped or ip.sixtofour or _nat64(ip) or ip
+    # `is_global` alone lets multicast, IPv4-compatible (::127.0.0.1) and site-local (fec0::/10) addresses through.
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or (ip.version == 6 and ip.is_site_local))
 
 
 def _nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
@@ -204,9 +210,18 @@ def _nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return ipaddress.IPv4Address(ip.packed[-4:]) if ip in well_known else None
 
 
-def _is_under(path: str, prefix: str) -> bool:
-    """By segments: /data/images-2 is not under /data/images."""
-    return f"{unquote(path)}/".startswith(f"{unquote(prefix).rstrip('/')}/")
+def _covers(allowed: URL, url: URL) -> bool:
+    """Whether ``url`` lies under a prefix of ``fetch.sources``; a host without a port is its scheme's own port."""
+    if url.scheme != allowed.scheme:
+        return False
+    if url.scheme == "file":
+        same_place = url.raw_host in (None, "localhost")
+    elif not url.raw_host or (url.scheme in _OBJECT_STORES and (url.user or url.explicit_port)):
+        same_place = False
+    else:
+        same_place = allowed.raw_host is None or (url.raw_host, url.port) == (allowed.raw_host, allowed.port)
+    # By segments: /data/images-2 is not under /data/images.
+    return same_place and f"{url.path}/".startswith(f"{allowed.path.rstrip('/')}/")
 
 
 def translate(error: Exception) -> SourceError:
@@ -214,7 +229,7 @@ def translate(error: Exception) -> SourceError:
     match error:
         case aiohttp.ClientConnectorError() if isinstance(error.os_error, _ForbiddenAddress):
             return SourceForbidden("the address is not a public one")
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | UnicodeError():
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | obstore.exceptions.InvalidPathError():
             return SourceForbidden("not an address")
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return SourceUnavailable("TLS failed")
@@ -223,14 +238,12 @@ def translate(error: Exception) -> SourceError:
         case FileNotFoundError() | obstore.exceptions.NotFoundError():
             return SourceRefused("no such file or object")
         case (
-            PermissionError()
-            | IsADirectoryError()
-            | NotADirectoryError()
-            | obstore.exceptions.PermissionDeniedError()
-            | obstore.exceptions.UnauthenticatedError()
+            PermissionError() | IsADirectoryError() | NotADirectoryError() | obstore.exceptions.PermissionDeniedError()
         ):
             return SourceRefused("no permission to read it")
-        case ValueError():
+        case OSError() if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):
+            return SourceRefused("not a regular file")
+        case ValueError():  # what a parser says may quote a password
             return SourceForbidden("not an address")
-        case _:  # OSError, obstore.exceptions.BaseError, and what later versions add: worth another attempt
+        case _:  # OSError, obstore.exceptions.BaseError (our own credentials, too), and what later versions add
             return SourceUnavailable(f"fetch failed ({type(error).__name__})")

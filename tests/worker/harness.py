@@ -110,7 +110,7 @@ def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dic
         "kafka": {"commit_interval_s": 0.01},
         "inference": {"device": "cpu", "batch_size": 8, "max_wait_s": 0.005, "threads": 1},
         "images": {"decode_threads": 2},
-        "fetch": {"sources": ("http://127.0.0.1",), "allow_private_addresses": True, "deadline_s": 0.5},
+        "fetch": {"sources": ("http://",), "allow_private_addresses": True, "deadline_s": 0.5},
     }
     merged = {name: {**quick.get(name, {}), **sections.get(name, {})} for name in quick.keys() | sections.keys()}
     settings = Settings.model_validate(merged)

@@ -1,0 +1,75 @@
+"""The arrows between the parts, read from the source: who may import whom."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARTS = frozenset({"bundle", "worker", "trainer", "exporter", "deploy", "tests"})
+ARROWS: dict[str, set[str]] = {
+    "bundle": set(),
+    "worker": {"bundle"},
+    "trainer": {"bundle"},
+    "exporter": {"bundle", "trainer"},
+}
+# Where one file alone may touch a library (the broker's edge, the cache and the template library).
+EDGES = {"kafka": {"worker/kafka.py"}, "redis": {"worker/cache.py", "worker/library.py"}}
+HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "sklearn", "skimage", "scipy"}
+
+MODULES = [path.relative_to(ROOT).as_posix() for part in ARROWS for path in sorted((ROOT / part).rglob("*.py"))]
+
+
+def imported(module: str) -> set[str]:
+    """Top-level names of everything that the file imports, at whatever depth; also by ``import_module("name")``."""
+    return set(_imported(ast.parse((ROOT / module).read_text())))
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            case ast.ImportFrom(module=str(name), level=0):
+                yield name.partition(".")[0]
+            case ast.ImportFrom():
+                pytest.fail("relative imports hide where a name comes from")
+            case ast.Call(func=ast.Name(id="__import__" | "import_module") | ast.Attribute(attr="import_module")):
+                yield from (str(a.value).partition(".")[0] for a in node.args[:1] if isinstance(a, ast.Constant))
+
+
+def test_there_is_something_to_read() -> None:
+    assert {"bundle/manifest.py", "worker/kafka.py"} <= set(MODULES)
+    assert imported("worker/kafka.py") >= {"kafka", "worker"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_go_one_way(module: str) -> None:
+    part = module.partition("/")[0]
+    found = imported(module)
+    assert found & PARTS <= ARROWS[part] | {part}
+    if part == "bundle":
+        assert found <= set(sys.stdlib_module_names) | {"bundle", "numpy", "PIL", "pydantic"}
+    if part == "worker":
+        assert not found & HEAVY
+    for library, files in EDGES.items():
+        assert library not in found or module in files
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("worker.__main__", HEAVY | {"trainer", "exporter", "tests", "deploy"}),
+        ("bundle.store", HEAVY | {"worker", "onnxruntime", "kafka", "redis", "aiohttp"}),
+    ],
+)
+def test_a_fresh_process_loads_nothing_else(module: str, absent: set[str]) -> None:
+    program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert module.partition(".")[0] in loaded
+    assert not loaded & absent
