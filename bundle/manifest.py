@@ -39,7 +39,8 @@ class Resize(Exact):
     size: int | None = Field(default=None, ge=8, le=4096)
     kernel: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     antialias: bool = True
-    """False samples the source at single points (bilinear and bicubic only), as ``align_corners=False`` ports do."""
+    """False samples the source at single points (bilinear and bicubic only), as ``align_corners=False`` ports do; but
+    Pillow's bicubic kernel has a = -1 there, where PyTorch and OpenCV have -0.75."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -62,7 +63,7 @@ class Crop(Exact):
     def _complete(self) -> Self:
         if (self.mode == "none") != (self.size is None):
             raise ValueError(f"crop {self.mode!r} {'takes no' if self.mode == 'none' else 'needs a'} size")
-        if (self.mode == "grid") != (self.stride is not None and self.max is not None):
+        if {self.stride is not None, self.max is not None} != {self.mode == "grid"}:
             raise ValueError("stride and max are both needed for a grid of crops and for nothing else")
         return self
 

@@ -7,32 +7,34 @@ that a model sees. What is decided here, once:
 matter            policy
 ================  ======================================================================================
 format            JPEG, PNG, WebP, GIF, BMP, AVIF by content, never by name; TIFF and vector formats are refused
-EXIF orientation  applied where the view says ``orient`` (the default); a damaged EXIF block counts as none
+EXIF orientation  applied where the view says ``orient`` (the default); what cannot be read of a damaged block
+                  counts as absent; XMP's is taken where EXIF has none, as Pillow does
 colour profile    ignored: pixels are judged as stored, colour management would change them by library version
-CMYK, YCCK        Pillow's plain conversion, without profile (Adobe's inverted files are recognised)
+CMYK, YCCK        Pillow's plain conversion, without profile; inks are read as inverted, which is how Adobe and
+                  nearly all others write them, with or without Adobe's marker
 alpha             composed over white, which is what a viewer sees; hidden colours under alpha 0 are not judged
 palette, 1 bit    expanded to RGB (transparency as alpha)
+colour key        a PNG's transparent colour counts as alpha at 1 and 8 bits a sample, and is ignored at others
 grey              copied into the three channels
 16 bit            the high byte, as libpng does for colour; no rescaling by content
-animated          the first frame; ``ImageFacts.animated`` says so
+animated          the first frame; ``ImageFacts.animated`` says so; a multi-picture JPEG (MPO) is one photograph
 size              ceilings on bytes and pixels, checked before anything is decoded
-truncated         refused, also when some pixels could be shown
+truncated         refused, also when some pixels could be shown; what follows the last pixel may be missing
 too small         as the view's ``on_small`` says; ``unsure`` yields no view
 ================  ======================================================================================
 """
 
 import hashlib
 import io
-import math
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from bundle.errors import BrokenImage, EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat
 from bundle.manifest import Crop, Preprocessing, View
@@ -60,7 +62,13 @@ _UPRIGHT: Final = {  # EXIF orientation -> what turns the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 
-# A header that promises too many pixels is an error at `open`, not a line on stderr.
+_PEAK_BYTES_A_PIXEL: Final = {"WEBP": 16, "AVIF": 20}
+"""Measured (tests/bundle/test_preprocess.py): these decoders keep canvases of their own. AVIF took 12 with 8 bits a
+sample; the rest is room for 10 and 12 bits, which Pillow cannot write and we have not measured."""
+
+# Oddities that Pillow warns about are decided above and not worth a line on stderr an image; but a header that
+# promises too many pixels is an error at `open`.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -125,7 +133,6 @@ class EncodedImage:
             raise BrokenImage(f"{width} x {height} pixels")
         try:
             animated = bool(getattr(self._image, "is_animated", False)) and self._image.format != "MPO"
-            # A phone's multi-picture JPEG (MPO) is one photograph with extras behind it, not an animation.
         except Exception as error:
             raise BrokenImage(f"unreadable frames: {_one_line(error)}") from error
         self.facts = ImageFacts(
@@ -138,8 +145,8 @@ class EncodedImage:
 
     @property
     def decoded_bytes(self) -> int:
-        """Most bytes that decoding holds at once: stored pixels, an RGBA copy and the RGB result."""
-        return self.facts.width * self.facts.height * 12
+        """Most bytes that decoding holds at once, encoded bytes left out; of an animation, too."""
+        return self.facts.width * self.facts.height * _PEAK_BYTES_A_PIXEL.get(self.facts.format, 12)
 
     def decode(self) -> DecodedImage:
         """Decode the first frame to RGB.
@@ -149,6 +156,9 @@ class EncodedImage:
         """
         try:
             self._image.seek(0)
+            if self._image.tile and self._image.tile[0].args in ("L;2", "L;4", "RGB;16B"):
+                # Pillow compares a colour key with samples that it has scaled to 8 bits, and hits other colours.
+                self._image.info.pop("transparency", None)
             self._image.load()
             return DecodedImage(self.facts, _to_rgb(self._image), _orientation(self._image))
         except Exception as error:
@@ -167,7 +177,7 @@ def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
         ``uint8[V, size, size, 3]``; V = 0 where every view found the image too small (``on_small: unsure``).
 
     Raises:
-        TooManyPixels: a very elongated image would grow beyond the ceiling by resizing.
+        TooManyPixels: a very elongated image would grow beyond the ceiling by resizing or padding.
     """
     cuts = [cut for view in preprocessing.views for cut in _cut(decoded, view)]
     size = preprocessing.size
@@ -188,12 +198,13 @@ def pixels_digest(views: Views) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey
-        high_byte = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(high_byte, "L").convert("RGB")
+    if image.mode == "I;16":
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba)
+        return white
     return image.convert("RGB")
 
 
@@ -226,18 +237,15 @@ def _cut(decoded: DecodedImage, view: View) -> list[Views]:
             case "upscale":
                 image = _resized(image, _scaled(image.size, crop.size), resize.kernel, antialias=resize.antialias)
             case "zero_pad":
-                image = ImageOps.expand(image, _missing(image.size, crop.size), fill=0)
+                image = _padded(image, crop.size, "constant")
             case "reflect":
-                left, top, right, bottom = _missing(image.size, crop.size)
-                padded = np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="reflect")
-                image = Image.fromarray(padded)
+                image = _padded(image, crop.size, "reflect")
     pixels = np.asarray(image)
     return [pixels[y : y + crop.size, x : x + crop.size] for y, x in _corners(image.size, crop)]
 
 
 def _resized(image: Image.Image, size: tuple[int, int], kernel: str, *, antialias: bool) -> Image.Image:
-    if size[0] * size[1] > MAX_PIXELS_CEILING:
-        raise TooManyPixels(f"{image.width} x {image.height} would become {size[0]} x {size[1]}")
+    _check_growth(image, size)
     if antialias:
         return image.resize(size, _KERNELS[kernel])
     scale_x, scale_y = image.width / size[0], image.height / size[1]
@@ -250,10 +258,17 @@ def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return max(shorter, round(width * scale)), max(shorter, round(height * scale))
 
 
-def _missing(size: tuple[int, int], wanted: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom border that makes both sides at least ``wanted``."""
-    across, down = max(0, wanted - size[0]), max(0, wanted - size[1])
-    return across // 2, down // 2, across - across // 2, down - down // 2
+def _padded(image: Image.Image, side: int, mode: Literal["constant", "reflect"]) -> Image.Image:
+    """With a border on all sides that makes both sides at least ``side``; black where ``constant``."""
+    across, down = max(0, side - image.width), max(0, side - image.height)
+    _check_growth(image, (image.width + across, image.height + down))
+    border = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image), border, mode=mode))
+
+
+def _check_growth(image: Image.Image, size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS_CEILING:
+        raise TooManyPixels(f"{image.width} x {image.height} would become {size[0]} x {size[1]}")
 
 
 def _corners(size: tuple[int, int], crop: Crop) -> list[tuple[int, int]]:
@@ -267,10 +282,10 @@ def _corners(size: tuple[int, int], crop: Crop) -> list[tuple[int, int]]:
         return [centre, (0, 0), (0, right), (bottom, 0), (bottom, right)]
     assert crop.stride is not None  # Crop._complete
     assert crop.max is not None
-    grid = [(y, x) for y in range(0, bottom + 1, crop.stride) for x in range(0, right + 1, crop.stride)]
-    if len(grid) <= crop.max:
-        return grid
-    return [grid[math.floor((i + 0.5) * len(grid) / crop.max)] for i in range(crop.max)]
+    rows, columns = range(0, bottom + 1, crop.stride), range(0, right + 1, crop.stride)
+    count = len(rows) * len(columns)  # may be millions, so that no list of all is made
+    chosen = range(count) if count <= crop.max else [(2 * i + 1) * count // (2 * crop.max) for i in range(crop.max)]
+    return [(rows[i // len(columns)], columns[i % len(columns)]) for i in chosen]
 
 
 def _one_line(error: BaseException) -> str:

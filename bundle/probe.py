@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from bundle.errors import BundleCorrupt, DecoderDrift, GraphDrift
+from bundle.errors import BundleCorrupt, DecoderDrift, GraphDrift, ImageError
 from bundle.manifest import Model
 from bundle.preprocess import Views, decode, decoder_version, make_views, pixels_digest
 from bundle.templates import npz_arrays, npz_bytes
@@ -49,20 +49,29 @@ class Probe:
         """Do it again here and compare; returns the largest error, ``|a - b| / (1 + |b|)``.
 
         Raises:
-            DecoderDrift: an image decodes to other pixels; ``made_with`` is the decoder at export.
+            DecoderDrift: an image decodes to other pixels, or not at all; ``made_with`` is the decoder at export.
             GraphDrift: an output differs by more than ``tolerance``.
         """
         worst = 0.0
         for model in models:
             views = []
             for (name, data), expected in zip(self.images.items(), self.pixels[model.name], strict=True):
-                views.append(make_views(decode(data), model.preprocessing))
+                try:
+                    views.append(make_views(decode(data), model.preprocessing))
+                except ImageError as fault:
+                    raise DecoderDrift(
+                        f"{name} cannot be decoded: {fault} ({made_with} then, {decoder_version()} here)"
+                    ) from fault
                 if pixels_digest(views[-1]) != expected:
                     raise DecoderDrift(
                         f"{name} decodes to other pixels than at export ({made_with} then, {decoder_version()} here)"
                     )
-            for output, rows in run(model, np.concatenate(views)).items():
-                error = relative_error(rows, self.outputs[f"{model.name}/{output}"])
+            found = {f"{model.name}/{output}": rows for output, rows in run(model, np.concatenate(views)).items()}
+            recorded = {name: rows for name, rows in self.outputs.items() if name.startswith(f"{model.name}/")}
+            if missing := recorded.keys() - found.keys():
+                raise GraphDrift(f"{model.file}: gives no {', '.join(sorted(missing))}")
+            for output, rows in recorded.items():
+                error = relative_error(found[output], rows)
                 if not error <= tolerance:  # NaN fails too
                     raise GraphDrift(
                         f"{model.file}: {output} differs from the recorded one by {error:.3g}, tolerance {tolerance:g}"
@@ -88,7 +97,9 @@ class Probe:
 
 
 def relative_error(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
-    """Largest ``|a - b| / (1 + |b|)``; infinite where shapes differ, NaN where an output is."""
+    """Largest ``|a - b| / (1 + |b|)``; infinite where shapes differ, NaN where an output is no finite number."""
     if actual.shape != expected.shape:
         return float("inf")
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
+        return float("nan")
     return float(np.max(np.abs(actual - expected) / (1 + np.abs(expected)), initial=0.0))

@@ -49,12 +49,11 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
     The directory appears under its name only when every byte is on disk.
 
     Raises:
-        FileExistsError: ``out`` exists and ``force`` is not set.
+        FileExistsError: ``out`` exists and ``force`` is not set, or what is there is no bundle.
     """
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
     out = Path(str(out).replace("{digest}", sha256(text)[:12]))
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists; choose another place or say --force")
+    check_free(out, force=force)
     for name, digest in manifest.files.items():
         assert sha256(files[name]) == digest, name
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,12 +69,30 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
         replaced = staging.with_name(staging.name + ".replaced")
         if out.exists():
             out.rename(replaced)
-        staging.rename(out)
+        try:
+            staging.rename(out)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
         _fsync_directory(out.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
+
+
+def check_free(out: Path, *, force: bool) -> None:
+    """Whether ``write_bundle`` would write to ``out``.
+
+    Raises:
+        FileExistsError: ``out`` exists and ``force`` is not set, or what is there is no bundle.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / MANIFEST).exists():
+            raise FileExistsError(f"{out} exists and is no bundle; choose another place")
+        if not force:
+            raise FileExistsError(f"{out} exists; choose another place or say --force")
 
 
 def load_bundle(path: Path) -> Bundle:

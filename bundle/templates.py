@@ -126,7 +126,7 @@ class TemplateLibrary:
                 counts=arrays["counts"].astype(np.int64),
                 calibration=tuple(np.split(arrays["calibration"].astype(np.float32), ends)),
             )
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise BundleCorrupt(f"templates.npz is no template library: {error}") from error
 
 

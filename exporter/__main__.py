@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
-from exporter.errors import ExportError
+from exporter.errors import BadOptions, ExportError
 from exporter.export import ExportOptions, export
 from trainer.checkpoint import load_checkpoint
 from trainer.errors import TrainerError
@@ -40,8 +41,10 @@ def export_command(
 ) -> None:
     """Turn a checkpoint into a bundle for the worker."""
     console = Console(stderr=True)
-    options = ExportOptions(name, template, alpha, error_target, tolerance, seed)
     with _one_line_errors(), console.status("reading the checkpoint") as status:
+        options = _options(
+            name=name, template=template, alpha=alpha, error_target=error_target, tolerance=tolerance, seed=seed
+        )
         bundle = export(
             load_checkpoint(checkpoint),
             data,
@@ -66,6 +69,15 @@ def inspect(
         sys.stdout.write(f'{{"digest": "{loaded.digest}", "manifest": {document}}}\n')
     else:
         _show(loaded)
+
+
+def _options(**values: object) -> ExportOptions:
+    try:
+        return ExportOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise BadOptions(f"--{option}: {first['msg']}, got {first['input']!r}") from error
 
 
 def _show(bundle: Bundle) -> None:

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from bundle.manifest import Calibration, OperatingPoint, Thresholds
-from bundle.scores import probability
+from bundle.scores import log_odds, probability
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -34,9 +34,12 @@ def fit_platt(logits: Floats, generated: Flags) -> Calibration:
     fit = LogisticRegression(C=1e6, max_iter=1000).fit(
         x, y, sample_weight=np.concatenate([weight * target, weight * (1 - target)])
     )
+    scale, bias = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    if scale <= 0:  # a detector worse than chance knows nothing, and must not be turned around
+        scale, bias = 1e-6, log_odds(float(np.average(target, weights=weight)))
     return Calibration(
-        scale=max(float(fit.coef_[0, 0]), 1e-6),  # a detector worse than chance must not be turned around
-        bias=float(fit.intercept_[0]),
+        scale=scale,
+        bias=bias,
         prior_generated=PRIOR,
         count_real=count[False],
         count_generated=count[True],

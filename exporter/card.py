@@ -1,5 +1,7 @@
 """The model card: what a person should know before trusting a bundle."""
 
+import math
+
 from bundle.manifest import Label, Manifest, OperatingPoint
 from bundle.templates import TemplateLibrary
 
@@ -60,7 +62,7 @@ def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
         prior=calibration.prior_generated,
         thresholds="\n".join(_threshold(name, point) for name, point in thresholds.items()),
         alpha=alpha,
-        needed=max(1, round(1 / alpha) - 1) if alpha else 0,  # smallest n with 1 / (n + 1) <= alpha
+        needed=max(1, math.ceil(1 / alpha) - 1),  # smallest n with 1 / (n + 1) <= alpha
     )
 
 

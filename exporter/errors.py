@@ -3,6 +3,7 @@
 ::
 
     ExportError
+    ├── BadOptions           an option is out of its range
     ├── ExportDataMissing    the folder lacks a split or a class that calibration needs
     ├── ParityFailed         ONNX Runtime and PyTorch differ by more than the tolerance
     └── GraphInvalid         the exported graph is not what the contract wants
@@ -11,6 +12,10 @@
 
 class ExportError(Exception):
     """No bundle was written; the message says what is missing or by how much it failed."""
+
+
+class BadOptions(ExportError):
+    """Names the option, the value and what was expected."""
 
 
 class ExportDataMissing(ExportError):

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.manifest import Manifest, Model, Parity, ProbeSpec, TemplateSpec
 from bundle.preprocess import Views, decode, decoder_version
 from bundle.probe import Probe
-from bundle.store import Bundle, load_bundle, sha256, write_bundle
+from bundle.store import Bundle, check_free, load_bundle, sha256, write_bundle
 from bundle.templates import TemplateLibrary
 from exporter.calibrate import choose_thresholds, fit_platt
 from exporter.card import model_card
@@ -35,23 +36,22 @@ MODEL_FILE = "model.onnx"
 CARD_FILE = "MODEL_CARD.md"
 
 
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """How a bundle is made.
+class ExportOptions(BaseModel):
+    """How a bundle is made."""
 
-    Attributes:
-        template: ``mean`` of a label's training images, or ``one`` of them at random as the paper does.
-        alpha: a template rejects an image whose conformal p-value is not above it.
-        error_target: share of errors that each threshold allows on the calibration images.
-        tolerance: largest ``|a - b| / (1 + |b|)`` between PyTorch and ONNX Runtime.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str = "genprint-s1"
+    name: str = Field(default="genprint-s1", min_length=1)
     template: How = "mean"
-    alpha: float = 0.01
-    error_target: float = 0.01
-    tolerance: float = 1e-3
-    seed: int = 0
+    """``mean`` of a label's training images, or ``one`` of them at random as the paper does."""
+    alpha: float = Field(default=0.01, gt=0, lt=1)
+    """A template rejects an image whose conformal p-value is not above it."""
+    error_target: float = Field(default=0.01, ge=0, lt=0.5)
+    """Share of errors that each threshold allows on the calibration images."""
+    tolerance: float = Field(default=1e-3, gt=0)
+    """Largest ``|a - b| / (1 + |b|)`` between PyTorch and ONNX Runtime."""
+    seed: int = Field(default=0, ge=0)
+    """Chooses the image of ``template: one``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,7 @@ def export(
     names = tuple(label.name for label in checkpoint.labels)
     preprocessing = checkpoint.config.preprocessing
 
+    check_free(out, force=force)  # now, not after minutes of work
     progress("exporting the graph")
     detector = checkpoint.model()
     graph = export_graph(detector, preprocessing, name="s1", file=MODEL_FILE)
@@ -124,11 +125,13 @@ def export(
     files = {MODEL_FILE: graph.data, "templates.npz": library.to_bytes(), "probe/expected.npz": probe.to_bytes()}
     files |= probe.images
 
+    made_at = datetime.now(UTC)
+
     def manifest(files: dict[str, bytes]) -> Manifest:
         return Manifest(
             name=options.name,
-            version=datetime.now(UTC).strftime("%Y%m%d.%H%M%S"),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=made_at.strftime("%Y%m%d.%H%M%S"),
+            created_at=made_at.isoformat(timespec="seconds"),
             models=(graph.model,),
             labels=checkpoint.labels,
             templates=TemplateSpec(
@@ -187,11 +190,15 @@ def _probe_images(calib: _Split, names: tuple[str, ...]) -> dict[str, bytes]:
     """One calibration image of each label as it is, and one in every lossy format, whose decoders may drift."""
     first = {names[number]: index for index, number in reversed(list(enumerate(calib.numbers)))}
     paths = {name: calib.folder.root / calib.folder.paths[index] for name, index in sorted(first.items())}
-    images = {f"probe/{i}{path.suffix.lower()}": path.read_bytes() for i, path in enumerate(paths.values())}
-    picture = decode(next(iter(images.values()))).image
+    originals = [path.read_bytes() for path in paths.values()]
+    pictures = [decode(data) for data in originals]
+    images = {
+        f"probe/{i}.{picture.facts.format.lower()}": data
+        for i, (picture, data) in enumerate(zip(pictures, originals, strict=True))
+    }
     for suffix, options in {".jpg": {"quality": 85}, ".webp": {"quality": 85}, ".avif": {"quality": 85}}.items():
         buffer = io.BytesIO()
-        picture.save(buffer, Image.registered_extensions()[suffix], **options)
+        pictures[0].image.save(buffer, Image.registered_extensions()[suffix], **options)
         images[f"probe/lossy{suffix}"] = buffer.getvalue()
     return images
 

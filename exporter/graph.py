@@ -53,6 +53,8 @@ def export_graph(detector: nn.Module, preprocessing: Preprocessing, *, name: str
         )
     assert program is not None
     proto = program.model_proto
+    for node in proto.graph.node:
+        node.ClearField("metadata_props")  # stack traces: this machine's paths, and other bytes each time
     onnx.checker.check_model(proto, full_check=True)
     tensors = {value.name: _tensor(value) for value in (*proto.graph.input, *proto.graph.output)}
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))

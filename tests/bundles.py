@@ -26,7 +26,7 @@ OPTIONS = ExportOptions(name="tiny", alpha=0.05, error_target=0.05)
 
 
 def texture(name: str, rng: np.random.Generator, side: int = 40) -> npt.NDArray[np.uint8]:
-    """``uint8[side, side, 3]``: noise around a random colour; every pixel twice; or with a stripe each fourth column."""
+    """``uint8[side, side, 3]``: noise around a colour, each pixel of it twice, or a stripe on each fourth column."""
     colour = rng.integers(60, 190, 3)
     noise = rng.normal(0, 12, (side, side, 3))
     match name:

@@ -1,4 +1,4 @@
-"""Session fixtures: the data, the checkpoint and the bundle of ``tests.bundles``, each made once and not to be changed."""
+"""The data, the checkpoint and the bundle of ``tests.bundles``: each made once a session, and not to be changed."""
 
 from pathlib import Path
 

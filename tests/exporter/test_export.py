@@ -1,0 +1,180 @@
+import hashlib
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score
+
+from bundle.manifest import Model
+from bundle.preprocess import Views, decode, decoder_version, make_views
+from bundle.store import Bundle
+from exporter import export as export_module
+from exporter.card import model_card
+from exporter.errors import ExportDataMissing, ParityFailed
+from exporter.export import ExportOptions, export
+from exporter.graph import Graph, Outputs, runner
+from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle
+from trainer.checkpoint import Checkpoint
+from trainer.errors import DataMissing, TooFewClasses, UnknownClass
+
+
+def outputs(bundle: Bundle, folder: Path) -> Outputs:
+    """The bundle's graph on the images of a folder, in the order of their names."""
+    recipe = bundle.manifest.detector.preprocessing
+    views = [make_views(decode(path.read_bytes()), recipe) for path in sorted(folder.iterdir())]
+    return graph_of(bundle)(np.concatenate(views))
+
+
+@cache
+def graph_of(bundle: Bundle) -> Callable[[Views], Outputs]:
+    model = bundle.manifest.detector
+    return runner(Graph(bundle.graph(model), model))
+
+
+def test_the_bundle_tells_images_it_has_not_seen_apart(tiny_bundle: Bundle, tiny_data: Path) -> None:
+    alpha = tiny_bundle.manifest.templates.alpha
+    for name in CLASSES:
+        found = outputs(tiny_bundle, tiny_data / "test" / name)
+        matches = tiny_bundle.templates.match(found.embedding, alpha)
+        assert [match.candidates[0].label for match in matches] == [name] * IMAGES["test"]
+        assert sum(match.accepted for match in matches) >= IMAGES["test"] // 2
+        assert ((found.logit > 0) == (name != "real")).all()
+
+
+def test_templates_are_class_means_and_their_calibration_held_out(tiny_bundle: Bundle, tiny_data: Path) -> None:
+    library = tiny_bundle.templates
+    assert library.labels == CLASSES
+    assert library.counts.tolist() == [IMAGES["train"]] * 3
+    assert tiny_bundle.manifest.templates.dimension == 16
+    for index, name in enumerate(CLASSES):
+        mean = outputs(tiny_bundle, tiny_data / "train" / name).embedding.mean(axis=0)
+        assert library.vectors[index] == pytest.approx(mean, rel=1e-3, abs=1e-3)
+        held_out = outputs(tiny_bundle, tiny_data / "calib" / name).embedding
+        expected = np.sort(cdist(held_out, mean[None])[:, 0])
+        assert library.calibration[index] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_the_manifest_says_what_was_done(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, tiny_data: Path) -> None:
+    manifest = tiny_bundle.manifest
+    assert (manifest.name, manifest.decoder) == ("tiny", decoder_version())
+    assert manifest.labels == tiny_checkpoint.labels
+    assert manifest.detector.preprocessing == tiny_checkpoint.config.preprocessing
+    assert manifest.training["data_fingerprint"] == tiny_checkpoint.fingerprint
+    assert manifest.training["images"] == dict.fromkeys(CLASSES, IMAGES["train"])
+    assert {"torch", "onnx", "onnxruntime-gpu", "numpy"} <= manifest.versions.keys()
+    assert manifest.parity.images == 3 * IMAGES["calib"]
+    assert 0 <= max(manifest.parity.logit_error, manifest.parity.embedding_error) <= manifest.parity.tolerance
+    assert (manifest.calibration.count_real, manifest.calibration.count_generated) == (20, 40)
+    assert (manifest.thresholds.high.count, manifest.thresholds.low.count) == (20, 40)
+    logits = {name: outputs(tiny_bundle, tiny_data / "test" / name).logit for name in CLASSES}
+    auroc = roc_auc_score(
+        np.repeat([name != "real" for name in CLASSES], IMAGES["test"]), np.concatenate([logits[n] for n in CLASSES])
+    )
+    assert manifest.evaluation["test"]["auroc"] == pytest.approx(auroc)
+    assert manifest.evaluation["test"]["images"] == 3 * IMAGES["test"]
+
+
+def test_the_probe_holds_every_label_and_every_lossy_format(tiny_bundle: Bundle, tiny_data: Path) -> None:
+    formats = [decode(data).facts.format for data in tiny_bundle.probe.images.values()]
+    assert formats == ["PNG", "PNG", "PNG", "JPEG", "WEBP", "AVIF"]
+    first = [(tiny_data / "calib" / name / "00.png").read_bytes() for name in CLASSES]
+    assert list(tiny_bundle.probe.images.values())[:3] == first
+
+    def run(model: Model, views: Views) -> dict[str, npt.NDArray[np.float32]]:
+        assert model == tiny_bundle.manifest.detector
+        found = graph_of(tiny_bundle)(views)
+        return {"logit": found.logit, "embedding": found.embedding}
+
+    assert tiny_bundle.probe.check(tiny_bundle.manifest.models, run, 1e-3, "") <= 1e-4
+
+
+def test_the_model_card_is_complete(tiny_bundle: Bundle) -> None:
+    card = tiny_bundle.files["MODEL_CARD.md"].decode()
+    for line in (
+        f"# tiny {tiny_bundle.manifest.version}",
+        "| real | real | 24 | 24 | 20 |",
+        "| striped | generator | 24 | 24 | 20 |",
+        "| test | 24 | 1.0000 | 1.0000 | 1.0000 |",
+        "called unknown, if they resemble the calibration images. A label with fewer than 19 calibration images",
+    ):
+        assert line in card
+    assert "{" not in card
+
+
+@pytest.mark.parametrize(("alpha", "images"), [(0.01, 99), (0.05, 19), (0.3, 3), (0.5, 1), (0.9, 1)])
+def test_the_card_says_how_many_images_rejection_takes(tiny_bundle: Bundle, alpha: float, images: int) -> None:
+    assert 1 / (images + 1) <= alpha
+    templates = tiny_bundle.manifest.templates.model_copy(update={"alpha": alpha})
+    card = model_card(tiny_bundle.manifest.model_copy(update={"templates": templates}), tiny_bundle.templates)
+    assert f"fewer than {images} calibration images can reject" in card
+
+
+class TestRefused:
+    """Nothing is written, whatever goes wrong; the exported graph is the bundle's, to save its making."""
+
+    @pytest.fixture(autouse=True)
+    def _made_graph(self, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = tiny_bundle.manifest.detector
+        monkeypatch.setattr(export_module, "export_graph", lambda *_, **__: Graph(tiny_bundle.graph(model), model))
+
+    @pytest.fixture
+    def data(self, tiny_data: Path, tmp_path: Path) -> Path:
+        return shutil.copytree(tiny_data, tmp_path / "data")
+
+    @pytest.mark.parametrize(
+        ("gone", "error", "message"),
+        [
+            ("train", DataMissing, "data/train: no such folder"),
+            ("calib", DataMissing, "data/calib: no such folder"),
+            ("train/striped", ExportDataMissing, "data/train: no images of striped to make a template from"),
+            ("calib/real", ExportDataMissing, "data/calib: calibration needs both real and generated images"),
+        ],
+    )
+    def test_missing_images(
+        self, tiny_checkpoint: Checkpoint, data: Path, gone: str, error: type[Exception], message: str
+    ) -> None:
+        shutil.rmtree(data / gone)
+        with pytest.raises(error, match=message):
+            export_bundle(tiny_checkpoint, data, data.parent / "out" / "bundle")
+        assert not (data.parent / "out").exists()
+
+    def test_too_few_or_unknown_classes(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
+        (data / "calib" / "striped").rename(data / "calib" / "martian")
+        with pytest.raises(UnknownClass, match="the checkpoint has no class 'martian', only doubled, real, striped"):
+            export_bundle(tiny_checkpoint, data, data.parent / "bundle")
+        shutil.rmtree(data / "calib" / "martian")
+        shutil.rmtree(data / "calib" / "doubled")
+        with pytest.raises(TooFewClasses, match="found only 'real'"):
+            export_bundle(tiny_checkpoint, data, data.parent / "bundle")
+
+    def test_parity(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
+        strict = OPTIONS.model_copy(update={"tolerance": 1e-12})
+        with pytest.raises(ParityFailed, match=r"differs from PyTorch by [\d.]+e-0\d on 60 images, tolerance 1e-12"):
+            export(tiny_checkpoint, data, data.parent / "bundle", strict, force=False, progress=lambda _: None)
+        assert not (data.parent / "bundle").exists()
+
+    def test_what_is_there_stays(self, tiny_checkpoint: Checkpoint, tiny_data: Path, tiny_bundle: Bundle) -> None:
+        with pytest.raises(FileExistsError, match="say --force"):
+            export_bundle(tiny_checkpoint, tiny_data, tiny_bundle.path)
+
+    def test_a_label_without_calibration_images_rejects_nothing(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
+        shutil.rmtree(data / "calib" / "striped")
+        shutil.rmtree(data / "test")
+        odd_name = next((data / "calib" / "doubled").iterdir())
+        odd_name.rename(odd_name.with_name("00 copy.PNG~"))
+        one = ExportOptions(name="one", template="one", seed=3)
+        steps: list[str] = []
+        out = data.parent / "{digest}"
+        found = export(tiny_checkpoint, data, out, one, force=False, progress=steps.append)
+        assert len(found.templates.calibration[CLASSES.index("striped")]) == 0
+        assert found.templates.counts.tolist() == [1, 1, 1]
+        assert found.manifest.evaluation.keys() == {"calib"}
+        assert found.path.name == found.digest[:12]
+        assert list(found.manifest.probe.images)[:2] == ["probe/0.png", "probe/1.png"]
+        assert len(steps) == len(set(steps)) >= 6
+        assert hashlib.sha256((found.path / "manifest.json").read_bytes()).hexdigest() == found.digest
