@@ -1,0 +1,1 @@
+"""Datasets in, checkpoints and their evaluation out. Read ``loop.py`` first."""

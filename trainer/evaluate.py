@@ -1,0 +1,136 @@
+"""How good a checkpoint is on images that it has not seen."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console, Group
+from rich.table import Table
+from torch import nn
+
+from bundle.templates import TemplateLibrary
+from trainer.checkpoint import Checkpoint
+from trainer.data import ImageFolder, Images, label_numbers
+from trainer.metrics import Binary, ClosedSet, Floats, Numbers, binary, closed_set
+from trainer.models.srm_metric import SrmMetricNet
+
+How = Literal["one", "mean"]
+"""A label's template: one random training image (the paper's) or the mean of all."""
+
+
+class Evaluation(BaseModel):
+    """What ``trainer evaluate`` found; ``--json`` prints it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    fingerprint: str
+    """Of the evaluated images."""
+    template: How
+    seed: int
+    """Which image became the template (``one``)."""
+    closed_set: ClosedSet
+    binary: Binary | None
+
+
+def evaluate(checkpoint: Checkpoint, test: ImageFolder, templates: ImageFolder, how: How, seed: int) -> Evaluation:
+    """Closed-set attribution by templates, and the binary decision by the logit.
+
+    Args:
+        checkpoint: the network.
+        test: images that it was not trained on.
+        templates: images to take the templates from: the training folder.
+        how: ``one`` or ``mean``.
+        seed: of the choice of ``one``.
+    """
+    model = checkpoint.model()
+    names = tuple(label.name for label in checkpoint.labels)
+    generated = np.array([label.kind == "generator" for label in checkpoint.labels])
+    _, known = embed(model, templates.pixels(slice(None)))
+    library = make_templates(known, label_numbers(templates, checkpoint.labels), names, how, seed)
+    logits, embeddings = embed(model, test.pixels(slice(None)))
+    truth = label_numbers(test, checkpoint.labels)
+    nearest = np.array([names.index(name) for name in library.labels])[library.distances(embeddings).argmin(axis=1)]
+    return Evaluation(
+        images=len(test),
+        fingerprint=test.fingerprint,
+        template=how,
+        seed=seed,
+        closed_set=closed_set(truth, nearest, names),
+        binary=binary(logits, generated[truth]),
+    )
+
+
+def embed(model: nn.Module, images: Images, batch: int = 256) -> tuple[Floats, Floats]:
+    """Logits ``float32[N]`` and embeddings ``float32[N, D]`` of ``uint8[N, H, W, 3]``, in float32."""
+    logits, embeddings = _in_batches(model, images, batch)
+    return logits, embeddings
+
+
+def class_scores(net: SrmMetricNet, folder: ImageFolder, batch: int = 256) -> Floats:
+    """Scores ``float32[N, C]`` of a network in training; its mode is put back."""
+    training = net.training
+    scores, _ = _in_batches(net.eval(), folder.pixels(slice(None)), batch)
+    net.train(training)
+    return scores
+
+
+def make_templates(
+    embeddings: Floats, numbers: Numbers, names: tuple[str, ...], how: How, seed: int
+) -> TemplateLibrary:
+    """One template a label that has images, without calibration distances.
+
+    Args:
+        embeddings: ``float32[N, D]``.
+        numbers: ``int64[N]``, index into ``names``.
+        names: of the labels.
+        how: the mean of a label's embeddings, or one of them drawn by ``seed``.
+        seed: see ``how``.
+    """
+    rng = np.random.default_rng(seed)
+    vectors, counts, present = [], [], []
+    for number, name in enumerate(names):
+        own = embeddings[numbers == number]
+        if len(own) == 0:
+            continue
+        chosen = own if how == "mean" else own[[rng.integers(len(own))]]
+        vectors.append(chosen.mean(axis=0, dtype=np.float64).astype(np.float32))
+        counts.append(len(chosen))
+        present.append(name)
+    empty = np.empty(0, np.float32)
+    return TemplateLibrary(
+        labels=tuple(present),
+        vectors=np.stack(vectors),
+        label_of=np.arange(len(present)),
+        counts=np.array(counts, np.int64),
+        calibration=(empty,) * len(present),
+    )
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """As tables for people."""
+    closed, decision = evaluation.closed_set, evaluation.binary
+    how = "one random image a class" if evaluation.template == "one" else "class means"
+    confusion = Table("truth \\ nearest", *closed.labels, "recall", title=f"Nearest template ({how})")
+    for name, row in zip(closed.labels, closed.confusion, strict=True):
+        recall = f"{closed.recall[name]:.3f}" if name in closed.recall else "-"
+        confusion.add_row(name, *(str(count) if count else "·" for count in row), recall)
+    figures = Table("figure", "value", title=f"{evaluation.images} images")
+    figures.add_row("top-1 by template", f"{closed.top1:.4f}")
+    if decision is not None:
+        figures.add_row("AUROC, generated against real", f"{decision.auroc:.4f}")
+        figures.add_row("average precision", f"{decision.average_precision:.4f}")
+        figures.add_row("accuracy at logit 0", f"{decision.accuracy_at_zero:.4f}")
+    console.print(Group(confusion, figures))
+
+
+@torch.inference_mode()
+def _in_batches(model: nn.Module, images: Images, batch: int) -> tuple[Floats, Floats]:
+    device = next(model.parameters()).device
+    first, second = [], []
+    for start in range(0, len(images), batch):
+        a, b = model(torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device))
+        first.append(a.float().cpu().numpy())
+        second.append(b.float().cpu().numpy())
+    return np.concatenate(first), np.concatenate(second)
