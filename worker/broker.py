@@ -77,6 +77,10 @@ class Broker(Protocol):
             UndecodableRecord: a record that the client cannot read; poll no more.
         """
 
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest message that may be published, key and headers included; known once started."""
+
     def owned(self) -> Mapping[Partition, int]:
         """Partitions that are ours now, with the epoch of their assignment."""
 

@@ -5,26 +5,29 @@ we have seen leak):
 
 1. the input consumer is ``read_committed``, so that committed offsets are read with stable offsets;
 2. what belongs to partitions that are no longer ours is left out;
-3. a negative group generation is refused here: the broker would skip its check and let a zombie commit;
+3. nothing is published while the group is not stable: with a negative generation the broker would skip its check and
+   let a zombie commit, and with a generation whose assignment is not applied yet we would speak for others;
 4. every send is resolved before the offsets go in: a batch that times out changes no transaction state;
 5. offsets, then commit; an epoch that was bumped meanwhile means that "committed" may be a lie;
 6. after a clean abort the same may be published again, after anything unclear the process ends: a restart reads the
    committed offsets, and nothing else decides.
 """
 
-import logging
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import MemberState, OffsetAndMetadata
 
 from worker.broker import Message, Partition, Progress, Record
 from worker.errors import (
     BrokerError,
     BrokerUnreachable,
+    EventTooLarge,
     Fenced,
     MessageTooLarge,
     PublishAborted,
@@ -35,10 +38,14 @@ from worker.errors import (
 from worker.metrics import Metrics
 from worker.settings import KafkaSettings
 
+_log = structlog.get_logger(__name__)
+
+_CLIENT_ONLY = {"allow_auto_create_topics": False, "metrics_enabled": False}
+"""Options of consumer and producer that the admin client does not have."""
 _BATCH_BYTES = 256 * 1024
 _LINGER_MS = 5
 _LAG_TIMEOUT_MS = 300
-_REQUEST_OVERHEAD = 64 * 1024
+_TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 _TURNED_AWAY = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
@@ -58,6 +65,9 @@ class KafkaBroker:
         self._producer: Any = None
         self._epochs: dict[Partition, int] = {}
         self._assignments = 0
+        self._member = ""
+        self._listener = _Listener(self._epochs, self._next_epoch, metrics)
+        self._max_message_bytes = settings.max_message_bytes
 
     def start(self) -> None:
         """See ``Broker``."""
@@ -66,6 +76,7 @@ class KafkaBroker:
         try:
             self._consumer = KafkaConsumer(
                 **connection(s),
+                **_CLIENT_ONLY,
                 group_id=s.group_id,
                 group_instance_id=s.instance_id,
                 isolation_level="read_committed",
@@ -81,15 +92,17 @@ class KafkaBroker:
                 fetch_max_wait_ms=100,
             )
             check_topics(self._consumer, s)
+            self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
             self._producer = KafkaProducer(
                 **connection(s),
-                **producer_options(s),
+                **_CLIENT_ONLY,
+                **producer_options(s, self._max_message_bytes),
                 **self._transaction_options(f"{s.group_id}-{instance}"),
             )
             if self._transactional:
                 self._producer.init_transactions()  # also ends what an earlier process of this identity left open
             topics = [s.images_topic, s.retry_topic]
-            self._consumer.subscribe(topics, listener=_Listener(self._epochs, self._next_epoch, self._metrics))
+            self._consumer.subscribe(topics, listener=self._listener)
         except errors.KafkaError as error:
             raise start_error(error, s) from error
 
@@ -102,8 +115,11 @@ class KafkaBroker:
         except _TURNED_AWAY as error:
             raise BrokerUnreachable(f"the broker turned us away: {error}") from error
         except errors.KafkaError as error:
-            logging.getLogger(__name__).warning("poll failed, will be repeated: %s", error)
+            if not error.retriable:
+                raise BrokerUnreachable(f"the group cannot be joined or read: {error}") from error
+            _log.warning("poll failed, will be repeated", why=str(error))
             return []
+        self._check_member()
         return [
             Record(
                 partition=partition,
@@ -118,6 +134,11 @@ class KafkaBroker:
             if (partition := Partition(*tp)) in self._epochs
             for record in records
         ]
+
+    @property
+    def max_message_bytes(self) -> int:
+        """See ``Broker``."""
+        return self._max_message_bytes
 
     def owned(self) -> Mapping[Partition, int]:
         """See ``Broker``."""
@@ -144,8 +165,11 @@ class KafkaBroker:
             return
         messages = [message for part in current for message in part.messages]
         offsets = {TopicPartition(*part.partition): OffsetAndMetadata(part.next_offset, "", -1) for part in current}
+        group = self._consumer.group_metadata()
+        if group.generation_id < 0 or group.state is not MemberState.STABLE:
+            raise PublishAborted("the group is rebalancing")
         if self._transactional:
-            self._publish_transaction(messages, offsets)
+            self._publish_transaction(messages, offsets, group)
         else:
             self._publish_then_commit(messages, offsets)
 
@@ -170,11 +194,15 @@ class KafkaBroker:
         """See ``Broker``."""
         consumer, producer = self._consumer, self._producer
         self._consumer = self._producer = None
-        if producer is not None:
-            producer.close(timeout=2)
-        if consumer is not None:
-            consumer.close(autocommit=False, timeout_ms=2000)
-        self._epochs.clear()
+        try:
+            if producer is not None:
+                producer.close(timeout=2)
+        except errors.KafkaError as error:
+            _log.warning("producer not closed cleanly", why=str(error))
+        finally:
+            if consumer is not None:
+                consumer.close(autocommit=False, timeout_ms=2000)
+            self._epochs.clear()
 
     def _transaction_options(self, identity: str) -> dict[str, Any]:
         if not self._transactional:
@@ -189,10 +217,18 @@ class KafkaBroker:
         self._assignments += 1
         return self._assignments
 
-    def _publish_transaction(self, messages: list[Message], offsets: dict[Any, Any]) -> None:
-        group = self._consumer.group_metadata()
-        if group.generation_id < 0:
-            raise PublishAborted("not a member of the group at this moment")
+    def _check_member(self) -> None:
+        """End if we were given a new identity without being told that the partitions of the old one are lost.
+
+        kafka-python calls no listener when a member is unknown in the middle of a rebalance
+        (``_on_join_prepare_async`` is skipped): positions and work in flight would be of the old identity.
+        """
+        member = self._consumer.group_metadata().member_id
+        if member != self._member and self._member and not self._listener.lost:
+            raise Fenced("the group has forgotten this member")
+        self._member, self._listener.lost = member, False
+
+    def _publish_transaction(self, messages: list[Message], offsets: dict[Any, Any], group: Any) -> None:
         try:
             self._producer.begin_transaction()
         except _CLIENT_ERRORS as error:
@@ -240,11 +276,13 @@ class KafkaBroker:
                 raise MessageTooLarge(index, str(error)) from error
         timeout_s = self._settings.transaction_timeout_s
         self._producer.flush(timeout=timeout_s)
-        for index, future in enumerate(futures):
+        for future in futures:
             try:
                 future.get(timeout=timeout_s)
             except _TOO_LARGE as error:
-                raise MessageTooLarge(index, str(error)) from error
+                # The limit was read at the start and is kept by the producer itself. A refusal by the broker breaks
+                # its sequence numbers, so only a new process goes on, with the new limit.
+                raise PublishUncertain(f"a topic's max.message.bytes was lowered: {error}") from error
 
     def _stuck_at(self) -> str:
         """Where the client stands; it offers no public way to ask after a failed poll."""
@@ -262,6 +300,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._epochs = epochs
         self._next_epoch = next_epoch
         self._metrics = metrics
+        self.lost = False
+        """Whether partitions were lost since the flag was last taken down."""
 
     def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         self._metrics.rebalances.labels("assigned").inc()
@@ -274,6 +314,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_lost(self, lost: Collection[Any]) -> None:
         self._metrics.rebalances.labels("lost").inc()
+        self.lost = True
         self._forget(lost)
 
     def _forget(self, gone: Collection[Any]) -> None:
@@ -296,16 +337,27 @@ class ImageSender:
             BrokerUnreachable, TopicMissing: nothing was sent.
         """
         try:
-            self._producer = KafkaProducer(**connection(self._settings), **producer_options(self._settings))
+            self._producer = KafkaProducer(
+                **connection(self._settings),
+                **_CLIENT_ONLY,
+                **producer_options(self._settings, self._settings.max_message_bytes),
+            )
             if not self._producer.partitions_for(self._settings.images_topic):
                 raise TopicMissing(f"topic {self._settings.images_topic!r} does not exist")
         except errors.KafkaError as error:
             raise start_error(error, self._settings) from error
 
     def send(self, message: Message) -> None:
-        """Queue one event; waits for acknowledgements when many are under way."""
+        """Queue one event; waits for acknowledgements when many are under way.
+
+        Raises:
+            EventTooLarge: names the image.
+        """
         m = message
-        self._futures.append(self._producer.send(m.topic, value=m.value, key=m.key, headers=list(m.headers)))
+        try:
+            self._futures.append(self._producer.send(m.topic, value=m.value, key=m.key, headers=list(m.headers)))
+        except _TOO_LARGE as error:
+            raise EventTooLarge(f"{(m.key or b'').decode()}: {error}; send a claim check instead") from error
         if len(self._futures) >= 256:
             self.flush()
 
@@ -336,7 +388,6 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
         "bootstrap_servers": settings.bootstrap_servers.split(","),
         "bootstrap_timeout_ms": int(settings.start_timeout_s * 1000),
         "client_id": "genprint",
-        "allow_auto_create_topics": False,
         "security_protocol": settings.security_protocol,
         "ssl_cafile": settings.ssl_cafile and str(settings.ssl_cafile),
         "ssl_certfile": settings.ssl_certfile and str(settings.ssl_certfile),
@@ -346,18 +397,17 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
         "sasl_plain_password": password.get_secret_value() if password else None,
         "reconnect_backoff_max_ms": 1000,
         "request_timeout_ms": int(settings.transaction_timeout_s * 1000 / 3),
-        "metrics_enabled": False,
     }
     return options
 
 
-def producer_options(settings: KafkaSettings) -> dict[str, Any]:
+def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[str, Any]:
     """Batches by flush; the delivery time-out stays below the transaction's."""
     return {
         "acks": "all",
         "linger_ms": _LINGER_MS,
-        "batch_size": _BATCH_BYTES,
-        "max_request_size": settings.max_message_bytes + _REQUEST_OVERHEAD,
+        "batch_size": min(_BATCH_BYTES, max_message_bytes),
+        "max_request_size": max_message_bytes,
         "delivery_timeout_ms": int(settings.transaction_timeout_s * 1000 * 2 / 3),
         "retry_backoff_ms": 10,  # slept in the sender while a transaction marker is being written
     }
@@ -371,6 +421,21 @@ def check_topics(client: Any, settings: KafkaSettings) -> None:
             f"kafka.bootstrap_servers={settings.bootstrap_servers}: no topic {', '.join(sorted(missing))}; "
             "create it first, the worker creates none"
         )
+
+
+def topic_limit(settings: KafkaSettings) -> int:
+    """Smallest ``max.message.bytes`` of the topics we write to; the client's own limit where the broker won't say."""
+    topics = (settings.retry_topic, settings.dead_topic, settings.verdicts_topic)
+    admin = KafkaAdminClient(**connection(settings))
+    try:
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, {_TOPIC_LIMIT: None}) for topic in topics]
+        found = admin.describe_configs(wanted, config_filter="all")["topic"]
+        return min(int(found[topic][_TOPIC_LIMIT]["value"]) for topic in topics)
+    except (errors.KafkaError, KeyError) as error:  # not authorised, or a broker that does not know the question
+        _log.warning("topic limits unknown", why=str(error), assumed=settings.max_message_bytes)
+        return settings.max_message_bytes
+    finally:
+        admin.close()
 
 
 def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from prometheus_client import Counter
+
 from worker.broker import Message, Partition, Progress, Record
 from worker.events import Delivery, ImageEvent, InlineImage
 
@@ -29,6 +31,8 @@ class InFlight:
     decode_s: float = 0.0
     inference_s: float = 0.0
     answer: Message | None = None
+    counter: Counter | None = None
+    """What to count when the answer is published: dropped work is not counted."""
 
     @property
     def held_bytes(self) -> int:
@@ -60,13 +64,14 @@ class Lane:
         """Add to what is in flight; the order of calls is the order of offsets."""
         self._in_flight.append(item)
 
-    def progress(self) -> Progress | None:
-        """The answered run at the front, as far as it goes without a gap."""
+    def progress(self, max_bytes: int) -> Progress | None:
+        """The answered run at the front, as far as it goes without a gap and within ``max_bytes`` (at least one)."""
         messages: list[Message] = []
         last: InFlight | None = None
         for item in self._in_flight:
-            if item.answer is None:
+            if item.answer is None or (messages and max_bytes < len(item.answer.value)):
                 break
+            max_bytes -= len(item.answer.value)
             messages.append(item.answer)
             last = item
         if last is None:
@@ -79,8 +84,11 @@ class Lane:
 
     @property
     def oldest(self) -> float | None:
-        """Monotonic time at which the front of the lane was taken up."""
-        return self._in_flight[0].taken_up if self._in_flight else None
+        """Monotonic time at which the first event without an answer was taken up.
+
+        An answer that cannot be published is no reason to restart: that is the broker's fault.
+        """
+        return next((item.taken_up for item in self._in_flight if item.answer is None), None)
 
     def __len__(self) -> int:
         return len(self._in_flight)

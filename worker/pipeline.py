@@ -35,6 +35,8 @@ _log = structlog.get_logger(__name__)
 _IDLE_POLL_S = 0.1
 _BUSY_POLL_S = 0.01
 _LAG_EVERY_S = 5.0
+_LANE_BYTES = 4 * 2**20
+"""Most bytes of one partition in one publication: dead letters may be large, and must be through before a time-out."""
 
 
 class Pipeline:
@@ -76,8 +78,10 @@ class Pipeline:
                 self._turn()
             self._drain()
         finally:
-            self._stages.close()
-            self._broker.close()
+            try:
+                self._broker.close()  # first: the group should not wait for our threads
+            finally:
+                self._stages.close()
 
     def _turn(self) -> None:
         for completion in self._stages.completed():
@@ -108,15 +112,17 @@ class Pipeline:
         progressing = True
         while progressing:
             progressing = False
-            for lane in self._lanes.values():
+            for lane in list(self._lanes.values()):
                 if lane.waiting and self._has_room():
                     record = lane.waiting[0]
                     delivery = read_delivery(record, self._settings.kafka.retry_topic)
                     if self._is_due(delivery):
                         lane.waiting.popleft()
+                        self._lanes[lane.partition] = self._lanes.pop(lane.partition)  # its next turn comes last
                         self._begin(lane, InFlight(record, delivery))
                         progressing = True
-        self._broker.pause([lane.partition for lane in self._lanes.values() if lane.waiting])
+        waiting = [lane.partition for lane in self._lanes.values() if lane.waiting]
+        self._broker.pause(waiting if self._has_room() else list(self._broker.owned()))
 
     def _is_due(self, delivery: Delivery) -> bool:
         """A wait far beyond the retry delay comes from a clock that is wrong, and must not block a partition."""
@@ -166,7 +172,7 @@ class Pipeline:
             why=str(error),
         )
         if disposition is Disposition.DEFER:
-            self._metrics.deferrals.labels(error.reason).inc()
+            item.counter = self._metrics.deferrals.labels(error.reason)
             not_before_ms = int(time.time() * 1000 + fetch.retry_delay_s * 1000)
             return deferral(
                 item.record,
@@ -176,16 +182,16 @@ class Pipeline:
                 detail=str(error),
                 not_before_ms=not_before_ms,
             )
-        self._metrics.rejects.labels(error.reason).inc()
+        item.counter = self._metrics.rejects.labels(error.reason)
         letter = dead_letter(item.record, item.delivery, topic=kafka.dead_topic, reason=error.reason, detail=str(error))
-        return pointer(letter, kafka.max_message_bytes) or letter
+        return pointer(letter, self._broker.max_message_bytes) or letter
 
     def _publish(self) -> None:
         now = time.monotonic()
         if now < self._publish_at:
             return
         self._forget_revoked()
-        progress = [found for lane in self._lanes.values() if (found := lane.progress())]
+        progress = [found for lane in self._lanes.values() if (found := lane.progress(_LANE_BYTES))]
         if not progress:
             return
         self._publish_at = now + self._settings.kafka.commit_interval_s
@@ -202,7 +208,7 @@ class Pipeline:
             self._settle(progress)
 
     def _shrink(self, progress: list[Progress], error: MessageTooLarge) -> None:
-        """The broker takes less than ``kafka.max_message_bytes``: send a pointer instead of that dead letter."""
+        """A dead letter does not fit after all, by its client's exact measure: send a pointer instead."""
         items = [item for part in progress for item, _ in zip(self._lanes[part.partition], part.messages, strict=False)]
         item = items[error.index]
         assert item.answer is not None
@@ -220,6 +226,8 @@ class Pipeline:
                 assert item.answer is not None
                 self._held_bytes -= item.held_bytes
                 self._metrics.events.labels(outcomes[item.answer.topic]).inc()
+                if item.counter is not None:
+                    item.counter.inc()
                 if item.answer.topic == kafka.verdicts_topic:
                     self._metrics.last_verdict.set_to_current_time()
 
@@ -256,7 +264,7 @@ class Pipeline:
             seconds.labels("decode").observe(item.decode_s)
             seconds.labels("inference").observe(item.inference_s)
         seconds.labels("total").observe(verdict.timing_ms.total / 1000)
-        self._metrics.decisions.labels(verdict.generated.decision, verdict.attribution.source or "none").inc()
+        item.counter = self._metrics.decisions.labels(verdict.generated.decision, verdict.attribution.source or "none")
 
     def _poll_s(self) -> float:
         """Short while there is work to publish or to take up, else long."""

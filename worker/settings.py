@@ -242,8 +242,11 @@ class Settings(Section):
     def _consistent(self) -> Self:
         if self.events.inline_max_bytes > self.kafka.max_message_bytes:
             raise ValueError("events.inline_max_bytes is above kafka.max_message_bytes: dead letters would not fit")
-        if self.kafka.publish_deadline_s <= self.kafka.transaction_timeout_s:
-            raise ValueError("kafka.publish_deadline_s must be above kafka.transaction_timeout_s")
+        kafka = self.kafka
+        if not kafka.transaction_timeout_s < kafka.publish_deadline_s < kafka.max_poll_interval_s:
+            raise ValueError(
+                "kafka.publish_deadline_s must lie between kafka.transaction_timeout_s and kafka.max_poll_interval_s"
+            )
         k = self.kafka
         if len({k.images_topic, k.retry_topic, k.dead_topic, k.verdicts_topic}) < 4:
             raise ValueError("kafka's four topics must differ: our headers are believed on kafka.retry_topic alone")

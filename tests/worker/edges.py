@@ -91,7 +91,9 @@ class KafkaEdge:
             session_timeout_s=6,
         )
         create_topics(self.bootstrap, dict.fromkeys(topics(self.settings), PARTITIONS))
-        self._producer = Producer({"bootstrap.servers": self.bootstrap, "message.max.bytes": 20_000_000})
+        self._producer = Producer(
+            {"bootstrap.servers": self.bootstrap, "message.max.bytes": 20_000_000, "log_level": 0}
+        )
 
     def broker(self, settings: KafkaSettings | None = None) -> KafkaBroker:
         return KafkaBroker(settings or self.settings, Metrics())

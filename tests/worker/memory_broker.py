@@ -86,6 +86,10 @@ class MemoryBroker:
             time.sleep(min(timeout_s, 0.005))
         return records
 
+    @property
+    def max_message_bytes(self) -> int:
+        return self._settings.max_message_bytes
+
     def owned(self) -> Mapping[Partition, int]:
         return dict(self._epochs)
 

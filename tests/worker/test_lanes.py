@@ -6,6 +6,8 @@ from worker.lanes import InFlight, Lane
 
 WHERE = Partition("images", 3)
 
+MANY = 1 << 30
+
 
 def in_flight(offset: int, value: bytes | None = b"xx", timestamp_ms: int = 0) -> InFlight:
     record = Record(WHERE, offset, 7, timestamp_ms, None, value, ())
@@ -25,31 +27,46 @@ def lane_of(*offsets: int) -> tuple[Lane, dict[int, InFlight]]:
 
 def test_progress_stops_at_the_first_gap() -> None:
     lane, items = lane_of(4, 5, 9, 10)  # offsets have gaps of their own: control records, compaction
-    assert lane.progress() is None
+    assert lane.progress(MANY) is None
     items[5].answer = answer(5)
-    assert lane.progress() is None
+    assert lane.progress(MANY) is None
     items[4].answer = answer(4)
     items[10].answer = answer(10)
-    assert lane.progress() == Progress(WHERE, 7, 6, (answer(4), answer(5)))
+    assert lane.progress(MANY) == Progress(WHERE, 7, 6, (answer(4), answer(5)))
     items[9].answer = answer(9)
-    assert lane.progress() == Progress(WHERE, 7, 11, tuple(answer(offset) for offset in (4, 5, 9, 10)))
+    assert lane.progress(MANY) == Progress(WHERE, 7, 11, tuple(answer(offset) for offset in (4, 5, 9, 10)))
 
 
 def test_asking_changes_nothing_and_settling_forgets_what_was_published() -> None:
     lane, items = lane_of(1, 2, 3)
     items[1].answer, items[2].answer = answer(1), answer(2)
-    progress = lane.progress()
-    assert progress == lane.progress()
+    progress = lane.progress(MANY)
+    assert progress == lane.progress(MANY)
     assert progress is not None
     items[3].answer = answer(3)  # comes while the others are being published
     assert lane.settle(progress) == [items[1], items[2]]
     assert list(lane) == [items[3]]
-    assert lane.progress() == Progress(WHERE, 7, 4, (answer(3),))
+    assert lane.progress(MANY) == Progress(WHERE, 7, 4, (answer(3),))
 
 
-def test_the_oldest_is_the_front() -> None:
+def test_a_publication_is_cut_at_so_many_bytes_but_never_empty() -> None:
+    lane, items = lane_of(1, 2, 3)
+    for offset, item in items.items():
+        item.answer = answer(offset)
+    size = len(answer(1).value)
+    for limit, last in ((0, 1), (size, 1), (2 * size, 2), (MANY, 3)):
+        progress = lane.progress(limit)
+        assert progress is not None
+        assert progress.next_offset == last + 1
+
+
+def test_the_oldest_is_the_first_without_an_answer() -> None:
     lane, items = lane_of(1, 2)
     assert (lane.oldest, len(lane)) == (items[1].taken_up, 2)
+    items[1].answer = answer(1)
+    assert lane.oldest == items[2].taken_up
+    items[2].answer = answer(2)
+    assert lane.oldest is None  # only the broker is to blame now
     assert Lane(WHERE, 7).oldest is None
 
 
