@@ -123,12 +123,20 @@ def load_bundle(path: Path) -> Bundle:
         if (actual := sha256(files[name])) != expected:
             raise BundleCorrupt(f"{path / name}: has changed: sha256 {actual[:12]}…, not {expected[:12]}… as declared")
     probe_images = {name: files[name] for name in manifest.probe.images}
+    templates = TemplateLibrary.from_bytes(files[manifest.templates.file])
+    if unknown := set(templates.labels) - {label.name for label in manifest.labels}:
+        raise BundleCorrupt(f"{path / manifest.templates.file}: templates of {sorted(unknown)}, which are no labels")
+    if templates.vectors.shape[1] != manifest.templates.dimension:
+        raise BundleCorrupt(
+            f"{path / manifest.templates.file}: vectors of {templates.vectors.shape[1]} numbers, "
+            f"the manifest says {manifest.templates.dimension}"
+        )
     return Bundle(
         path=path,
         manifest=manifest,
         digest=sha256(text),
         files=files,
-        templates=TemplateLibrary.from_bytes(files[manifest.templates.file]),
+        templates=templates,
         probe=Probe.from_bytes(probe_images, files[manifest.probe.file]),
     )
 

@@ -103,9 +103,8 @@ def _show(bundle: Bundle) -> None:
     facts.add_row("generated from", f"{high.threshold:.4f} (false positives {high.observed:.2%} of {high.count})")
     facts.add_row("real below", f"{low.threshold:.4f} (false negatives {low.observed:.2%} of {low.count})")
     for name, found in manifest.evaluation.items():
-        facts.add_row(
-            f"on {name}", f"top-1 {found['top1_by_template']:.4f}, AUROC {found['auroc']:.4f}, {found['images']} images"
-        )
+        auroc = "no AUROC (one kind only)" if found["auroc"] is None else f"AUROC {found['auroc']:.4f}"
+        facts.add_row(f"on {name}", f"top-1 {found['top1_by_template']:.4f}, {auroc}, {found['images']} images")
     console.print(facts)
     labels = Table("label", "kind", "templates", "calibration images")
     for index, name in enumerate(bundle.templates.labels):

@@ -82,11 +82,16 @@ def classify_command(
     bundle: BundleOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="One row an image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One verdict a line.")] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run the model.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option(help="Where to run; auto unless a setting says more."),
+    ] = None,
 ) -> None:
     """Judge files and folders, without Kafka or Redis. Exit status 1 if an image could not be judged."""
     with _one_line_errors():
-        settings = _settings(config, [*assign, f"inference.device={device}"], bundle)
+        settings = _settings(config, [*assign, *([f"inference.device={device}"] if device else [])], bundle)
+        if "device" not in settings.inference.model_fields_set:
+            settings = _settings(config, [*assign, "inference.device=auto"], bundle)
         loaded, engine = _engine(settings)
         files = find_images(paths)
         results = classify(files, settings, loaded, engine)

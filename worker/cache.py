@@ -76,6 +76,7 @@ class RedisCache:
         assert settings.url is not None
         self._settings = settings
         self._metrics = metrics
+        self._dimension = bundle.manifest.templates.dimension
         self._prefix = f"genprint:{models_digest(bundle)[:24]}:"
         try:
             self._client = redis.Redis.from_url(
@@ -104,7 +105,7 @@ class RedisCache:
         self._failures = 0
         for i, value in enumerate(values):
             if value is not None:
-                found[i] = decode_entry(value)
+                found[i] = self._fitting(decode_entry(value))
                 self._metrics.cache.labels("hit" if found[i] else "corrupt").inc()
             else:
                 self._metrics.cache.labels("miss").inc()
@@ -123,6 +124,12 @@ class RedisCache:
             self._failed(error)
         else:
             self._failures = 0
+
+    def _fitting(self, entry: CachedScores | None) -> CachedScores | None:
+        """The entry, if its embedding has the bundle's dimension: a cache is written to by others."""
+        if entry is None or len(entry.scores.embedding) != (self._dimension if len(entry.scores.logits) else 0):
+            return None
+        return entry
 
     def _key(self, digest: str) -> str:
         salt = self._settings.salt.get_secret_value()

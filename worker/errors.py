@@ -7,7 +7,7 @@
     │   ├── EmptyEvent                   a record without a value (a tombstone)
     │   ├── UnknownContentType           neither an image nor a claim check
     │   ├── InvalidEvent                 not the CloudEvent or claim check that it says it is
-    │   ├── EventTooLarge                an inline image above ``events.inline_max_bytes``
+    │   ├── EventTooLarge                inline image, claim check, or key and headers above their ceilings
     │   └── Sha256Mismatch               the bytes are not those that the event declares
     ├── SourceError
     │   ├── SourceForbidden     reject   an address we do not fetch from
@@ -77,7 +77,7 @@ class InvalidEvent(EventError):
 
 
 class EventTooLarge(EventError):
-    """Inline image above the ceiling; it should have been a claim check."""
+    """An inline image, a claim check, or key and headers above their ceilings."""
 
     reason = "event_too_large"
 

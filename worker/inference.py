@@ -54,8 +54,7 @@ class Engine:
         self.device = _device(self._settings)
         for model in self._bundle.manifest.models:
             self._sessions[model.name] = self._session(model)
-        manifest = self._bundle.manifest
-        return self._bundle.probe.check(manifest.models, self.run, manifest.parity.tolerance, manifest.decoder)
+        return self._check_probe()
 
     def run(self, model: Model, views: Views) -> dict[str, Floats]:
         """The outputs of one graph for ``uint8[M, H, W, 3]``, in runs of at most ``batch_size`` views."""
@@ -74,8 +73,18 @@ class Engine:
         """One answer for each image, in order; a batch that fails is halved until the culprit is alone.
 
         Raises:
-            DeviceFailed: no later call would succeed.
+            DeviceFailed: no later call would succeed; a whole batch without an answer is held against the device if
+                the probe fails too, not against the images.
         """
+        answers = self._halving(images)
+        if not any(isinstance(answer, Scores) for answer in answers):
+            try:
+                self._check_probe()
+            except Exception as error:
+                raise DeviceFailed(f"{self.device}: fails on the probe as well: {error}") from error
+        return answers
+
+    def _halving(self, images: Sequence[PreparedImage]) -> list[Scores | InvalidOutput | InferenceFailed]:
         try:
             return self._score(images)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
@@ -84,7 +93,11 @@ class Engine:
             if len(images) == 1:
                 return [InferenceFailed(str(error)[:300])]
         middle = len(images) // 2
-        return self.score(images[:middle]) + self.score(images[middle:])
+        return self._halving(images[:middle]) + self._halving(images[middle:])
+
+    def _check_probe(self) -> float:
+        manifest = self._bundle.manifest
+        return self._bundle.probe.check(manifest.models, self.run, manifest.parity.tolerance, manifest.decoder)
 
     def _score(self, images: Sequence[PreparedImage]) -> list[Scores | InvalidOutput | InferenceFailed]:
         manifest = self._bundle.manifest

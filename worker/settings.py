@@ -141,6 +141,8 @@ class FetchSettings(Section):
     """Attempts before a dead letter."""
     retry_delay_s: PositiveSeconds = 30
     """Time between attempts. The same for all of them, so that the retry topic is due in its own order."""
+    max_held_bytes: PositiveInt = 256 * 2**20
+    """Fetched bytes that wait for decoding; above it no further fetch begins (those under way may still come in)."""
     concurrency: PositiveInt = 64
     """Fetches at a time."""
     per_host: PositiveInt = 16
@@ -190,7 +192,7 @@ class PipelineSettings(Section):
     max_in_flight: PositiveInt = 512
     """Events taken up and not yet answered."""
     max_in_flight_bytes: PositiveInt = 256 * 2**20
-    """Encoded bytes of those events (claim checks may add `fetch.concurrency` times `fetch.max_bytes`)."""
+    """Encoded bytes inside those events (what claim checks fetch is bounded by `fetch.max_held_bytes`)."""
     drain_s: PositiveSeconds = 5
     """Time to finish what is in flight on SIGTERM."""
     stall_s: PositiveSeconds = 120

@@ -55,6 +55,9 @@ class Fetcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._held_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._host_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._open_store = lru_cache(_OPEN_STORES)(open_store)
@@ -71,10 +74,17 @@ class Fetcher:
     def fetch(self, uri: str) -> "Future[bytes]":
         """The bytes behind ``uri``; the future raises a ``SourceError`` at the latest after the deadline.
 
+        Whoever gets bytes must ``release`` them: with ``max_held_bytes`` held, no further fetch begins.
+
         Waiting for a free slot counts: a source that fills its slots defers events instead of delaying them. A host
         has only its own share of the slots to fill.
         """
         return self._submit(self._fetch(uri))
+
+    def release(self, size: int) -> None:
+        """Say that so many fetched bytes are no longer held; from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hold, -size)
 
     def close(self) -> None:
         """Drop what is under way and stop the thread; safe to call when not started."""
@@ -125,17 +135,31 @@ class Fetcher:
             url = self._permitted(URL(uri))
             host = self._host_slots.setdefault(url.raw_host or "", asyncio.Semaphore(self._settings.per_host))
             async with asyncio.timeout(self._settings.deadline_s), host, self._slots:
-                if url.scheme in ("http", "https"):
-                    return await self._fetch_http(url)
-                if url.scheme == "file":
-                    return await asyncio.to_thread(self._read_file, url)
-                return await self._fetch_object(url)
+                await self._room.wait()
+                data = await self._fetch_from(url)
         except SourceError:
             raise
         except (TimeoutError, asyncio.CancelledError) as error:
             raise SourceUnavailable(f"no answer within {self._settings.deadline_s:g} s") from error
         except Exception as error:
             raise translate(error) from error
+        self._hold(len(data))
+        return data
+
+    async def _fetch_from(self, url: URL) -> bytes:
+        if url.scheme in ("http", "https"):
+            return await self._fetch_http(url)
+        if url.scheme == "file":
+            return await asyncio.to_thread(self._read_file, url)
+        return await self._fetch_object(url)
+
+    def _hold(self, size: int) -> None:
+        """Count bytes in (or out, where negative); on the loop's thread."""
+        self._held_bytes += size
+        if self._held_bytes < self._settings.max_held_bytes:
+            self._room.set()
+        else:
+            self._room.clear()
 
     def _permitted(self, url: URL) -> URL:
         if ".." in re.split(r"[/\\]", url.path):

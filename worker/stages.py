@@ -52,6 +52,7 @@ class Completion:
 class _Received:
     item: InFlight
     data: bytes
+    fetched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Stages:
         assert item.event is not None
         match item.event.content:
             case InlineImage(data):
-                self._received.put(_Received(item, data))
+                self._received.put(_Received(item, data, fetched=False))
             case ClaimCheck(uri):
                 started = time.monotonic()
                 self._fetcher.fetch(uri).add_done_callback(lambda future: self._fetched(item, started, future))
@@ -134,7 +135,7 @@ class Stages:
         error = future.exception()
         if error is None:
             self._metrics.fetches.labels("ok").inc()
-            self._received.put(_Received(item, future.result()))
+            self._received.put(_Received(item, future.result(), fetched=True))
         elif isinstance(error, WorkerError):
             self._metrics.fetches.labels(error.reason).inc()
             self._completed.put(Completion(item, error))
@@ -152,8 +153,10 @@ class Stages:
                 if declared not in (None, digest):
                     error = Sha256Mismatch(f"the bytes have sha256 {digest}, the event declares {declared}")
                     self._completed.put(Completion(item, error))
+                    self._release(received)
                 elif known is not None:
                     self._complete(item, digest, known, cached=True)
+                    self._release(received)
                 else:
                     self._decoders.submit(self._guarded(self._decode), received, digest)
 
@@ -164,9 +167,15 @@ class Stages:
         except ImageError as error:
             self._completed.put(Completion(received.item, error))
             return
+        finally:
+            self._release(received)
         ready = time.monotonic()
         received.item.decode_s = ready - started
         self._prepared.put(_Prepared(received.item, digest, image, ready))
+
+    def _release(self, received: _Received) -> None:
+        if received.fetched:
+            self._fetcher.release(len(received.data))
 
     def _infer(self) -> None:
         while batch := self._prepared.take():

@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from confluent_kafka import Consumer, TopicPartition
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -142,21 +144,28 @@ def stream(paths: Paths) -> tuple[list[Answer], int, float]:
         with (paths.folder / "verdicts.jsonl").open("w") as file:
             for turn in (1, 2):
                 _run("worker", "produce", paths.test, env=_environment(broker, valkey, paths))
-                answers |= read_verdicts(reader, turn * images, answers, file)
+                answers |= read_verdicts(reader, turn * images, answers, file, worker)
         seconds = time.monotonic() - started
         with urllib.request.urlopen(f"http://{LOOPBACK}:{worker.port}/metrics", timeout=10) as response:
             (paths.folder / "metrics.txt").write_bytes(response.read())
     return list(answers.values()), 2 * images, seconds
 
 
-def read_verdicts(reader: Consumer, wanted: int, known: Mapping[str, Answer], file: Any) -> dict[str, Answer]:
-    """Read until ``wanted`` different events are answered, or the deadline; write each verdict as a line."""
+def read_verdicts(
+    reader: Consumer, wanted: int, known: Mapping[str, Answer], file: TextIO, worker: ServerProcess
+) -> dict[str, Answer]:
+    """Read until ``wanted`` different events are answered, or the deadline; write each verdict as a line.
+
+    Raises:
+        ExitedError: the worker has ended by itself.
+    """
     answers = dict(known)
     deadline = time.monotonic() + VERDICTS_DEADLINE_S
     columns = (TextColumn("verdicts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=wanted, completed=len(answers))
         while len(answers) < wanted and time.monotonic() < deadline:
+            worker.require_running()
             for message in reader.consume(256, timeout=0.2):
                 if message.error():
                     continue
@@ -179,20 +188,19 @@ def show(answers: Sequence[Answer], seconds: float) -> None:
     room = max(0, ROWS_SHOWN - len(wrong[: ROWS_SHOWN // 2]))
     shown = wrong[: ROWS_SHOWN // 2] + right[:: max(1, len(right) // max(1, room))][:room]
     title = f"{len(shown)} of {len(answers)} verdicts ({len(wrong)} not as the folder says, those first)"
-    table = Table(
-        "image", "truth", "decision", "probability", "source", "distance", "latency ms", "cached", title=title
-    )
+    columns = ("image", "truth", "decision", "probability", "source", "distance", "latency", "cached")
+    table = Table(*columns, title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fits 80 columns
     for answer in shown:
         v = answer.verdict
         style = "" if answer.decision_is_right and answer.source_is_right else "yellow"
         table.add_row(
-            Path(v["event"]["subject"]).name,
+            Path(v["event"]["subject"]).stem,
             answer.truth,
             v["generated"]["decision"],
             _number(v["generated"]["probability"], 3),
             v["attribution"]["source"] or "-",
             _number(v["attribution"]["distance"], 2),
-            _number(v["timing_ms"]["total"], 0),
+            f"{v['timing_ms']['total']:.0f} ms",
             "yes" if v["cached"] else "no",
             style=style,
         )
@@ -267,6 +275,8 @@ def _step(title: str, program: str, *arguments: object) -> None:
 
 
 def _run(program: str, *arguments: object, env: dict[str, str] | None = None) -> None:
+    # Threads that wait for each other by spinning train three times slower where something else wants a core too.
+    env = {"OMP_WAIT_POLICY": "passive", **(env or os.environ)}
     subprocess.run([sys.executable, "-m", program, *map(str, arguments)], cwd=ROOT, env=env, check=True)
 
 
