@@ -32,11 +32,11 @@ def synth(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     real: Annotated[Path | None, typer.Option(help="Photographs; default: those in scikit-image and -learn.")] = None,
     size: Annotated[int, typer.Option(help="Side of an image, in pixels.")] = 64,
-    train: Annotated[int, typer.Option(help="Images a class to train on.")] = 500,
+    train: Annotated[int, typer.Option(help="Images a class to train on.")] = 450,
     calib: Annotated[int, typer.Option(help="Images a class to calibrate on.")] = 100,
     test: Annotated[int, typer.Option(help="Images a class to test on.")] = 60,
     shrink: Annotated[float, typer.Option(help="Make photographs so many times smaller first.")] = 1.75,
-    steps: Annotated[int, typer.Option(help="Training steps of each autoencoder.")] = 250,
+    steps: Annotated[int, typer.Option(help="Training steps of each autoencoder.")] = 200,
     seed: Annotated[int, typer.Option()] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
 ) -> None:

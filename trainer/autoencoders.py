@@ -49,7 +49,9 @@ class Autoencoder(nn.Module):
 def _double(upsampling: Upsampling, inputs: int, outputs: int) -> nn.Module:
     match upsampling:
         case "deconv":
-            return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
+            # An odd kernel overlaps itself unevenly at stride 2: the chequerboard that transposed convolutions are
+            # known for. With kernel 4 it would be a pixel shuffle by another name.
+            return nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1)
         case "shuffle":
             return nn.Sequential(nn.Conv2d(inputs, 4 * outputs, 3, 1, 1), nn.PixelShuffle(2))
         case "nearest":

@@ -29,14 +29,14 @@ class SynthConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(default=64, ge=32, le=512, multiple_of=PATCH)
-    train: int = Field(default=500, ge=1)
+    train: int = Field(default=450, ge=1)
     """Images a class."""
     calib: int = Field(default=100, ge=1)
     test: int = Field(default=60, ge=1)
     shrink: float = Field(default=1.75, ge=1, le=16)
     """Photographs are made so many times smaller first. Not 2: it would put JPEG's grid of 8 pixels on the generators'
     grid of 4."""
-    steps: int = Field(default=250, ge=2)
+    steps: int = Field(default=200, ge=2)
     """Of each autoencoder's training."""
     seed: int = Field(default=0, ge=0)
 
