@@ -275,8 +275,6 @@ def _step(title: str, program: str, *arguments: object) -> None:
 
 
 def _run(program: str, *arguments: object, env: dict[str, str] | None = None) -> None:
-    # Threads that wait for each other by spinning train three times slower where something else wants a core too.
-    env = {"OMP_WAIT_POLICY": "passive", **(env or os.environ)}
     subprocess.run([sys.executable, "-m", program, *map(str, arguments)], cwd=ROOT, env=env, check=True)
 
 
