@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
 from exporter.errors import BadOptions, ExportError
-from exporter.export import ExportOptions, export
+from exporter.export import STEPS, ExportOptions, export
 from trainer.checkpoint import load_checkpoint
 from trainer.errors import TrainerError
 from trainer.evaluate import How
@@ -40,8 +41,9 @@ def export_command(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Turn a checkpoint into a bundle for the worker."""
-    console = Console(stderr=True)
-    with _one_line_errors(), console.status("reading the checkpoint") as status:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with _one_line_errors(), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the checkpoint", total=STEPS)
         options = _options(
             name=name, template=template, alpha=alpha, error_target=error_target, tolerance=tolerance, seed=seed
         )
@@ -51,7 +53,7 @@ def export_command(
             out,
             options,
             force=force,
-            progress=status.update,
+            progress=lambda step: bar.update(task, description=step, advance=1),
         )
     _show(bundle)
 

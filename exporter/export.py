@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ from trainer.evaluate import How, embed, make_templates
 from trainer.metrics import binary, closed_set
 
 Progress = Callable[[str], None]
+STEPS: Final = 8
+"""How often ``export`` calls its ``progress``; one time less without test images."""
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "MODEL_CARD.md"

@@ -22,7 +22,6 @@ from worker.attribution import Attributor
 from worker.cache import NoCache, RedisCache, ScoreCache
 from worker.classify import Classified, classify, find_images
 from worker.errors import StartupError, WorkerError
-from worker.events import verdict_schema
 from worker.health import Health, HealthServer
 from worker.inference import Engine
 from worker.kafka import ImageSender, KafkaBroker
@@ -33,6 +32,7 @@ from worker.produce import Kind, image_events
 from worker.settings import Section, Settings, load_settings
 from worker.sources import Fetcher
 from worker.stages import Stages
+from worker.verdict import verdict_schema
 
 app = typer.Typer(
     help="Serve a bundle: image events in, verdicts out.",

@@ -6,24 +6,22 @@ from dataclasses import dataclass
 from bundle.preprocess import ImageFacts
 from bundle.scores import aggregate_logits, band, probability, views_disagree
 from bundle.store import Bundle
-from worker.events import (
+from worker.events import ClaimCheck, ImageEvent, public_uri
+from worker.inference import Scores
+from worker.policy import judge
+from worker.settings import PolicySettings
+from worker.verdict import (
     AttributionPart,
     BundlePart,
     CandidatePart,
-    ClaimCheck,
     EventPart,
     GeneratedPart,
-    ImageEvent,
     ImagePart,
     ScorePart,
     TimingPart,
     Verdict,
-    public_uri,
     timestamp,
 )
-from worker.inference import Scores
-from worker.policy import judge
-from worker.settings import PolicySettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from bundle.preprocess import Limits
 from bundle.store import Bundle, sha256
 from worker.attribution import Attributor, ScoredImage
 from worker.errors import InferenceError
-from worker.events import ImageEvent, InlineImage, TimingPart, Verdict
+from worker.events import ImageEvent, InlineImage
 from worker.images import MemoryBudget, PreparedImage, prepare
 from worker.inference import Engine
 from worker.settings import Settings
+from worker.verdict import TimingPart, Verdict
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".avif"})
 """What counts as an image in a folder (``bundle.preprocess.FORMATS``); a file that is named itself is always tried."""

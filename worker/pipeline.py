@@ -13,22 +13,13 @@ from bundle.errors import ImageError
 from worker.attribution import Attributor, ScoredImage
 from worker.broker import Broker, Message, Partition, Progress, Record
 from worker.errors import Disposition, MessageTooLarge, PublishAborted, SourceExhausted, WorkerError
-from worker.events import (
-    Delivery,
-    Verdict,
-    dead_letter,
-    deferral,
-    pointer,
-    read_delivery,
-    read_event,
-    verdict_message,
-    without_value,
-)
+from worker.events import Delivery, dead_letter, deferral, pointer, read_delivery, read_event, without_value
 from worker.health import Health, Watchdog
 from worker.lanes import InFlight, Lane
 from worker.metrics import Metrics
 from worker.settings import Settings
 from worker.stages import Completion, Stages
+from worker.verdict import Verdict, verdict_message
 
 _log = structlog.get_logger(__name__)
 

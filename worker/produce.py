@@ -12,7 +12,7 @@ from urllib.parse import quote
 from bundle.store import sha256
 from worker.broker import Message
 from worker.classify import find_images
-from worker.events import timestamp
+from worker.verdict import timestamp
 
 Kind = Literal["inline", "claim-check", "both"]
 

@@ -26,13 +26,14 @@ from worker.attribution import ScoredImage
 from worker.batcher import Batcher
 from worker.cache import CachedScores, ScoreCache
 from worker.errors import InferenceError, Sha256Mismatch, WorkerError
-from worker.events import ClaimCheck, InlineImage, TimingPart
+from worker.events import ClaimCheck, InlineImage
 from worker.images import MemoryBudget, PreparedImage, prepare
 from worker.inference import Engine, Scores
 from worker.lanes import InFlight
 from worker.metrics import Metrics
 from worker.settings import Settings
 from worker.sources import Fetcher
+from worker.verdict import TimingPart
 
 _log = structlog.get_logger(__name__)
 

@@ -11,9 +11,10 @@ from bundle.preprocess import ImageFacts
 from bundle.store import Bundle
 from tests.worker.small_bundle import small_bundle
 from worker.attribution import Attributor, ScoredImage
-from worker.events import ClaimCheck, ImageEvent, InlineImage, TimingPart, Verdict, verdict_schema
+from worker.events import ClaimCheck, ImageEvent, InlineImage
 from worker.inference import Scores
 from worker.settings import PolicySettings
+from worker.verdict import TimingPart, Verdict, verdict_schema
 
 EVENT = ImageEvent("7", "urn:a", "cat.png", "images/1/5", 2, {"tenant": "t"}, None, InlineImage(b""))
 NOW = TimingPart(queue=1, fetch=2, decode=3, inference=4, total=10)

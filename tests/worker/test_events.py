@@ -33,11 +33,9 @@ from worker.events import (
     public_uri,
     read_delivery,
     read_event,
-    timestamp,
-    verdict_message,
-    verdict_schema,
     without_value,
 )
+from worker.verdict import timestamp, verdict_message, verdict_schema
 
 MAX = 100_000
 SCHEMA = Path(worker.__file__).parent / "schemas" / "verdict.v1.json"

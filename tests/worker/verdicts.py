@@ -1,6 +1,6 @@
 """A verdict to look at."""
 
-from worker.events import (
+from worker.verdict import (
     AttributionPart,
     BundlePart,
     CandidatePart,
