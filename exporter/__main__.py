@@ -42,7 +42,9 @@ def export_command(
 ) -> None:
     """Turn a checkpoint into a bundle for the worker."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with _one_line_errors(), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with _one_line_errors(), bars as bar:
         task = bar.add_task("reading the checkpoint", total=STEPS)
         options = _options(
             name=name, template=template, alpha=alpha, error_target=error_target, tolerance=tolerance, seed=seed

@@ -56,7 +56,8 @@ def synth(
         except ValidationError as error:
             first = error.errors()[0]
             raise BadConfig(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
-        with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=stderr(), transient=True) as bars:
+        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+        with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as bars:
             task = bars.add_task("cutting patches", total=None)
 
             def report(what: str, done: int, total: int) -> None:

@@ -37,7 +37,7 @@ def read_folder(config: TrainConfig, path: Path, progress: Progress) -> ImageFol
 
 @contextmanager
 def show_progress(console: Console, world: World) -> Iterator[Progress]:
-    """Bars in the first process, silence in the others."""
+    """Bars in the first process and on a terminal, silence elsewhere."""
     quiet = console if world.first else Console(quiet=True)
     columns = (
         TextColumn("{task.description}"),
@@ -47,7 +47,7 @@ def show_progress(console: Console, world: World) -> Iterator[Progress]:
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=quiet, transient=True) as progress:
+    with Progress(*columns, console=quiet, transient=True, disable=not quiet.is_terminal) as progress:
         yield progress
 
 

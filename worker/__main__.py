@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import structlog
 import typer
@@ -33,6 +33,8 @@ from worker.settings import Section, Settings, load_settings
 from worker.sources import Fetcher
 from worker.stages import Stages
 from worker.verdict import verdict_schema
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Serve a bundle: image events in, verdicts out.",
@@ -95,7 +97,7 @@ def classify_command(
         loaded, engine = _engine(settings)
         files = find_images(paths)
         results = classify(files, settings, loaded, engine)
-        shown = track(results, "judging", len(files), console=Console(stderr=True), transient=True)
+        shown = _shown(results, "judging", len(files))
         unjudged = _print_json(shown) if as_json else _print_csv(shown) if as_csv else _print_table(shown)
     raise typer.Exit(1 if unjudged else 0)
 
@@ -117,7 +119,7 @@ def produce(
             topic = settings.kafka.images_topic
             events = image_events(folder, topic=topic, kind=kind, uri_prefix=uri_prefix)
             total = len(find_images([folder]))
-            for message in track(events, "sending", total, console=Console(stderr=True), transient=True):
+            for message in _shown(events, "sending", total):
                 sender.send(message)
             sender.flush()
         finally:
@@ -208,6 +210,12 @@ def _print_json(results: Iterable[Classified]) -> int:
         else:
             sys.stdout.write(result.verdict.model_dump_json() + "\n")
     return unjudged
+
+
+def _shown(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """The same items, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _number(value: float | None) -> str:

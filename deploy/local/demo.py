@@ -162,7 +162,7 @@ def read_verdicts(
     answers = dict(known)
     deadline = time.monotonic() + VERDICTS_DEADLINE_S
     columns = (TextColumn("verdicts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=wanted, completed=len(answers))
         while len(answers) < wanted and time.monotonic() < deadline:
             worker.require_running()
