@@ -31,9 +31,10 @@ FACTS = ImageFacts("PNG", 640, 480, 12345, animated=False)
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
-def entry(seed: int = 0, views: int = 3) -> CachedScores:
+def entry(seed: int = 0, views: int = 3, dimension: int = 1) -> CachedScores:
+    """Of the small bundle, whose embeddings are one number."""
     numbers = np.random.default_rng(seed)
-    logits, embedding = numbers.normal(size=views), numbers.normal(size=8 if views else 0)
+    logits, embedding = numbers.normal(size=views), numbers.normal(size=dimension if views else 0)
     return CachedScores(FACTS, Scores(logits.astype(np.float32), embedding.astype(np.float32)))
 
 
@@ -74,6 +75,14 @@ def test_what_was_put_is_found_in_the_order_of_asking(cache: ScoreCache) -> None
     assert same(found[1], entry(2, views=0))
     assert same(found[2], entry(1))
     assert same(found[3], entry(1))
+
+
+@pytest.mark.integration
+def test_an_embedding_of_another_dimension_is_a_miss(valkey: Valkey, bundle: Bundle) -> None:
+    cache = make(valkey.url, bundle)
+    cache.put([(A, entry(dimension=8)), (B, entry())])
+    assert cache.get([A]) == [None]
+    assert same(cache.get([B])[0], entry())
 
 
 def test_the_last_of_two_entries_stays(cache: ScoreCache) -> None:
