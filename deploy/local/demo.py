@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from confluent_kafka import Consumer, TopicPartition
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -88,7 +87,8 @@ class Answer:
 
 def main() -> None:
     """Run the demo; exit status 1 if an event got no verdict."""
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored where a shell starts us in the background
+        signal.signal(number, _leave)
     paths = Paths(ROOT / "build" / "demo")
     paths.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -189,7 +189,7 @@ def show(answers: Sequence[Answer], seconds: float) -> None:
     shown = wrong[: ROWS_SHOWN // 2] + right[:: max(1, len(right) // max(1, room))][:room]
     title = f"{len(shown)} of {len(answers)} verdicts ({len(wrong)} not as the folder says, those first)"
     columns = ("image", "truth", "decision", "probability", "source", "distance", "latency", "cached")
-    table = Table(*columns, title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fits 80 columns
+    table = Table(*columns, title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits 80 columns
     for answer in shown:
         v = answer.verdict
         style = "" if answer.decision_is_right and answer.source_is_right else "yellow"
