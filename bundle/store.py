@@ -66,20 +66,28 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        replaced = staging.with_name(staging.name + ".replaced")
-        if out.exists():
-            out.rename(replaced)
-        try:
-            staging.rename(out)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
-        _fsync_directory(out.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        replace_directory(out, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
+
+
+def replace_directory(out: Path, staging: Path) -> None:
+    """Give ``staging`` the name ``out``; what was there before is removed afterwards, or put back if that fails.
+
+    Both must lie in one directory.
+    """
+    replaced = staging.with_name(staging.name + ".replaced")
+    if out.exists():
+        out.rename(replaced)
+    try:
+        staging.rename(out)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(out)
+        raise
+    _fsync_directory(out.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def check_free(out: Path, *, force: bool) -> None:

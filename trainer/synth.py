@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from bundle.store import replace_directory
 from trainer.autoencoders import PATCH, UPSAMPLINGS, Upsampling, reproduce, train_autoencoder
 from trainer.checkpoint import installed_versions
 from trainer.errors import OutputExists
@@ -125,7 +126,7 @@ def synthesise(
             versions=installed_versions(),
         )
         (staging / "synth.json").write_text(report.model_dump_json(indent=1) + "\n")
-        _replace(out, staging)
+        replace_directory(out, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report
@@ -151,11 +152,3 @@ def _write(folder: Path, patches: Patches, pixels: Pixels) -> None:
     folder.mkdir(parents=True)
     for number, (place, image) in enumerate(zip(patches.places, _inner(pixels), strict=True)):
         Image.fromarray(np.ascontiguousarray(image)).save(folder / f"{number:04}-{place.photograph}.png")
-
-
-def _replace(out: Path, staging: Path) -> None:
-    replaced = staging.with_name(staging.name + ".replaced")
-    if out.exists():
-        out.rename(replaced)
-    staging.rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
