@@ -73,6 +73,7 @@ class Pipeline:
                 self._broker.close()  # first: the group should not wait for our threads
             finally:
                 self._stages.close()
+        _log.info("stopped", dropped=self._in_flight())
 
     def _turn(self) -> None:
         for completion in self._stages.completed():
@@ -232,7 +233,6 @@ class Pipeline:
             self._broker.pause(list(self._broker.owned()))
             self._broker.poll(_BUSY_POLL_S)
             self._turn()
-        _log.info("stopped", dropped=self._in_flight())
 
     def _report(self) -> None:
         oldest = min((lane.oldest for lane in self._lanes.values() if lane.oldest is not None), default=None)
