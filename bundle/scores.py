@@ -42,6 +42,8 @@ def views_disagree(
     logits: Floats, calibration: Calibration, thresholds: Thresholds, prior_generated: float | None = None
 ) -> bool:
     """Whether one view alone would be called *generated* and another *real*; the prior as in ``probability``."""
+    if len(logits) < 2:
+        return False
     bands = {band(probability(float(logit), calibration, prior_generated), thresholds) for logit in logits}
     return {"low", "high"} <= bands
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -71,11 +72,19 @@ class TemplateLibrary:
 
     def distances(self, embeddings: Floats) -> Floats:
         """L2 distance of each embedding to each label's nearest template: ``float32[N, D]`` -> ``float32[N, L]``."""
-        to_vectors = np.linalg.norm(embeddings[:, None, :] - self.vectors[None, :, :], axis=2)
-        to_labels = np.full((len(embeddings), len(self.labels)), np.inf, np.float32)
-        for column, label in enumerate(self.label_of):
-            np.minimum(to_labels[:, label], to_vectors[:, column], out=to_labels[:, label])
+        vectors, starts = self._by_label
+        to_labels = np.empty((len(embeddings), len(self.labels)), np.float32)
+        for row, embedding in enumerate(embeddings):  # all at once would hold N x K x D numbers
+            apart = vectors - embedding
+            squares = np.einsum("kd,kd->k", apart, apart)
+            to_labels[row] = np.sqrt(np.minimum.reduceat(squares, starts))
         return to_labels
+
+    @cached_property
+    def _by_label(self) -> tuple[Floats, npt.NDArray[np.int64]]:
+        """The vectors in the order of their labels, and where each label begins."""
+        order = np.argsort(self.label_of, kind="stable")
+        return self.vectors[order], np.searchsorted(self.label_of[order], np.arange(len(self.labels)))
 
     def match(self, embeddings: Floats, alpha: float, best: int = 5) -> list[Match]:
         """The nearest labels of each of ``float32[N, D]``, with the conformal p-value of the nearest."""

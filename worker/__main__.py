@@ -208,7 +208,7 @@ def _print_json(results: Iterable[Classified]) -> int:
             failure = {"image": str(result.path), "reason": result.reason, "detail": str(result.error)}
             sys.stdout.write(json.dumps(failure) + "\n")
         else:
-            sys.stdout.write(result.verdict.model_dump_json() + "\n")
+            sys.stdout.write(result.verdict.to_json().decode() + "\n")
     return unjudged
 
 

@@ -43,6 +43,7 @@ class Attributor:
         self._bundle = bundle
         self._policy = policy
         self._run_id = run_id
+        self._real_labels = manifest.real_labels
         self._actions = {"real": policy.real, "generated": policy.generated, "unsure": policy.unsure}
         self._identity = BundlePart(name=manifest.name, version=manifest.version, digest=bundle.digest)
         self._library_version = f"bundle:{bundle.templates.version}"
@@ -62,7 +63,7 @@ class Attributor:
         judgement = judge(
             None if chance is None else band(chance, manifest.thresholds),
             accepted,
-            is_real=accepted in manifest.real_labels,
+            is_real=accepted in self._real_labels,
             views_disagree=disagree,
         )
         reasons = judgement.reasons + (("animated_first_frame",) if image.facts.animated else ())

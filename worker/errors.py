@@ -14,7 +14,9 @@
     │   ├── SourceRefused       reject   the source says no (404, 403, no such object)
     │   ├── SourceTooLarge      reject   more bytes than ``fetch.max_bytes``
     │   ├── SourceExhausted     reject   deferred as often as allowed
-    │   └── SourceUnavailable   defer    slow, down, or answering 5xx
+    │   ├── SourceUnavailable   defer    slow, down, or answering 5xx
+    │   └── SourceBusy          defer    not tried: its host has just failed others
+    ├── OverShare               defer    its tenant holds its share of the places already
     ├── InferenceError
     │   ├── InvalidOutput       reject   the model gives NaN or infinity for this image
     │   ├── InferenceFailed     reject   the model fails on this image alone
@@ -123,6 +125,20 @@ class SourceUnavailable(SourceError):
 
     disposition = Disposition.DEFER
     reason = "source_unavailable"
+
+
+class SourceBusy(SourceError):
+    """Not tried at all, because its host failed several times in a row."""
+
+    disposition = Disposition.DEFER
+    reason = "source_busy"
+
+
+class OverShare(WorkerError):
+    """One tenant's events beyond its share make way for others; see ``worker.fairness``."""
+
+    disposition = Disposition.DEFER
+    reason = "over_share"
 
 
 class InferenceError(WorkerError):

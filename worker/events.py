@@ -86,6 +86,9 @@ class Nulls:
     headers: frozenset[int] = frozenset()
 
 
+_NO_NULLS = Nulls()
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Where an event stands in its life: its origin, how often it was tried, and what cannot be seen on it any more."""
@@ -93,7 +96,7 @@ class Delivery:
     origin: str
     attempt: int
     not_before_ms: int
-    nulls: Nulls = Nulls()
+    nulls: Nulls = _NO_NULLS
 
 
 def read_delivery(record: Record, retry_topic: str) -> Delivery:
@@ -118,7 +121,9 @@ def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowe
     came = _as_it_came(record, delivery)
     if came.value is None:
         raise EmptyEvent("the record has no value")
-    envelope_bytes = len(came.key or b"") + sum(len(name.encode()) + len(value or b"") for name, value in came.headers)
+    envelope_bytes = len(came.key or b"")
+    for name, value in came.headers:
+        envelope_bytes += len(name.encode()) + len(value or b"")
     if envelope_bytes > ENVELOPE_MAX_BYTES:
         raise EventTooLarge(f"key and headers of {envelope_bytes} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
     headers = {name.lower(): value for name, value in came.headers if value is not None}
@@ -182,6 +187,8 @@ def without_value(message: Message) -> Message:
 
 def _as_it_came(record: Record, delivery: Delivery) -> Record:
     """The record without our headers, and with its nulls."""
+    if delivery.nulls == _NO_NULLS and not any(_is_ours(name) for name, _ in record.headers):
+        return record
     theirs = [(name, value) for name, value in record.headers if not _is_ours(name)]
     headers = tuple((name, None if i in delivery.nulls.headers else value) for i, (name, value) in enumerate(theirs))
     return replace(record, value=None if delivery.nulls.value else record.value, headers=headers)
@@ -206,7 +213,7 @@ def _nulls(encoding: str) -> Nulls:
         found = json.loads(encoding or "{}")
         return Nulls(bool(found.get("null_value")), frozenset(found.get("null_headers", ())))
     except (ValueError, TypeError, AttributeError, RecursionError):
-        return Nulls()  # not written by us
+        return _NO_NULLS  # not written by us
 
 
 def _small_number(text: str, default: int) -> int:

@@ -7,12 +7,14 @@ before it is answered. Only the pipeline's thread touches lanes.
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prometheus_client import Counter
 
 from worker.broker import Message, Partition, Progress, Record
+from worker.errors import WorkerError
 from worker.events import Delivery, ImageEvent, InlineImage
+from worker.sources import Fetch
 
 
 @dataclass(eq=False, slots=True)
@@ -25,11 +27,17 @@ class InFlight:
     record: Record
     delivery: Delivery
     event: ImageEvent | None = None
-    taken_up: float = field(default_factory=time.monotonic)
-    taken_up_ms: float = field(default_factory=lambda: time.time() * 1000)
+    taken_up: float = 0.0
+    taken_up_ms: float = 0.0
     fetch_s: float = 0.0
     decode_s: float = 0.0
     inference_s: float = 0.0
+    fetch: Fetch | None = None
+    """While the image is being fetched."""
+    refused: WorkerError | None = None
+    """Why it cannot even begin."""
+    tenant: str | None = None
+    """Whose place this takes; None if it takes nobody's."""
     answer: Message | None = None
     counter: Counter | None = None
     """What to count when the answer is published: dropped work is not counted."""
@@ -58,10 +66,13 @@ class Lane:
         self.epoch = epoch
         self.waiting: deque[Record] = deque()
         """Consumed, not yet taken up; while there are any, the partition is paused."""
+        self.next: InFlight | None = None
+        """The first that waits, once it was looked at."""
         self._in_flight: deque[InFlight] = deque()
 
     def take_up(self, item: InFlight) -> None:
         """Add to what is in flight; the order of calls is the order of offsets."""
+        item.taken_up, item.taken_up_ms = time.monotonic(), time.time() * 1000
         self._in_flight.append(item)
 
     def progress(self, max_bytes: int) -> Progress | None:
@@ -81,6 +92,17 @@ class Lane:
     def settle(self, progress: Progress) -> list[InFlight]:
         """Forget what has been published, and return it."""
         return [self._in_flight.popleft() for _ in progress.messages]
+
+    def holding_up(self) -> list[InFlight]:
+        """Fetches under way before an event that is answered already."""
+        fetching: list[InFlight] = []
+        before = 0
+        for item in self._in_flight:
+            if item.answer is not None:
+                before = len(fetching)
+            elif item.fetch is not None:
+                fetching.append(item)
+        return fetching[:before]
 
     @property
     def oldest(self) -> float | None:

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+STAGES = ("queue", "fetch", "decode", "inference", "total")
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 

@@ -6,17 +6,20 @@ with their offsets, say how we are. This thread owns the broker connection; imag
 
 import threading
 import time
+from collections import Counter as CounterOf
 
 import structlog
+from prometheus_client import Counter
 
 from bundle.errors import ImageError
 from worker.attribution import Attributor, ScoredImage
-from worker.broker import Broker, Message, Partition, Progress, Record
-from worker.errors import Disposition, MessageTooLarge, PublishAborted, SourceExhausted, WorkerError
-from worker.events import Delivery, dead_letter, deferral, pointer, read_delivery, read_event, without_value
+from worker.broker import Broker, Message, Progress
+from worker.errors import Disposition, MessageTooLarge, OverShare, PublishAborted, SourceExhausted, WorkerError
+from worker.events import dead_letter, deferral, pointer, without_value
 from worker.health import Health, Watchdog
-from worker.lanes import InFlight, Lane
-from worker.metrics import Metrics
+from worker.intake import Intake
+from worker.lanes import InFlight
+from worker.metrics import STAGES, Metrics
 from worker.settings import Settings
 from worker.stages import Completion, Stages
 from worker.verdict import Verdict, verdict_message
@@ -26,8 +29,6 @@ _log = structlog.get_logger(__name__)
 _IDLE_POLL_S = 0.1
 _BUSY_POLL_S = 0.01
 _LAG_EVERY_S = 5.0
-_LANE_BYTES = 4 * 2**20
-"""Most bytes of one partition in one publication: dead letters may be large, and must be through before a time-out."""
 
 
 class Pipeline:
@@ -49,8 +50,11 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._watchdog = Watchdog(settings.kafka.publish_deadline_s)
-        self._lanes: dict[Partition, Lane] = {}
-        self._held_bytes = 0
+        self._intake = Intake(settings)
+        kafka = settings.kafka
+        outcomes = {kafka.verdicts_topic: "verdict", kafka.retry_topic: "deferred", kafka.dead_topic: "rejected"}
+        self._outcomes = {topic: metrics.events.labels(outcome) for topic, outcome in outcomes.items()}
+        self._seconds = {stage: metrics.stage_seconds.labels(stage) for stage in STAGES}
         self._publish_at = 0.0
         self._lag_at = 0.0
 
@@ -64,8 +68,11 @@ class Pipeline:
             self._broker.start()
             self._stages.start()
             while not stop.is_set():
-                self._receive(self._broker.poll(self._poll_s()))
+                records = self._broker.poll(self._poll_s())
+                self._intake.forget_revoked(self._broker.owned())
+                self._intake.receive(records, self._broker.owned())
                 self._take_up()
+                self._hurry()
                 self._turn()
             self._drain()
         finally:
@@ -73,7 +80,7 @@ class Pipeline:
                 self._broker.close()  # first: the group should not wait for our threads
             finally:
                 self._stages.close()
-        _log.info("stopped", dropped=self._in_flight())
+        _log.info("stopped", dropped=self._intake.in_flight)
 
     def _turn(self) -> None:
         for completion in self._stages.completed():
@@ -81,61 +88,21 @@ class Pipeline:
         self._publish()
         self._report()
 
-    def _receive(self, records: list[Record]) -> None:
-        self._forget_revoked()
-        owned = self._broker.owned()
-        for record in records:
-            if owned.get(record.partition) != record.epoch:
-                continue
-            if record.partition not in self._lanes:
-                self._lanes[record.partition] = Lane(record.partition, record.epoch)
-            self._lanes[record.partition].waiting.append(record)
-
-    def _forget_revoked(self) -> None:
-        """Drop what is in flight on partitions that are no longer ours: whoever has them reads those events again."""
-        owned = self._broker.owned()
-        for partition, lane in list(self._lanes.items()):
-            if owned.get(partition) != lane.epoch:
-                self._held_bytes -= sum(item.held_bytes for item in lane)
-                del self._lanes[partition]
-
     def _take_up(self) -> None:
-        """One event of each partition in turn, while there is room; what is not due yet waits, its partition paused."""
-        progressing = True
-        while progressing:
-            progressing = False
-            for lane in list(self._lanes.values()):
-                if lane.waiting and self._has_room():
-                    record = lane.waiting[0]
-                    delivery = read_delivery(record, self._settings.kafka.retry_topic)
-                    if self._is_due(delivery):
-                        lane.waiting.popleft()
-                        self._lanes[lane.partition] = self._lanes.pop(lane.partition)  # its next turn comes last
-                        self._begin(lane, InFlight(record, delivery))
-                        progressing = True
-        waiting = [lane.partition for lane in self._lanes.values() if lane.waiting]
-        self._broker.pause(waiting if self._has_room() else list(self._broker.owned()))
+        for item in self._intake.take_up():
+            self._seconds["queue"].observe(item.queue_ms / 1000)
+            if item.refused is not None:
+                item.answer = self._failed(item, item.refused)
+            else:
+                self._stages.submit(item)
+        self._broker.pause(self._intake.to_pause(self._broker.owned()))
 
-    def _is_due(self, delivery: Delivery) -> bool:
-        """A wait far beyond the retry delay comes from a clock that is wrong, and must not block a partition."""
-        wait_s = delivery.not_before_ms / 1000 - time.time()
-        return wait_s <= 0 or wait_s > 2 * self._settings.fetch.retry_delay_s
-
-    def _has_room(self) -> bool:
-        limits = self._settings.pipeline
-        return self._in_flight() < limits.max_in_flight and self._held_bytes < limits.max_in_flight_bytes
-
-    def _begin(self, lane: Lane, item: InFlight) -> None:
-        lane.take_up(item)
-        self._held_bytes += item.held_bytes
-        self._metrics.stage_seconds.labels("queue").observe(item.queue_ms / 1000)
-        events = self._settings.events
-        try:
-            item.event = read_event(item.record, item.delivery, events.inline_max_bytes, events.attributes)
-        except WorkerError as error:
-            item.answer = self._failed(item, error)
-        else:
-            self._stages.submit(item)
+    def _hurry(self) -> None:
+        """Without room, fetches that take their time hold up what is answered behind them: put these events off."""
+        if not self._intake.has_room():
+            for item in self._intake.holding_up():
+                if item.fetch is not None:
+                    item.fetch.give_up()
 
     def _answer(self, completion: Completion) -> Message:
         if not isinstance(completion.result, ScoredImage):
@@ -156,7 +123,8 @@ class Pipeline:
         if disposition is Disposition.DEFER and item.delivery.attempt >= fetch.attempts:
             error = SourceExhausted(f"{item.delivery.attempt} attempts; the last: {error}")
             disposition = Disposition.REJECT
-        _log.info(
+        log = _log.debug if disposition is Disposition.DEFER else _log.info
+        log(
             disposition.value,
             origin=item.delivery.origin,
             attempt=item.delivery.attempt,
@@ -165,7 +133,8 @@ class Pipeline:
         )
         if disposition is Disposition.DEFER:
             item.counter = self._metrics.deferrals.labels(error.reason)
-            not_before_ms = int(time.time() * 1000 + fetch.retry_delay_s * 1000)
+            delay_s = 0 if isinstance(error, OverShare) else fetch.retry_delay_s  # that one waits for a place
+            not_before_ms = int((time.time() + delay_s) * 1000)
             return deferral(
                 item.record,
                 item.delivery,
@@ -182,8 +151,8 @@ class Pipeline:
         now = time.monotonic()
         if now < self._publish_at:
             return
-        self._forget_revoked()
-        progress = [found for lane in self._lanes.values() if (found := lane.progress(_LANE_BYTES))]
+        self._intake.forget_revoked(self._broker.owned())
+        progress = self._intake.progress()
         if not progress:
             return
         self._publish_at = now + self._settings.kafka.commit_interval_s
@@ -201,8 +170,7 @@ class Pipeline:
 
     def _shrink(self, progress: list[Progress], error: MessageTooLarge) -> None:
         """A dead letter does not fit after all, by its client's exact measure: send a pointer instead."""
-        items = [item for part in progress for item, _ in zip(self._lanes[part.partition], part.messages, strict=False)]
-        item = items[error.index]
+        item = self._intake.published_by(progress, error.index)
         assert item.answer is not None
         if item.answer.topic != self._settings.kafka.dead_topic or not item.answer.value:
             raise error
@@ -211,55 +179,48 @@ class Pipeline:
         self._publish_at = 0.0
 
     def _settle(self, progress: list[Progress]) -> None:
-        kafka = self._settings.kafka
-        outcomes = {kafka.verdicts_topic: "verdict", kafka.retry_topic: "deferred", kafka.dead_topic: "rejected"}
-        for part in progress:
-            for item in self._lanes[part.partition].settle(part):
-                assert item.answer is not None
-                self._held_bytes -= item.held_bytes
-                self._metrics.events.labels(outcomes[item.answer.topic]).inc()
-                if item.counter is not None:
-                    item.counter.inc()
-                if item.answer.topic == kafka.verdicts_topic:
-                    self._metrics.last_verdict.set_to_current_time()
+        counted: CounterOf[Counter] = CounterOf()
+        for item in self._intake.settle(progress):
+            assert item.answer is not None
+            counted[self._outcomes[item.answer.topic]] += 1
+            if item.counter is not None:
+                counted[item.counter] += 1
+        for counter, times in counted.items():
+            counter.inc(times)
+        if any(message.topic == self._settings.kafka.verdicts_topic for part in progress for message in part.messages):
+            self._metrics.last_verdict.set_to_current_time()
 
     def _drain(self) -> None:
         """Finish what is in flight; what only waits is left to the next worker."""
         deadline = time.monotonic() + self._settings.pipeline.drain_s
-        _log.info("stopping", in_flight=self._in_flight())
-        while self._in_flight() and time.monotonic() < deadline:
-            for lane in self._lanes.values():
-                lane.waiting.clear()
+        _log.info("stopping", in_flight=self._intake.in_flight)
+        while self._intake.in_flight and time.monotonic() < deadline:
+            self._intake.forget_waiting()
             self._broker.pause(list(self._broker.owned()))
             self._broker.poll(_BUSY_POLL_S)
             self._turn()
 
     def _report(self) -> None:
-        oldest = min((lane.oldest for lane in self._lanes.values() if lane.oldest is not None), default=None)
-        self._health.beat(oldest_in_flight=oldest, joined=self._broker.joined())
-        self._metrics.in_flight.set(self._in_flight())
-        self._metrics.in_flight_bytes.set(self._held_bytes)
+        self._health.beat(oldest_in_flight=self._intake.oldest, joined=self._broker.joined())
+        self._metrics.in_flight.set(self._intake.in_flight)
+        self._metrics.in_flight_bytes.set(self._intake.held_bytes)
         if time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY_S
             self._metrics.lag.clear()
             for partition, ahead in self._broker.lag().items():
-                lane = self._lanes.get(partition)
-                unanswered = len(lane) + len(lane.waiting) if lane else 0
-                self._metrics.lag.labels(partition.topic, partition.number).set(ahead + unanswered)
+                behind = ahead + self._intake.unanswered(partition)
+                self._metrics.lag.labels(partition.topic, partition.number).set(behind)
 
     def _observe(self, item: InFlight, verdict: Verdict) -> None:
-        seconds = self._metrics.stage_seconds
+        seconds = self._seconds
         if not item.is_inline:
-            seconds.labels("fetch").observe(item.fetch_s)
+            seconds["fetch"].observe(item.fetch_s)
         if not verdict.cached:
-            seconds.labels("decode").observe(item.decode_s)
-            seconds.labels("inference").observe(item.inference_s)
-        seconds.labels("total").observe(verdict.timing_ms.total / 1000)
+            seconds["decode"].observe(item.decode_s)
+            seconds["inference"].observe(item.inference_s)
+        seconds["total"].observe(verdict.timing_ms.total / 1000)
         item.counter = self._metrics.decisions.labels(verdict.generated.decision, verdict.attribution.source or "none")
 
     def _poll_s(self) -> float:
         """Short while there is work to publish or to take up, else long."""
-        return _BUSY_POLL_S if self._in_flight() else _IDLE_POLL_S
-
-    def _in_flight(self) -> int:
-        return sum(len(lane) for lane in self._lanes.values())
+        return _BUSY_POLL_S if self._intake.in_flight else _IDLE_POLL_S

@@ -137,6 +137,9 @@ class FetchSettings(Section):
     """Most bytes of one image."""
     deadline_s: PositiveSeconds = 5
     """Time for one attempt, redirects included; after it the event is deferred."""
+    patience_s: PositiveSeconds = 0.5
+    """Time after which a fresh event's fetch is given up for now (deferred) if the worker has no room left and answered
+    events wait behind it: what stands before them in their partition holds them all up."""
     attempts: PositiveInt = 5
     """Attempts before a dead letter."""
     retry_delay_s: PositiveSeconds = 30
@@ -156,6 +159,18 @@ class EventSettings(Section):
     """Most bytes of an image inside an event."""
     attributes: tuple[str, ...] = ("tenant",)
     """CloudEvents extension attributes that are carried into the verdict."""
+
+
+class FairnessSettings(Section):
+    """Fair sharing among the values of an event attribute."""
+
+    attribute: str = "tenant"
+    """The attribute that names a tenant, one of `events.attributes`; events without it count as one tenant."""
+    max_share: float = Field(default=0.25, gt=0, le=1)
+    """Share of `pipeline.max_in_flight` that one tenant may hold while others are active; more is deferred. 1 switches
+    fair sharing off."""
+    window_s: PositiveSeconds = 60
+    """How long after its last event a tenant counts as active."""
 
 
 class ImageSettings(Section):
@@ -234,6 +249,7 @@ class Settings(Section):
     redis: RedisSettings = RedisSettings()
     fetch: FetchSettings = FetchSettings()
     events: EventSettings = EventSettings()
+    fairness: FairnessSettings = FairnessSettings()
     images: ImageSettings = ImageSettings()
     inference: InferenceSettings = InferenceSettings()
     pipeline: PipelineSettings = PipelineSettings()
@@ -249,6 +265,8 @@ class Settings(Section):
             raise ValueError(
                 "kafka.publish_deadline_s must lie between kafka.transaction_timeout_s and kafka.max_poll_interval_s"
             )
+        if "attribute" in self.fairness.model_fields_set and self.fairness.attribute not in self.events.attributes:
+            raise ValueError("fairness.attribute is not among events.attributes: no tenant would be told from another")
         k = self.kafka
         if len({k.images_topic, k.retry_topic, k.dead_topic, k.verdicts_topic}) < 4:
             raise ValueError("kafka's four topics must differ: our headers are believed on kafka.retry_topic alone")

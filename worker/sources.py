@@ -7,6 +7,7 @@ for HTTP. Slow or failing sources defer the event.
 """
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
@@ -14,6 +15,8 @@ import re
 import socket
 import stat
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import AsyncIterable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -25,7 +28,14 @@ import obstore.exceptions
 from obstore.store import from_url
 from yarl import URL
 
-from worker.errors import SourceError, SourceForbidden, SourceRefused, SourceTooLarge, SourceUnavailable
+from worker.errors import (
+    SourceBusy,
+    SourceError,
+    SourceForbidden,
+    SourceRefused,
+    SourceTooLarge,
+    SourceUnavailable,
+)
 from worker.settings import FetchSettings
 
 MAX_REDIRECTS: Final = 5
@@ -33,6 +43,8 @@ _OBJECT_STORES: Final = frozenset({"s3", "gs", "az"})
 _TRY_LATER: Final = frozenset({408, 425, 429})
 _OPEN_STORES: Final = 64
 _CHUNK_BYTES: Final = 256 * 1024
+_SLOW_AFTER: Final = 5
+_REMEMBERED_HOSTS: Final = 1024
 
 
 class _ForbiddenAddress(OSError):
@@ -41,6 +53,59 @@ class _ForbiddenAddress(OSError):
     def __init__(self) -> None:
         # One errno and one text: the connector joins the errors of several addresses only if these differ.
         super().__init__(errno.EPERM, "not a public address")
+
+
+class Fetch:
+    """A fetch under way; ``future`` gives the bytes, or a ``SourceError`` at the latest after the deadline."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> None:
+        self._loop = loop
+        self._deadline_s = deadline_s
+        self.timeout = asyncio.timeout_at(loop.time() + deadline_s)
+        self.future: Future[bytes]
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Wait no longer, because others wait for this; from any thread, and too late is no harm."""
+        self._given_up = True
+        self._loop.call_soon_threadsafe(self._expire)
+
+    def late(self) -> SourceUnavailable:
+        """Why there are no bytes."""
+        if self._given_up:
+            return SourceUnavailable("no answer yet, and others waited behind it")
+        return SourceUnavailable(f"no answer within {self._deadline_s:g} s")
+
+    def _expire(self) -> None:
+        with contextlib.suppress(RuntimeError):  # over, or not begun
+            self.timeout.reschedule(self._loop.time())
+
+
+class SlowHosts:
+    """Hosts that failed several times in a row: fresh events do not wait for them, deferred ones try them again.
+
+    Used on the event loop alone. A mark lasts as long as a deferral, unless a success ends it or a failure renews it.
+    """
+
+    def __init__(self, mark_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._mark_s = mark_s
+        self._clock = clock
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # in a row, and when the last was
+
+    def failed(self, host: str) -> None:
+        """One more failure."""
+        count, _ = self._failures.pop(host, (0, 0.0))
+        self._failures[host] = count + 1, self._clock()
+        if len(self._failures) > _REMEMBERED_HOSTS:
+            self._failures.popitem(last=False)
+
+    def succeeded(self, host: str) -> None:
+        """It answers."""
+        self._failures.pop(host, None)
+
+    def __contains__(self, host: str) -> bool:
+        count, last = self._failures.get(host, (0, 0.0))
+        return count >= _SLOW_AFTER and self._clock() - last < self._mark_s
 
 
 class Fetcher:
@@ -60,6 +125,7 @@ class Fetcher:
         self._room.set()
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._host_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._slow = SlowHosts(settings.retry_delay_s)
         self._open_store = lru_cache(_OPEN_STORES)(open_store)
 
     def start(self) -> None:
@@ -71,15 +137,18 @@ class Fetcher:
         self._thread.start()
         self._submit(self._open()).result()
 
-    def fetch(self, uri: str) -> "Future[bytes]":
-        """The bytes behind ``uri``; the future raises a ``SourceError`` at the latest after the deadline.
+    def fetch(self, uri: str, *, deferred: bool = False) -> Fetch:
+        """Begin to fetch the bytes behind ``uri``; ``deferred`` says that the event has waited for this already.
 
         Whoever gets bytes must ``release`` them: with ``max_held_bytes`` held, no further fetch begins.
 
         Waiting for a free slot counts: a source that fills its slots defers events instead of delaying them. A host
-        has only its own share of the slots to fill.
+        has only its own share of the slots to fill, and none for fresh events while it is slow.
         """
-        return self._submit(self._fetch(uri))
+        assert self._loop is not None  # start
+        fetch = Fetch(self._loop, self._settings.deadline_s)
+        fetch.future = self._submit(self._fetch(uri, fetch, deferred=deferred))
+        return fetch
 
     def release(self, size: int) -> None:
         """Say that so many fetched bytes are no longer held; from any thread."""
@@ -129,22 +198,38 @@ class Fetcher:
             raise _ForbiddenAddress
         return socket.socket(family, kind, protocol)
 
-    async def _fetch(self, uri: str) -> bytes:
+    async def _fetch(self, uri: str, fetch: Fetch, *, deferred: bool) -> bytes:
         try:
             # As aiohttp reads it: a fence with another parser than the client's has a hole in it.
             url = self._permitted(URL(uri))
-            host = self._host_slots.setdefault(url.raw_host or "", asyncio.Semaphore(self._settings.per_host))
-            async with asyncio.timeout(self._settings.deadline_s), host, self._slots:
+        except SourceError:
+            raise
+        except Exception as error:
+            raise translate(error) from error
+        host = url.raw_host or ""
+        if host in self._slow and not deferred:
+            raise SourceBusy("its host is slow or away")
+        try:
+            data = await self._fetch_in_turn(url, host, fetch)
+        except SourceUnavailable:
+            self._slow.failed(host)
+            raise
+        self._slow.succeeded(host)
+        self._hold(len(data))
+        return data
+
+    async def _fetch_in_turn(self, url: URL, host: str, fetch: Fetch) -> bytes:
+        slots = self._host_slots.setdefault(host, asyncio.Semaphore(self._settings.per_host))
+        try:
+            async with fetch.timeout, slots, self._slots:
                 await self._room.wait()
-                data = await self._fetch_from(url)
+                return await self._fetch_from(url)
         except SourceError:
             raise
         except (TimeoutError, asyncio.CancelledError) as error:
-            raise SourceUnavailable(f"no answer within {self._settings.deadline_s:g} s") from error
+            raise fetch.late() from error
         except Exception as error:
             raise translate(error) from error
-        self._hold(len(data))
-        return data
 
     async def _fetch_from(self, url: URL) -> bytes:
         if url.scheme in ("http", "https"):

@@ -101,7 +101,8 @@ class Stages:
                 self._received.put(_Received(item, data, fetched=False))
             case ClaimCheck(uri):
                 started = time.monotonic()
-                self._fetcher.fetch(uri).add_done_callback(lambda future: self._fetched(item, started, future))
+                item.fetch = self._fetcher.fetch(uri, deferred=item.delivery.attempt > 1)
+                item.fetch.future.add_done_callback(lambda future: self._fetched(item, started, future))
 
     def completed(self) -> list[Completion]:
         """All completions so far.
@@ -131,6 +132,7 @@ class Stages:
 
     def _fetched(self, item: InFlight, started: float, future: "Future[bytes]") -> None:
         item.fetch_s = time.monotonic() - started
+        item.fetch = None
         if future.cancelled():
             return  # only when the worker stops
         error = future.exception()

@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import socket
 import threading
+import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +305,65 @@ def test_what_was_taken_away_meanwhile_is_not_published(bundle: Bundle, monkeypa
     assert {v["event"]["origin"].rsplit("/", 1)[0] for v in worker.verdicts()} == {"images/0"}
     assert len(worker.verdicts()) == 10
     assert len([record for record in other.poll(0) if record.partition.topic == "images"]) == 10
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Takes connections and never says a word; the address of an image there."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/image.png"
+
+
+def test_a_silent_host_is_put_off_as_soon_as_others_wait_behind_it(bundle: Bundle) -> None:
+    worker = make_worker(
+        bundle,
+        pipeline={"max_in_flight": 8},
+        fetch={"deadline_s": 60, "patience_s": 0.05, "retry_delay_s": 60, "per_host": 2},
+    )
+    with silent_server() as uri:
+        for i in range(40):
+            worker.send(claim(uri), "application/json")
+            worker.send(picture(40, seed=i))
+        worker.answer(40)
+    assert len(worker.verdicts()) == 40
+    deferred = worker.stored("retry_topic")
+    assert len(deferred) >= 39  # nothing waits behind the last, which may still be in flight when it ends
+    reasons = {dict(letter.headers)[REASON] for letter in deferred}
+    assert reasons == {b"source_unavailable", b"source_busy"}
+
+
+def test_where_nothing_waits_behind_it_a_fetch_has_all_its_time(bundle: Bundle) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 4}, fetch={"deadline_s": 0.5, "patience_s": 0.01})
+    began = time.monotonic()
+    with silent_server() as uri:
+        for _ in range(8):
+            worker.send(claim(uri), "application/json")
+        tick = threading.Event()
+        with worker.running():
+            until(lambda: bool(worker.stored("retry_topic")) or tick.wait(0.01), "a deferral")
+    assert time.monotonic() - began >= 0.5
+
+
+def test_one_tenants_backlog_makes_way_for_another(bundle: Bundle) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8}, inference={"batch_size": 1})
+    tenants = ["b", *["a"] * 60, "b"]
+    for i, tenant in enumerate(tenants):
+        worker.send(
+            picture(40, seed=i), headers=(("ce_tenant", tenant.encode()), ("ce_id", b"%d" % i), ("ce_source", b"s"))
+        )
+    worker.answer(len(tenants))
+    verdicts = worker.verdicts()
+    assert sorted(int(v["event"]["id"]) for v in verdicts) == list(range(len(tenants)))
+    order = [v["event"]["attributes"]["tenant"] for v in verdicts]
+    behind = [i for i, tenant in enumerate(order) if tenant == "b"]
+    assert behind[-1] < 40  # it came in as the 62nd
+    assert {v["event"]["attempt"] for v in verdicts if v["event"]["attributes"]["tenant"] == "b"} == {1}
+    assert {v["event"]["attempt"] for v in verdicts} == {1, 2}  # what was put off says so, and was so only once
+
+
+def test_a_tenant_that_is_alone_is_not_put_off(bundle: Bundle) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8})
+    for i in range(40):
+        worker.send(picture(40, seed=i), headers=(("ce_tenant", b"a"), ("ce_id", b"%d" % i), ("ce_source", b"s")))
+    worker.answer(40)
+    assert not worker.stored("retry_topic")

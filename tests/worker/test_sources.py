@@ -17,9 +17,11 @@ import obstore.exceptions
 import pytest
 from obstore.store import MemoryStore
 
+from tests.worker.edges import until
 from worker import sources
 from worker.errors import (
     Disposition,
+    SourceBusy,
     SourceError,
     SourceForbidden,
     SourceRefused,
@@ -27,7 +29,7 @@ from worker.errors import (
     SourceUnavailable,
 )
 from worker.settings import FetchSettings
-from worker.sources import Fetcher, is_public, translate
+from worker.sources import Fetcher, SlowHosts, is_public, translate
 
 MAX = 50_000
 QUICK_S = 0.3
@@ -163,7 +165,7 @@ def start() -> Iterator[Start]:
 
 def failure(fetcher: Fetcher, uri: str) -> SourceError:
     with pytest.raises(SourceError) as caught:
-        fetcher.fetch(uri).result(timeout=20)
+        fetcher.fetch(uri).future.result(timeout=20)
     assert "secret" not in str(caught.value)
     assert len(str(caught.value)) < 200
     return caught.value
@@ -181,7 +183,7 @@ def refused(fetcher: Fetcher, uri: str) -> type[SourceError]:
     [("/ok", BODY), ("/until-closed", BODY), ("/empty", b""), ("/full", bytes(MAX)), ("/to-ok", BODY)],
 )
 def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes) -> None:
-    assert start().fetch(site.url(path)).result(20) == body
+    assert start().fetch(site.url(path)).future.result(20) == body
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_the_deadline_ends_a_slow_answer(site: Site, start: Start, path: str) ->
 
 
 def test_nothing_is_asked_for_that_could_be_unpacked_or_remembered(site: Site, start: Start) -> None:
-    start().fetch(site.url("/ok")).result(20)
+    start().fetch(site.url("/ok")).future.result(20)
     head = site.heads[0].lower()
     assert "accept-encoding: identity" in head
     assert "cookie" not in head
@@ -223,7 +225,7 @@ def test_proxies_and_credentials_of_the_environment_are_not_used(
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    assert start().fetch(site.url("/ok")).result(20) == BODY
+    assert start().fetch(site.url("/ok")).future.result(20) == BODY
     assert "authorization" not in site.heads[0].lower()
 
 
@@ -281,7 +283,7 @@ def test_a_public_name_that_resolves_to_a_private_address(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert refused(start(allow_private_addresses=False), site.url("/ok", "cdn.example")) is SourceForbidden
-    assert start().fetch(site.url("/ok", "cdn.example")).result(20) == BODY  # it would have led here
+    assert start().fetch(site.url("/ok", "cdn.example")).future.result(20) == BODY  # it would have led here
     assert site.paths == ["/ok"]
 
 
@@ -374,7 +376,7 @@ def test_what_a_prefix_covers_is_fetched(site: Site, start: Start, path: str) ->
     site.answers |= dict.fromkeys(("/in/ok", "/in//ok"), site.answers["/ok"])
     for prefix in (site.url("/in"), site.url(""), "http://"):
         for spelling in (site.url(path), site.url(path).replace("http", "HTTP"), site.url(path, "me:secret@127.0.0.1")):
-            assert start(sources=(prefix,)).fetch(spelling).result(20) == BODY
+            assert start(sources=(prefix,)).fetch(spelling).future.result(20) == BODY
 
 
 # Slots, deadlines, stopping ------------------------------------------------------------------------------------------
@@ -383,7 +385,9 @@ def test_what_a_prefix_covers_is_fetched(site: Site, start: Start, path: str) ->
 def test_waiting_for_a_slot_counts_against_the_deadline(site: Site, start: Start) -> None:
     fetcher = start(deadline_s=QUICK_S, concurrency=1)
     began = time.monotonic()
-    waiting = [fetcher.fetch(site.url(path, host)) for path, host in (("/hang-up", "127.0.0.1"), ("/ok", "localhost"))]
+    waiting = [
+        fetcher.fetch(site.url(path, host)).future for path, host in (("/hang-up", "127.0.0.1"), ("/ok", "localhost"))
+    ]
     assert [type(future.exception(20)) for future in waiting] == [SourceUnavailable, SourceUnavailable]
     assert time.monotonic() - began < 5
 
@@ -392,12 +396,56 @@ def test_a_host_that_hangs_leaves_slots_to_the_others(site: Site, start: Start) 
     fetcher = start(concurrency=2, per_host=1, deadline_s=20)
     for _ in range(10):
         fetcher.fetch(site.url("/hang-up"))
-    assert fetcher.fetch(site.url("/ok", "localhost")).result(5) == BODY
+    assert fetcher.fetch(site.url("/ok", "localhost")).future.result(5) == BODY
+
+
+def test_giving_up_ends_a_fetch_that_hangs(site: Site, start: Start) -> None:
+    fetch = start(deadline_s=60).fetch(site.url("/slow-body"))
+
+    def gave_up() -> bool:
+        fetch.give_up()  # too early is no harm either
+        return fetch.future.done()
+
+    until(gave_up, "given up")
+    assert isinstance(fetch.future.exception(), SourceUnavailable)
+    assert "others waited" in str(fetch.future.exception())
+
+
+def test_giving_up_too_late_is_no_harm(site: Site, start: Start) -> None:
+    fetcher = start()
+    fetch = fetcher.fetch(site.url("/ok"))
+    assert fetch.future.result(20) == BODY
+    fetch.give_up()
+    assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY
+
+
+def test_fresh_events_do_not_wait_for_a_host_that_failed_several_times(site: Site, start: Start) -> None:
+    fetcher = start()
+    for _ in range(5):
+        assert refused(fetcher, site.url("/503")) is SourceUnavailable
+    assert refused(fetcher, site.url("/ok")) is SourceBusy
+    assert fetcher.fetch(site.url("/ok", "localhost")).future.result(20) == BODY  # another host
+    assert fetcher.fetch(site.url("/ok"), deferred=True).future.result(20) == BODY  # whoever has waited tries it
+    assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY  # and with that it is one like others
+
+
+def test_a_mark_on_a_host_ends_with_time() -> None:
+    now = 0.0
+    hosts = SlowHosts(30, lambda: now)
+    for _ in range(5):
+        assert "h" not in hosts
+        hosts.failed("h")
+    assert "h" in hosts
+    now = 30.0
+    assert "h" not in hosts
+    for number in range(5000):
+        hosts.failed(str(number))
+    assert len(hosts._failures) == 1024
 
 
 def test_closing_drops_what_hangs(site: Site, start: Start) -> None:
     fetcher = start(deadline_s=60)
-    hanging = [fetcher.fetch(site.url(path)) for path in ("/hang-up", "/slow-body")]
+    hanging = [fetcher.fetch(site.url(path)).future for path in ("/hang-up", "/slow-body")]
     began = time.monotonic()
     fetcher.close()
     assert time.monotonic() - began < 3
@@ -433,7 +481,7 @@ def folder(tmp_path: Path) -> Path:
 def test_files_in_the_folder_are_read(folder: Path, start: Start, name: str, size: int) -> None:
     fetcher = start(sources=(folder.as_uri(),))
     for uri in (f"{folder.as_uri()}/{name}", f"FILE://localhost{folder.as_uri()[7:]}/{name}"):
-        assert len(fetcher.fetch(uri).result(20)) == size
+        assert len(fetcher.fetch(uri).future.result(20)) == size
 
 
 @pytest.mark.parametrize(
@@ -487,7 +535,7 @@ def test_objects_are_read_by_their_decoded_key_and_a_bucket_is_opened_once(start
 
     fetcher = start(sources=("s3://uploads/a",), open_store=open_store)
     for _ in range(2):
-        assert fetcher.fetch("s3://uploads/a/%C3%BC%20%25.png?secret").result(20) == BODY
+        assert fetcher.fetch("s3://uploads/a/%C3%BC%20%25.png?secret").future.result(20) == BODY
     assert opened == ["s3://uploads"]
     assert refused(fetcher, "s3://uploads/a/missing?secret") is SourceRefused
 
