@@ -96,7 +96,7 @@ class Broker(Protocol):
         Partitions that are no longer ours, or ours anew, are left out.
 
         Raises:
-            PublishAborted: nothing was committed; call again with the same.
+            PublishAborted: nothing was committed; call again with the same (GroupUnstable: it was not even tried).
             MessageTooLarge: nothing was committed; replace the message named and call again.
             Fenced, PublishUncertain, BrokerUnreachable: the process must end.
         """

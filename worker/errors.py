@@ -23,6 +23,7 @@
     │   └── DeviceFailed        crash    the device is gone; a new process may get it back
     ├── BrokerError
     │   ├── PublishAborted      retry    nothing was published; publish the same again
+    │   │   └── GroupUnstable   retry    the group is rebalancing, which passes by itself
     │   ├── MessageTooLarge     retry    nothing was published; the broker refuses one message
     │   ├── BrokerUnreachable   crash    no broker, or it turns us away
     │   ├── TopicMissing        crash
@@ -174,6 +175,12 @@ class PublishAborted(BrokerError):
 
     disposition = Disposition.RETRY
     reason = "publish_aborted"
+
+
+class GroupUnstable(PublishAborted):
+    """Nothing was sent: until the group is stable again we could speak for others, or be a zombie."""
+
+    reason = "group_unstable"
 
 
 class MessageTooLarge(BrokerError):

@@ -29,6 +29,7 @@ from worker.errors import (
     BrokerUnreachable,
     EventTooLarge,
     Fenced,
+    GroupUnstable,
     MessageTooLarge,
     PublishAborted,
     PublishUncertain,
@@ -44,6 +45,8 @@ _CLIENT_ONLY = {"allow_auto_create_topics": False, "metrics_enabled": False}
 """Options of consumer and producer that the admin client does not have."""
 _BATCH_BYTES = 256 * 1024
 _LINGER_MS = 5
+_HEARTBEAT_S = 1.0
+"""Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
 _LAG_TIMEOUT_MS = 300
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
@@ -84,7 +87,7 @@ class KafkaBroker:
                 auto_offset_reset="earliest",
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 session_timeout_ms=int(s.session_timeout_s * 1000),
-                heartbeat_interval_ms=int(s.session_timeout_s * 1000 / 3),
+                heartbeat_interval_ms=int(min(_HEARTBEAT_S, s.session_timeout_s / 3) * 1000),
                 max_poll_interval_ms=int(s.max_poll_interval_s * 1000),
                 max_poll_records=s.max_poll_records,
                 fetch_max_bytes=s.fetch_max_bytes,
@@ -167,7 +170,7 @@ class KafkaBroker:
         offsets = {TopicPartition(*part.partition): OffsetAndMetadata(part.next_offset, "", -1) for part in current}
         group = self._consumer.group_metadata()
         if group.generation_id < 0 or group.state is not MemberState.STABLE:
-            raise PublishAborted("the group is rebalancing")
+            raise GroupUnstable("the group is rebalancing")
         if self._transactional:
             self._publish_transaction(messages, offsets, group)
         else:

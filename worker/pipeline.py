@@ -14,7 +14,16 @@ from prometheus_client import Counter
 from bundle.errors import ImageError
 from worker.attribution import Attributor, ScoredImage
 from worker.broker import Broker, Message, Progress
-from worker.errors import Disposition, MessageTooLarge, OverShare, PublishAborted, SourceExhausted, WorkerError
+from worker.errors import (
+    Disposition,
+    GroupUnstable,
+    MessageTooLarge,
+    OverShare,
+    PublishAborted,
+    SourceError,
+    SourceExhausted,
+    WorkerError,
+)
 from worker.events import dead_letter, deferral, pointer, without_value
 from worker.health import Health, Watchdog
 from worker.intake import Intake
@@ -116,18 +125,18 @@ class Pipeline:
 
     def _failed(self, item: InFlight, error: WorkerError | ImageError) -> Message:
         """A deferral or a dead letter, by the error's disposition."""
-        kafka, fetch = self._settings.kafka, self._settings.fetch
+        kafka, fetch, attempt = self._settings.kafka, self._settings.fetch, item.delivery.attempt
         disposition = Disposition.REJECT if isinstance(error, ImageError) else error.disposition
         if disposition is Disposition.CRASH:
             raise error
-        if disposition is Disposition.DEFER and item.delivery.attempt >= fetch.attempts:
-            error = SourceExhausted(f"{item.delivery.attempt} attempts; the last: {error}")
+        if isinstance(error, SourceError) and disposition is Disposition.DEFER and attempt >= fetch.attempts:
+            error = SourceExhausted(f"{attempt} attempts; the last: {error}")
             disposition = Disposition.REJECT
         log = _log.debug if disposition is Disposition.DEFER else _log.info
         log(
             disposition.value,
             origin=item.delivery.origin,
-            attempt=item.delivery.attempt,
+            attempt=attempt,
             reason=error.reason,
             why=str(error),
         )
@@ -161,6 +170,8 @@ class Pipeline:
                 self._broker.publish(progress)
         except MessageTooLarge as error:
             self._shrink(progress, error)
+        except GroupUnstable:
+            pass  # the group is counted by its rebalances
         except PublishAborted as error:
             self._metrics.publications.labels("aborted").inc()
             _log.warning("publication aborted, will be repeated", why=str(error))

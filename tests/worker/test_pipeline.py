@@ -344,8 +344,9 @@ def test_where_nothing_waits_behind_it_a_fetch_has_all_its_time(bundle: Bundle) 
     assert time.monotonic() - began >= 0.5
 
 
-def test_one_tenants_backlog_makes_way_for_another(bundle: Bundle) -> None:
-    worker = make_worker(bundle, pipeline={"max_in_flight": 8}, inference={"batch_size": 1})
+@pytest.mark.parametrize("attempts", [1, 5])
+def test_one_tenants_backlog_makes_way_for_another(bundle: Bundle, attempts: int) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8}, fetch={"attempts": attempts})
     tenants = ["b", *["a"] * 60, "b"]
     for i, tenant in enumerate(tenants):
         worker.send(
