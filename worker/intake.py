@@ -76,6 +76,10 @@ class Intake:
         limits = self._settings.pipeline
         return self.in_flight < limits.max_in_flight and self.held_bytes < limits.max_in_flight_bytes
 
+    def is_choked(self) -> bool:
+        """Whether there is no room, and half of it or more is taken by answers that only wait to be published."""
+        return not self.has_room() and 2 * sum(lane.answered for lane in self._lanes.values()) >= self.in_flight
+
     def holding_up(self) -> Iterator[InFlight]:
         """Fresh events still being fetched after ``fetch.patience_s``, before others that are answered already."""
         before = time.monotonic() - self._settings.fetch.patience_s

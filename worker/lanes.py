@@ -4,6 +4,7 @@ Verdicts of a partition leave in the order in which its events came, and an offs
 before it is answered. Only the pipeline's thread touches lanes.
 """
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -92,6 +93,11 @@ class Lane:
     def settle(self, progress: Progress) -> list[InFlight]:
         """Forget what has been published, and return it."""
         return [self._in_flight.popleft() for _ in progress.messages]
+
+    @property
+    def answered(self) -> int:
+        """How many events at the front have an answer."""
+        return sum(1 for _ in itertools.takewhile(lambda item: item.answer is not None, self._in_flight))
 
     def holding_up(self) -> list[InFlight]:
         """Fetches under way before an event that is answered already."""

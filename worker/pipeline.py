@@ -158,7 +158,7 @@ class Pipeline:
 
     def _publish(self) -> None:
         now = time.monotonic()
-        if now < self._publish_at:
+        if now < self._publish_at and not self._intake.is_choked():
             return
         self._intake.forget_revoked(self._broker.owned())
         progress = self._intake.progress()
