@@ -5,13 +5,17 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALL := --constraint constraints.txt --editable '.[dev]'
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test bench lint types format clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m deploy.local.demo
 
 test: lint types $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Alone on the machine; OPTIONS='--quick --only latency' for a part of it.
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench $(OPTIONS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Kafka through kafka-python: the one file that imports it.
+"""Kafka through kafka-python: the one file that imports it, but for the assignor that it uses.
 
 Exactly-once rests on an order of steps that kafka-python alone does not keep (3.0.12; each step closes a hole that
 we have seen leak):
@@ -20,9 +20,9 @@ from typing import Any
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState, OffsetAndMetadata
 
+from worker.assignor import PerTopicAssignor
 from worker.broker import Message, Partition, Progress, Record
 from worker.errors import (
     BrokerError,
@@ -85,7 +85,7 @@ class KafkaBroker:
                 isolation_level="read_committed",
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                partition_assignment_strategy=[CooperativeStickyAssignor],
+                partition_assignment_strategy=[PerTopicAssignor],
                 session_timeout_ms=int(s.session_timeout_s * 1000),
                 heartbeat_interval_ms=int(min(_HEARTBEAT_S, s.session_timeout_s / 3) * 1000),
                 max_poll_interval_ms=int(s.max_poll_interval_s * 1000),

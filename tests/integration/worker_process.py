@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ TOPICS = ("images", "retry", "dead", "verdicts")
 
 
 class Stream:
-    """Four topics of one test, on one broker."""
+    """Four topics of one test, on one broker; ``config`` are settings of the topics."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, config: Mapping[str, str] | None = None) -> None:
         self.bootstrap = bootstrap
         self.prefix = uuid.uuid4().hex[:8]
         self._queued: list[tuple[bytes | None, bytes | None, list[tuple[str, str | bytes | None]]]] = []
-        create_topics(bootstrap, {self.topic(name): PARTITIONS for name in TOPICS})
+        create_topics(bootstrap, {self.topic(name): PARTITIONS for name in TOPICS}, config=config)
 
     def topic(self, name: str) -> str:
         return f"{self.prefix}.{name}"
@@ -96,16 +97,16 @@ class Stream:
 
 
 class WorkerProcess(ServerProcess):
-    """``python -m worker run``, ready when /ready says so."""
+    """``python -m worker run``, ready when /ready says so; without ``await_ready`` as soon as it is a process."""
 
-    def __init__(self, environment: dict[str, str], log_path: Path) -> None:
+    def __init__(self, environment: dict[str, str], log_path: Path, *, await_ready: bool = True) -> None:
         port = free_port()
         super().__init__(
             "the worker",
             lambda: [sys.executable, "-m", "worker", "run"],
             port=port,
             log_path=log_path,
-            is_ready=lambda: self.http("/ready")[0] == 200,
+            is_ready=lambda: not await_ready or self.http("/ready")[0] == 200,
             start_timeout_s=60,
             stop_timeout_s=20,
             env=environment | {"GENPRINT_HTTP__PORT": str(port), "PYTHONPATH": str(ROOT)},

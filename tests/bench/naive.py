@@ -1,0 +1,53 @@
+"""The loop that a user would write first: poll one, decode, run, send, flush, commit; a process of its own.
+
+``python -m tests.bench.naive BOOTSTRAP GROUP IMAGES VERDICTS BUNDLE DEVICE``, until it is stopped. Events, scores and
+verdicts are the worker's own, so that the same is computed; clients have their defaults, which means at least once.
+"""
+
+import sys
+from pathlib import Path
+
+from kafka import KafkaConsumer, KafkaProducer
+
+from bundle.preprocess import Limits
+from bundle.store import load_bundle, sha256
+from worker.attribution import Attributor, ScoredImage
+from worker.broker import Partition, Record
+from worker.events import InlineImage, read_delivery, read_event
+from worker.images import MemoryBudget, prepare
+from worker.inference import Engine, Scores
+from worker.settings import Settings
+from worker.verdict import TimingPart, verdict_message
+
+
+def main(bootstrap: str, group: str, images: str, verdicts: str, bundle_path: str, device: str) -> None:
+    """Answer every event, at least once each."""
+    settings = Settings.model_validate({"inference": {"device": device, "batch_size": 1}})
+    bundle = load_bundle(Path(bundle_path))
+    engine = Engine(bundle, settings.inference)
+    engine.start()
+    attributor = Attributor(bundle, settings.policy, "naive")
+    limits, budget = Limits(2**24, 2**26), MemoryBudget(settings.images.memory_bytes)
+    timing = TimingPart(queue=0, fetch=0, decode=0, inference=0, total=0)
+    consumer = KafkaConsumer(
+        images, bootstrap_servers=bootstrap, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    for m in consumer:
+        record = Record(Partition(m.topic, m.partition), m.offset, 0, m.timestamp, m.key, m.value, tuple(m.headers))
+        events = settings.events
+        event = read_event(record, read_delivery(record, "none"), events.inline_max_bytes, events.attributes)
+        assert isinstance(event.content, InlineImage)
+        data = event.content.data
+        image = prepare(data, bundle.manifest.models, limits, budget)
+        [scores] = engine.score([image])
+        assert isinstance(scores, Scores)
+        scored = ScoredImage(sha256(data), image.facts, scores, cached=False, timing=timing)
+        answer = verdict_message(attributor.verdict(event, scored), topic=verdicts, key=m.key, traceparent=None)
+        producer.send(verdicts, value=answer.value, key=answer.key, headers=list(answer.headers))
+        producer.flush()
+        consumer.commit()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,43 @@
+"""Who gets which partitions: each topic is dealt out by itself.
+
+kafka-python's cooperative-sticky assignor evens out the number of partitions alone (3.0.12): of two workers one may get
+all of ``images`` and the other all of ``images.retry``, where there is next to nothing to do.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
+
+
+class PerTopicAssignor(CooperativeStickyAssignor):  # type: ignore[misc]
+    """Cooperative-sticky, topic by topic; the protocol's name stays, so old and new workers can share a group."""
+
+    def assign(self, cluster: Any, members: Any) -> dict[str, Any]:
+        """Partitions of every member, as the base class gives them."""
+        dealt: dict[str, dict[str, list[int]]] = {member.member_id: {} for member in members}
+        for topic in sorted({topic for member in members for topic in member.metadata.topics}):
+            of_topic = [
+                SimpleNamespace(member_id=member.member_id, metadata=_only(member.metadata, topic))
+                for member in members
+                if topic in member.metadata.topics
+            ]
+            for member_id, assignment in super().assign(cluster, of_topic).items():
+                for name, partitions in map(_named, assignment.assigned_partitions):
+                    dealt[member_id][name] = list(partitions)
+        return {
+            member_id: ConsumerProtocolAssignment(self.version, sorted(topics.items()), b"")
+            for member_id, topics in dealt.items()
+        }
+
+
+def _only(subscription: Any, topic: str) -> Any:
+    owned = [part for part in subscription.owned_partitions or () if part.topic == topic]
+    return ConsumerProtocolSubscription(
+        version=subscription.version, topics=[topic], user_data=b"", owned_partitions=owned
+    )
+
+
+def _named(part: Any) -> tuple[str, list[int]]:
+    return (part.topic, part.partitions) if hasattr(part, "topic") else (part[0], part[1])
