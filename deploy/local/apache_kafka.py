@@ -39,6 +39,10 @@ class ApacheKafka(ServerProcess):
         port = free_port() if port is None else port
         self.bootstrap = f"{LOOPBACK}:{port}"
         self.data_dir: Path | None = None
+        self.proxied_port = free_port()
+        """A second listener: whoever asks there is told to find the broker at ``proxy_port``."""
+        self.proxy_port = free_port()
+        """Free for a proxy, which passes connections on to ``proxied_port``."""
         self._controller_port = free_port()
         super().__init__(
             "Apache Kafka",
@@ -61,14 +65,17 @@ class ApacheKafka(ServerProcess):
         java = [_java(), *_JVM_OPTIONS, "-cp", f"{fetch_jars()}/*"]
         if self.data_dir is None:
             self.data_dir = Path(tempfile.mkdtemp(prefix="genprint-kafka-"))
-            settings = KafkaSettings(self.data_dir, self.port, self._controller_port)
+            settings = self._settings(self.data_dir)
             settings.write()
             self._format(java, settings)
         else:
-            settings = KafkaSettings(self.data_dir, self.port, self._controller_port)
+            settings = self._settings(self.data_dir)
             if not settings.clean_shutdown_mark.exists():
                 end_old_session(java, settings, self.log_path)
         return [*java, "kafka.Kafka", str(settings.node_file)]
+
+    def _settings(self, directory: Path) -> KafkaSettings:
+        return KafkaSettings(directory, self.port, self._controller_port, self.proxied_port, self.proxy_port)
 
     def _format(self, java: list[str], settings: KafkaSettings) -> None:
         # A cluster id that began with "-" would be taken for an option.

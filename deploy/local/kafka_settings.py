@@ -16,6 +16,10 @@ class KafkaSettings:
     directory: Path
     port: int
     controller_port: int
+    proxied_port: int
+    """Where it listens for whoever stands between it and its clients."""
+    proxy_port: int
+    """Where clients that come from there are told to find it."""
 
     @property
     def node_file(self) -> Path:
@@ -69,8 +73,12 @@ class KafkaSettings:
     def _broker(self) -> dict[str, object]:
         return {
             "process.roles": "broker,controller",
-            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",
+            "listeners": (
+                f"PLAINTEXT://{LOOPBACK}:{self.port},PROXIED://{LOOPBACK}:{self.proxied_port},"
+                f"CONTROLLER://{LOOPBACK}:{self.controller_port}"
+            ),
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},PROXIED://{LOOPBACK}:{self.proxy_port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
             # There is no other broker to take over from one that is paused or slow, and fencing it is not harmless: see
             # kafka_recovery.
             "broker.session.timeout.ms": 60_000,

@@ -63,6 +63,11 @@ class ServerProcess:
         """Process id of the server, None when there is none to signal."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
+    @property
+    def exit_status(self) -> int | None:
+        """With which the server that was started has ended by itself (negative: by that signal), else None."""
+        return None if self._child is None else self._child.poll()
+
     def require_running(self) -> None:
         """Complain if the server that was started has ended by itself.
 

@@ -1,0 +1,102 @@
+"""The broker: killed and restarted, frozen, behind bad connections, and answering with errors."""
+
+from collections.abc import Callable, Iterator
+
+from tests.chaos.proxy import (
+    ADD_OFFSETS_TO_TXN,
+    COMMIT,
+    COORDINATOR_ERRORS,
+    END_TXN,
+    TXN_OFFSET_COMMIT,
+    Fault,
+    Proxy,
+    Rule,
+)
+from tests.chaos.report import Result
+from tests.chaos.rig import Case, Rig
+
+_LOAD_PER_S = 300.0
+_PROMISE = "none lost, none twice"
+_RECOVERY_S = 150.0
+
+
+def broker_kill(rig: Rig) -> Iterator[Result]:
+    """Killed with -9 while transactions are open, and started again."""
+    with rig.own_broker("broker_kill") as kafka, rig.case("broker_kill", _PROMISE, kafka=kafka) as case:
+        case.fleet.grow(2)
+        case.until(case.fleet.ready, "two workers ready")
+        case.load(_LOAD_PER_S)
+        kills = max(2, rig.times(4))
+        for number in range(kills):
+            case.until(_more_answers(case), f"answers before kill {number + 1}", _RECOVERY_S)
+            case.let_pass(case.random.uniform(0, 2))
+            kafka.kill()
+            case.let_pass(case.random.uniform(0, 3))
+            kafka.restart()
+        case.until(_more_answers(case), "answers after the last restart", _RECOVERY_S)
+        case.figures["kills"] = kills
+        yield case.finish(_RECOVERY_S)
+
+
+def broker_freeze(rig: Rig) -> Iterator[Result]:
+    """Frozen (SIGSTOP), for less and for more than the transaction time-out."""
+    for name, frozen_s, transaction_s in (("shorter", 20.0, 30.0), ("longer", 25.0, 15.0)):
+        settings = {"KAFKA__TRANSACTION_TIMEOUT_S": str(transaction_s)}
+        fault = f"broker_freeze: {frozen_s:.0f} s, {name} than the transaction time-out"
+        with rig.own_broker("broker_freeze") as kafka, rig.case(fault, _PROMISE, settings, kafka=kafka) as case:
+            case.fleet.grow(2)
+            case.until(case.fleet.ready, "two workers ready")
+            case.load(_LOAD_PER_S)
+            case.until(_more_answers(case), "answers before the freeze")
+            case.let_pass(case.random.uniform(0, 2))
+            kafka.pause()
+            case.let_pass(frozen_s)
+            kafka.resume()
+            case.until(_more_answers(case), "answers after the freeze", _RECOVERY_S)
+            yield case.finish(_RECOVERY_S)
+
+
+def proxy(rig: Rig) -> Iterator[Result]:
+    """Connections that are cut, half-closed, silent or slow while a transaction is on its way."""
+    for fault, share, delay_s in (
+        (Fault.CUT, 0.05, 0.0),
+        (Fault.CUT_ANSWER, 0.05, 0.0),
+        (Fault.HALF_CLOSE, 0.05, 0.0),
+        (Fault.SILENCE, 0.02, 0.0),
+        (Fault.DELAY, 0.1, 1.0),
+        (Fault.DELAY, 0.02, 7.0),  # longer than the client waits for an answer
+    ):
+        name = f"proxy: {fault.name.lower()}" + (f" {delay_s:.0f} s" if delay_s else "")
+        yield _spoil(rig, name, [Rule(fault, COMMIT, share, delay_s)])
+
+
+def coordinator(rig: Rig) -> Iterator[Result]:
+    """Its answers are errors that mean *try again*, whether it has done what was asked or not."""
+    for name, code in COORDINATOR_ERRORS.items():
+        rules = [
+            Rule(Fault.REFUSE, {END_TXN, ADD_OFFSETS_TO_TXN}, 0.5, error=code),
+            Rule(Fault.DENY, {END_TXN, ADD_OFFSETS_TO_TXN, TXN_OFFSET_COMMIT}, 0.5, error=code),
+        ]
+        yield _spoil(rig, f"coordinator: {name}", rules)
+
+
+def _spoil(rig: Rig, name: str, rules: list[Rule]) -> Result:
+    """Each rule for a while, with a pause after it."""
+    with Proxy(rig.kafka, rig.seed) as between, rig.case(name, _PROMISE, bootstrap=between.bootstrap) as case:
+        case.fleet.grow(2)
+        case.until(case.fleet.ready, "two workers ready")
+        case.load(_LOAD_PER_S)
+        for rule in rules:
+            case.until(_more_answers(case), "answers before the fault", _RECOVERY_S)
+            between.rule = rule
+            case.let_pass(3 + 12 * rig.scale / len(rules))
+            between.rule = None
+        case.until(_more_answers(case), "answers after the fault", _RECOVERY_S)
+        case.figures["spoiled requests"] = between.spoiled.total()
+        case.require(between.spoiled.total() > 0, "no request was spoiled")
+        return case.finish(_RECOVERY_S)
+
+
+def _more_answers(case: Case) -> Callable[[], bool]:
+    already = case.answered
+    return lambda: case.answered > already

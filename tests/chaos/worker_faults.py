@@ -1,0 +1,113 @@
+"""Workers that are killed, frozen, added and taken away."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tests.chaos.report import Result
+from tests.chaos.rig import Case, Rig
+from tests.integration.worker_process import PARTITIONS
+
+_KILLS, _KILL_EVENTS = 30, 20_000
+_LOAD_PER_S = 300.0
+_SESSION_S, _TRANSACTION_S = 6.0, 15.0
+_TIMEOUTS = {"KAFKA__SESSION_TIMEOUT_S": str(_SESSION_S), "KAFKA__TRANSACTION_TIMEOUT_S": str(_TRANSACTION_S)}
+
+
+def kill(rig: Rig) -> Iterator[Result]:
+    """Killed with -9 at random moments, in both modes of delivery."""
+    with rig.case("kill: exactly once", "none lost, none twice") as case:
+        _kill_often(case)
+        yield case.finish()
+    promise = "none lost; twice only with the same verdict_id"
+    with rig.case("kill: at least once", promise, {"KAFKA__DELIVERY": "at_least_once"}) as case:
+        _kill_often(case)
+        yield case.finish(duplicates=True)
+
+
+def _kill_often(case: Case) -> None:
+    """Each kill waits for its share of the answers, so that all of them happen under load."""
+    events, kills = case.rig.events(_KILL_EVENTS), case.rig.times(_KILLS)
+    case.fleet.grow(2)
+    case.send(case.inline(events))
+    for number in range(kills):
+        threshold = events * (number + case.random.random()) / (kills + 1)
+        case.until(lambda at=threshold: case.answered >= at, f"answers before kill {number + 1}")  # type: ignore[misc]
+        case.let_pass(case.random.uniform(0, 1.5))
+        case.fleet.kill(case.random.choice(case.fleet.numbers))
+    case.figures["kills"] = kills
+
+
+def scale(rig: Rig) -> Iterator[Result]:
+    """1 -> 3 -> 2 -> 4 workers under load, in order; then again with a worker killed for good."""
+    promise = "none lost, none twice, no partition silent for more than 10 s"
+    with rig.case("scale: 1 -> 3 -> 2 -> 4", promise, static=False) as case:
+        case.fleet.grow(1)
+        case.until(case.fleet.ready, "the first worker ready")
+        case.load(_LOAD_PER_S)
+        for count in (3, 2, 4):
+            case.let_pass(2 + 8 * rig.scale)
+            case.fleet.grow(count)
+            case.fleet.shrink(count)
+            case.until(case.fleet.ready, f"{count} workers ready")
+        case.let_pass(2 + 8 * rig.scale)
+        yield _silent_at_most(case.finish(), 10)
+    bound_s = _SESSION_S + _TRANSACTION_S + 15
+    promise = f"none lost, none twice, silent for at most session + transaction time-out + 15 s = {bound_s:.0f} s"
+    with rig.case("scale: 3 -> 2 by a kill", promise, _TIMEOUTS, static=False) as case:
+        case.fleet.grow(3)
+        case.load(_LOAD_PER_S)
+        case.until(case.fleet.ready, "three workers ready")
+        topic = case.stream.topic("images")
+        owners: list[int] = []
+
+        def shared() -> bool:
+            found = {number: case.fleet.partitions(number, topic) for number in case.fleet.numbers}
+            owners[:] = [number for number, own in found.items() if own]
+            return len(owners) > 1 and sum(map(len, found.values())) == PARTITIONS
+
+        case.until(shared, "partitions shared", 30)
+        case.let_pass(case.random.uniform(0, 2))
+        case.fleet.drop(case.random.choice(owners))
+        case.let_pass(bound_s)
+        yield _silent_at_most(case.finish(), bound_s)
+
+
+def zombie(rig: Rig) -> Iterator[Result]:
+    """Frozen until others have its partitions, then let go on."""
+    promise = "none lost, none twice: what it had in hand is not published"
+    with rig.case("zombie: its session has ended", promise, _TIMEOUTS) as case:
+        case.fleet.grow(2)
+        case.until(case.fleet.ready, "two workers ready")
+        case.load(_LOAD_PER_S)
+        freezes = max(2, rig.times(4))
+        for _ in range(freezes):
+            case.let_pass(case.random.uniform(1, 3))
+            victim = case.random.choice(case.fleet.numbers)
+            case.fleet.freeze(victim)
+            case.let_pass(_SESSION_S * 1.5 + case.random.uniform(0, 2))
+            case.fleet.thaw(victim)
+            case.until(case.fleet.ready, "both workers ready again")
+        case.figures["freezes"] = freezes
+        yield case.finish()
+    promise = "none lost, none twice; the zombie ends by itself"
+    with rig.case("zombie: another has its identity", promise) as case:
+        frozen, successor = 0, 1
+        case.fleet.grow(1)
+        case.until(case.fleet.ready, "the worker ready")
+        case.load(_LOAD_PER_S)
+        case.let_pass(case.random.uniform(1, 3))
+        case.fleet.freeze(frozen)
+        case.let_pass(0.5)  # what it had committed is read
+        already = case.answered
+        case.fleet.begin(successor, identity=frozen)
+        case.until(lambda: case.answered > already, "the successor answers")
+        case.fleet.let_end(frozen)
+        case.fleet.thaw(frozen)
+        case.until(lambda: any(end.worker == frozen for end in case.fleet.exits), "the zombie ends", 30)
+        yield case.finish()
+
+
+def _silent_at_most(result: Result, bound_s: float) -> Result:
+    if result.longest_silence_s <= bound_s:
+        return result
+    return replace(result, broken=(*result.broken, f"a partition was silent for {result.longest_silence_s:.1f} s"))
