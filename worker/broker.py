@@ -33,6 +33,8 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    undecodable: str | None = None
+    """Why nothing but its place could be read."""
 
     @property
     def place(self) -> str:
@@ -74,7 +76,7 @@ class Broker(Protocol):
         """Records of owned partitions, each partition in order; keeps the group membership alive.
 
         Raises:
-            UndecodableRecord: a record that the client cannot read; poll no more.
+            UndecodableBatch: records that cannot be read and do not say where they are; poll no more.
         """
 
     @property

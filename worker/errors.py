@@ -5,6 +5,7 @@
     WorkerError
     ├── EventError              reject   the event itself is wrong
     │   ├── EmptyEvent                   a record without a value (a tombstone)
+    │   ├── UndecodableRecord            nobody can read it: a corrupt batch, lengths that do not fit
     │   ├── UnknownContentType           neither an image nor a claim check
     │   ├── InvalidEvent                 not the CloudEvent or claim check that it says it is
     │   ├── EventTooLarge                inline image, claim check, or key and headers above their ceilings
@@ -28,7 +29,7 @@
     │   ├── BrokerUnreachable   crash    no broker, or it turns us away
     │   ├── TopicMissing        crash
     │   ├── Fenced              crash    another process has our identity
-    │   ├── UndecodableRecord   crash    a record that the client cannot read
+    │   ├── UndecodableBatch    crash    no client here reads it, and it hides which offsets it has
     │   └── PublishUncertain    crash    committed or not, only a restart can tell
     └── StartupError            crash    settings, bundle or device are not what was asked for
 
@@ -65,6 +66,12 @@ class EmptyEvent(EventError):
     """A tombstone."""
 
     reason = "empty_event"
+
+
+class UndecodableRecord(EventError):
+    """Its bytes are not those of a record."""
+
+    reason = "undecodable_record"
 
 
 class UnknownContentType(EventError):
@@ -213,10 +220,10 @@ class Fenced(BrokerError):
     reason = "fenced"
 
 
-class UndecodableRecord(BrokerError):
-    """The record at this offset cannot be read by the client; polling again there would spin for ever."""
+class UndecodableBatch(BrokerError):
+    """Records that cannot be answered, since nobody can say where they are; polling again would spin for ever."""
 
-    reason = "undecodable_record"
+    reason = "undecodable_batch"
 
 
 class PublishUncertain(BrokerError):

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from worker.broker import Message, Record
-from worker.errors import EmptyEvent, EventTooLarge, InvalidEvent, UnknownContentType
+from worker.errors import EmptyEvent, EventTooLarge, InvalidEvent, UndecodableRecord, UnknownContentType
 
 _NAMESPACE = uuid.UUID("6f9b8a52-6a0e-5b0a-9d5c-3f1f0a7c2b41")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -116,8 +116,10 @@ def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowe
     """Parse a record.
 
     Raises:
-        EmptyEvent, UnknownContentType, InvalidEvent, EventTooLarge: the event's own fault.
+        UndecodableRecord, EmptyEvent, UnknownContentType, InvalidEvent, EventTooLarge: the event's own fault.
     """
+    if record.undecodable is not None:
+        raise UndecodableRecord(record.undecodable)
     came = _as_it_came(record, delivery)
     if came.value is None:
         raise EmptyEvent("the record has no value")
@@ -198,7 +200,9 @@ def _carried(record: Record, delivery: Delivery, topic: str, ours: dict[str, str
     came = _as_it_came(record, delivery)
     own = [(name, _clean(text).encode()) for name, text in ours.items()]
     nulls = [i for i, (_, value) in enumerate(came.headers) if value is None]
-    if nulls or came.value is None:
+    if record.undecodable is not None:
+        own.append((ENCODING, json.dumps({"undecodable": True}).encode()))
+    elif nulls or came.value is None:
         own.append((ENCODING, json.dumps({"null_headers": nulls, "null_value": came.value is None}).encode()))
     theirs = [(name, value or b"") for name, value in came.headers]
     return Message(topic, record.key, came.value or b"", (*theirs, *own))

@@ -1,4 +1,4 @@
-"""Kafka through kafka-python: the one file that imports it, but for the assignor that it uses.
+"""Kafka through kafka-python: the one file that imports it, but for the assignor and the batch reader that it uses.
 
 Exactly-once rests on an order of steps that kafka-python alone does not keep (3.0.12; each step closes a hole that
 we have seen leak):
@@ -34,9 +34,10 @@ from worker.errors import (
     PublishAborted,
     PublishUncertain,
     TopicMissing,
-    UndecodableRecord,
+    UndecodableBatch,
 )
 from worker.metrics import Metrics
+from worker.record_batches import Unreadable, read_leniently
 from worker.settings import KafkaSettings
 
 _log = structlog.get_logger(__name__)
@@ -94,6 +95,7 @@ class KafkaBroker:
                 max_partition_fetch_bytes=s.fetch_max_bytes,
                 fetch_max_wait_ms=100,
             )
+            read_leniently(self._consumer)
             check_topics(self._consumer, s)
             self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
             self._producer = KafkaProducer(
@@ -114,7 +116,7 @@ class KafkaBroker:
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
-            raise UndecodableRecord(f"{self._stuck_at()}: {error}") from error
+            raise UndecodableBatch(f"{self._stuck_at()}: {error}") from error
         except _TURNED_AWAY as error:
             raise BrokerUnreachable(f"the broker turned us away: {error}") from error
         except errors.KafkaError as error:
@@ -132,6 +134,7 @@ class KafkaBroker:
                 key=record.key,
                 value=record.value,
                 headers=tuple(record.headers),
+                undecodable=record.headers.why if isinstance(record.headers, Unreadable) else None,
             )
             for tp, records in polled.items()
             if (partition := Partition(*tp)) in self._epochs
@@ -163,12 +166,12 @@ class KafkaBroker:
 
     def publish(self, progress: Sequence[Progress]) -> None:
         """See ``Broker``."""
+        group = self._consumer.group_metadata()  # first: a generation that ends meanwhile is refused by the broker
         current = [part for part in progress if self._epochs.get(part.partition) == part.epoch]
         if not current:
             return
         messages = [message for part in current for message in part.messages]
         offsets = {TopicPartition(*part.partition): OffsetAndMetadata(part.next_offset, "", -1) for part in current}
-        group = self._consumer.group_metadata()
         if group.generation_id < 0 or group.state is not MemberState.STABLE:
             raise GroupUnstable("the group is rebalancing")
         if self._transactional:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 import worker
 from tests.worker.verdicts import make_verdict
 from worker.broker import Headers, Message, Partition, Record
-from worker.errors import EmptyEvent, EventError, EventTooLarge, InvalidEvent, UnknownContentType
+from worker.errors import EmptyEvent, EventError, EventTooLarge, InvalidEvent, UndecodableRecord, UnknownContentType
 from worker.events import (
     ATTEMPT,
     DETAIL,
@@ -460,3 +461,15 @@ def test_a_verdict_id_is_stable_across_releases_and_differs_by_each_of_its_parts
 
 def test_timestamps_are_rfc_3339() -> None:
     assert timestamp(0.0625) == "1970-01-01T00:00:00.062Z"
+
+
+def test_a_record_that_nobody_can_read_is_rejected_by_a_pointer() -> None:
+    came = replace(record(None), key=None, undecodable="its lengths do not fit")
+    delivery = read_delivery(came, "images.retry")
+    with pytest.raises(UndecodableRecord, match="its lengths do not fit"):
+        read_event(came, delivery, MAX, ())
+    letter = dead_letter(came, delivery, topic="images.dead", reason=UndecodableRecord.reason, detail="x")
+    headers = dict(letter.headers)
+    assert letter.value == b""
+    assert headers[ORIGIN] == b"images/1/5"
+    assert json.loads(headers[ENCODING]) == {"undecodable": True}

@@ -1,11 +1,15 @@
 """What only a real broker can show about ``worker.kafka``."""
 
+import struct
+from pathlib import Path
+
 import pytest
+from kafka.record.util import calc_crc32c
 
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.worker.edges import KafkaEdge, until
-from worker.broker import Message, Partition, Progress
+from worker.broker import Message, Partition, Progress, Record
 from worker.errors import MessageTooLarge
 
 pytestmark = pytest.mark.integration
@@ -28,3 +32,43 @@ def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: 
         broker.publish([Progress(where, broker.owned()[where], 0, letters[1:])])
     finally:
         broker.close()
+
+
+def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    topic = edge.settings.images_topic
+    for name in ("good", "odd-name", "harmed", "fine"):
+        edge.produce(topic, key=None, value=name.encode(), headers=((f"header-{name}", b"x"),), number=0)
+    assert apache_kafka.data_dir is not None
+    (segment,) = apache_kafka.data_dir.glob(f"**/{topic}-0/*.log")
+    harm_batch(segment, b"header-odd-name", b"header-\xff\xfe\xff-name", checksum=True)
+    harm_batch(segment, b"header-harmed", b"HEADER-harmed", checksum=False)
+    broker = edge.broker()
+    broker.start()
+    found: list[Record] = []
+
+    def all_four() -> bool:
+        found.extend(broker.poll(0.05))
+        return len(found) >= 4
+
+    try:
+        until(all_four, "all four")
+    finally:
+        broker.close()
+    assert [record.offset for record in found] == [0, 1, 2, 3]
+    assert [record.value for record in found] == [b"good", b"odd-name", None, b"fine"]
+    assert found[1].headers == ((r"header-\xff\xfe\xff-name", b"x"),)
+    assert [record.undecodable for record in found] == [None, None, "the checksum of its batch is wrong", None]
+
+
+def harm_batch(segment: Path, find: bytes, by: bytes, *, checksum: bool) -> None:
+    """Change bytes of a record where the broker keeps it; its batch begins 61 bytes or a little more before them."""
+    data = bytearray(segment.read_bytes())
+    at, begin = data.index(find), 0
+    while begin + 12 + (length := struct.unpack_from(">i", data, begin + 8)[0]) < at:
+        begin += 12 + length
+    data[at : at + len(find)] = by
+    if checksum:
+        struct.pack_into(">I", data, begin + 17, calc_crc32c(bytes(data[begin + 21 : begin + 12 + length])))
+    with segment.open("r+b") as file:  # the same file: the broker has it open
+        file.write(data)
