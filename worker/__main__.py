@@ -1,11 +1,11 @@
-"""``python -m worker``: run, classify, produce, schema, settings."""
+"""``python -m worker``: run, classify, produce, schema, settings, metrics."""
 
 import csv
 import json
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -29,7 +29,8 @@ from worker.logs import configure_logs
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.produce import Kind, image_events
-from worker.settings import Section, Settings, load_settings
+from worker.reference import Row, json_table, markdown_table, metrics_rows, settings_rows, terminal_table
+from worker.settings import Settings, load_settings
 from worker.sources import Fetcher
 from worker.stages import Stages
 from worker.verdict import verdict_schema
@@ -45,6 +46,8 @@ app = typer.Typer(
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="One setting, as in kafka.group_id=x; repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="For documentation.")]
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle directory; the setting `bundle`.")]
 
 
@@ -61,7 +64,8 @@ def run(config: ConfigOption = None, assign: SetOption = [], bundle: BundleOptio
         metrics = Metrics()
         loaded, engine = _engine(settings)
         manifest = loaded.manifest
-        identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest}
+        library = manifest.files[manifest.templates.file]
+        identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest, "library": library}
         metrics.bundle.info({**identity, "device": engine.device})
         cache: ScoreCache = RedisCache(settings.redis, loaded, metrics) if settings.redis.url else NoCache()
         stages = Stages(settings, loaded, engine, cache, Fetcher(settings.fetch), metrics)
@@ -134,18 +138,24 @@ def schema() -> None:
 
 
 @app.command("settings")
-def settings_command() -> None:
-    """Print every setting with its default and meaning."""
-    table = Table("setting", "default", "meaning")
-    for section, field in Settings.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            for name, inner in annotation.model_fields.items():
-                default = inner.get_default(call_default_factory=True, validated_data={})
-                table.add_row(f"{section}.{name}", str(default), " ".join((inner.description or "").split()))
-        else:
-            table.add_row(section, str(field.default), " ".join((field.description or "").split()))
-    Console().print(table)
+def settings_command(as_json: JsonOption = False, as_markdown: MarkdownOption = False) -> None:
+    """Print every setting: values, unit, default, environment variable and meaning."""
+    _print_reference(settings_rows(), as_json=as_json, as_markdown=as_markdown)
+
+
+@app.command("metrics")
+def metrics_command(as_json: JsonOption = False, as_markdown: MarkdownOption = False) -> None:
+    """Print every metric: kind, labels and meaning."""
+    _print_reference(metrics_rows(), as_json=as_json, as_markdown=as_markdown)
+
+
+def _print_reference(rows: Sequence[Row], *, as_json: bool, as_markdown: bool) -> None:
+    if as_json:
+        sys.stdout.write(json_table(rows))
+    elif as_markdown:
+        sys.stdout.write(markdown_table(rows))
+    else:
+        Console().print(terminal_table(rows))
 
 
 def _settings(config: Path | None, assign: list[str], bundle: Path | None) -> Settings:

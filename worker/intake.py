@@ -109,6 +109,11 @@ class Intake:
         return len(lane) + len(lane.waiting) if lane else 0
 
     @property
+    def waiting(self) -> int:
+        """Events consumed and not yet taken up."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    @property
     def oldest(self) -> float | None:
         """Monotonic time at which the oldest event without an answer was taken up."""
         return min((lane.oldest for lane in self._lanes.values() if lane.oldest is not None), default=None)

@@ -1,10 +1,25 @@
 """All metrics of the worker, declared once."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 STAGES = ("queue", "fetch", "decode", "inference", "total")
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_MOST_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One metric, for people."""
+
+    name: str
+    """As Prometheus shows it."""
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
 
 
 class Metrics:
@@ -16,48 +31,77 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        self.events = Counter(
-            "genprint_events", "Events answered, by outcome (verdict, deferred, rejected).", ["outcome"], registry=r
+        self.declared: list[Declaration] = []
+        """In the order of this file."""
+        self.events = self._counter("events", "Events answered, by outcome (verdict, deferred, rejected).", ["outcome"])
+        self.decisions = self._counter(
+            "decisions", "Verdicts by decision and source ('none' without one).", ["decision", "source"]
         )
-        self.decisions = Counter(
-            "genprint_decisions",
-            "Verdicts by decision and source ('none' without one).",
-            ["decision", "source"],
-            registry=r,
+        self.rejects = self._counter("rejects", "Dead letters by reason.", ["reason"])
+        self.deferrals = self._counter(
+            "deferrals",
+            f"Events put off for later, by reason and by the attempt that failed ('{_MOST_ATTEMPTS}+' from there on).",
+            ["reason", "attempt"],
         )
-        self.rejects = Counter("genprint_rejects", "Dead letters by reason.", ["reason"], registry=r)
-        self.deferrals = Counter("genprint_deferrals", "Events put off for later, by reason.", ["reason"], registry=r)
-        self.stage_seconds = Histogram(
-            "genprint_stage_seconds",
+        self.stage_seconds = self._histogram(
+            "stage_seconds",
             "Time an event spends in a stage: queue (broker timestamp to taken up), fetch, decode, inference (batching "
             "included), total (broker timestamp to verdict).",
+            _SECONDS,
             ["stage"],
-            buckets=_SECONDS,
-            registry=r,
         )
-        self.batch_images = Histogram(
-            "genprint_batch_images", "Images in one inference batch.", buckets=_BATCH, registry=r
+        self.batch_images = self._histogram("batch_images", "Images in one inference batch.", _BATCH)
+        self.in_flight = self._gauge("in_flight_events", "Events taken up and not yet published.")
+        self.in_flight_bytes = self._gauge("in_flight_bytes", "Encoded bytes of those events.")
+        self.queue_events = self._gauge(
+            "queue_events",
+            "Events that wait: for room (polled), for an address or its answer (fetch), for the cache (lookup), for a "
+            "decoder (decode), for a batch (inference).",
+            ["queue"],
         )
-        self.in_flight = Gauge("genprint_in_flight_events", "Events taken up and not yet published.", registry=r)
-        self.in_flight_bytes = Gauge("genprint_in_flight_bytes", "Encoded bytes of those events.", registry=r)
-        self.decoding_bytes = Gauge("genprint_decoding_bytes", "Bytes reserved for decoding.", registry=r)
-        self.cache = Counter("genprint_cache", "Cache look-ups: hit, miss, corrupt, error.", ["result"], registry=r)
-        self.fetches = Counter("genprint_fetches", "Claim checks by result ('ok' or a reason).", ["result"], registry=r)
-        self.lag = Gauge(
-            "genprint_lag_records",
-            "Unanswered records of an owned partition.",
-            ["topic", "partition"],
-            registry=r,
+        self.fetched_bytes = self._gauge("fetched_bytes", "Bytes of claim checks that are fetched and not yet decoded.")
+        self.decoding_bytes = self._gauge("decoding_bytes", "Bytes reserved for decoding.")
+        self.cache = self._counter("cache", "Cache look-ups: hit, miss, corrupt, error.", ["result"])
+        self.fetches = self._counter("fetches", "Claim checks by result ('ok' or a reason).", ["result"])
+        self.lag = self._gauge("lag_records", "Unanswered records of an owned partition.", ["topic", "partition"])
+        self.publications = self._counter(
+            "publications", "Transactions or commits by result (committed, aborted).", ["result"]
         )
-        self.publications = Counter(
-            "genprint_publications", "Transactions or commits by result (committed, aborted).", ["result"], registry=r
+        self.publish_seconds = self._histogram("publish_seconds", "Time of one publication.", _SECONDS)
+        self.rebalances = self._counter("rebalances", "Changes of the assignment, by kind.", ["kind"])
+        self.last_verdict = self._gauge(
+            "last_verdict_timestamp_seconds", "When a verdict was last published (Unix time)."
         )
-        self.publish_seconds = Histogram(
-            "genprint_publish_seconds", "Time of one publication.", buckets=_SECONDS, registry=r
+        self.device_memory = self._gauge(
+            "device_memory_bytes", "Memory of the GPU, of all processes (used, total); absent on a CPU.", ["kind"]
         )
-        self.rebalances = Counter("genprint_rebalances", "Changes of the assignment, by kind.", ["kind"], registry=r)
-        self.last_verdict = Gauge(
-            "genprint_last_verdict_timestamp_seconds", "When a verdict was last published (Unix time).", registry=r
+        self.bundle = Info(
+            "genprint_bundle",
+            "The bundle being served: name, version, digest; digest of its template library; device (cuda, cpu).",
+            registry=self.registry,
         )
-        self.bundle = Info("genprint_bundle", "The bundle and device being served.", registry=r)
+        labels = ("name", "version", "digest", "library", "device")
+        self.declared.append(Declaration("genprint_bundle_info", "info", labels, self.bundle._documentation))  # noqa: SLF001
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.declared.append(Declaration("process_*", "gauge", (), "CPU time, memory and open files of the process."))
+        self.declared.append(Declaration("python_info", "info", ("version",), "The Python that runs it."))
+
+    def deferred(self, reason: str, attempt: int) -> Counter:
+        """The counter of a deferral."""
+        return self.deferrals.labels(reason, str(attempt) if attempt < _MOST_ATTEMPTS else f"{_MOST_ATTEMPTS}+")
+
+    def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
+        self._declare(f"{name}_total", "counter", labels, meaning)
+        return Counter(f"genprint_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
+        self._declare(name, "gauge", labels, meaning)
+        return Gauge(f"genprint_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
+        self._declare(name, "histogram", labels, meaning)
+        return Histogram(f"genprint_{name}", meaning, labels, registry=self.registry, buckets=buckets)
+
+    def _declare(self, name: str, kind: str, labels: Sequence[str], meaning: str) -> None:
+        self.declared.append(Declaration(f"genprint_{name}", kind, tuple(labels), meaning))

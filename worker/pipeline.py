@@ -141,7 +141,7 @@ class Pipeline:
             why=str(error),
         )
         if disposition is Disposition.DEFER:
-            item.counter = self._metrics.deferrals.labels(error.reason)
+            item.counter = self._metrics.deferred(error.reason, attempt)
             delay_s = 0 if isinstance(error, OverShare) else fetch.retry_delay_s  # that one waits for a place
             not_before_ms = int((time.time() + delay_s) * 1000)
             return deferral(
@@ -215,6 +215,7 @@ class Pipeline:
         self._health.beat(oldest_in_flight=self._intake.oldest, joined=self._broker.joined())
         self._metrics.in_flight.set(self._intake.in_flight)
         self._metrics.in_flight_bytes.set(self._intake.held_bytes)
+        self._metrics.queue_events.labels("polled").set(self._intake.waiting)
         if time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY_S
             self._metrics.lag.clear()

@@ -120,7 +120,10 @@ class Fetcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._held_bytes = 0
+        self.held_bytes = 0
+        """Fetched and not yet released."""
+        self.under_way = 0
+        """Fetches begun and not done, those that wait for a slot included."""
         self._room = asyncio.Event()
         self._room.set()
         self._slots = asyncio.Semaphore(settings.concurrency)
@@ -209,11 +212,14 @@ class Fetcher:
         host = url.raw_host or ""
         if host in self._slow and not deferred:
             raise SourceBusy("its host is slow or away")
+        self.under_way += 1
         try:
             data = await self._fetch_in_turn(url, host, fetch)
         except SourceUnavailable:
             self._slow.failed(host)
             raise
+        finally:
+            self.under_way -= 1
         self._slow.succeeded(host)
         self._hold(len(data))
         return data
@@ -240,8 +246,8 @@ class Fetcher:
 
     def _hold(self, size: int) -> None:
         """Count bytes in (or out, where negative); on the loop's thread."""
-        self._held_bytes += size
-        if self._held_bytes < self._settings.max_held_bytes:
+        self.held_bytes += size
+        if self.held_bytes < self._settings.max_held_bytes:
             self._room.set()
         else:
             self._room.clear()

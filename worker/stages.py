@@ -84,6 +84,7 @@ class Stages:
         self._pending_writes = 0
         self._completed: SimpleQueue[Completion] = SimpleQueue()
         self._failure: BaseException | None = None
+        self._measure()
         self._lookup = self._thread("lookup", self._look_up)
         self._inference = self._thread("inference", self._infer)
 
@@ -92,6 +93,20 @@ class Stages:
         self._fetcher.start()
         self._lookup.start()
         self._inference.start()
+
+    def _measure(self) -> None:
+        """Queues tell their length when somebody asks."""
+        decoders = self._decoders._work_queue  # noqa: SLF001 - there is no public way
+        queues: dict[str, Callable[[], float]] = {
+            "fetch": lambda: self._fetcher.under_way,
+            "lookup": lambda: len(self._received),
+            "decode": decoders.qsize,
+            "inference": lambda: len(self._prepared),
+        }
+        for name, length in queues.items():
+            self._metrics.queue_events.labels(name).set_function(length)
+        self._metrics.decoding_bytes.set_function(lambda: self._budget.held_bytes)
+        self._metrics.fetched_bytes.set_function(lambda: self._fetcher.held_bytes)
 
     def submit(self, item: InFlight) -> None:
         """Begin with an event whose content is parsed; never blocks."""
@@ -112,7 +127,6 @@ class Stages:
         """
         if self._failure is not None:
             raise self._failure
-        self._metrics.decoding_bytes.set(self._budget.held_bytes)
         found = []
         while True:
             try:

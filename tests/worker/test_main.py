@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 
 from tests.worker.small_bundle import picture, small_bundle
 from worker.__main__ import app
+from worker.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +77,39 @@ def test_settings_are_all_documented() -> None:
     assert result.exit_code == 0
     assert "kafka.bootstrap_servers" in result.stdout
     assert "run_id" in result.stdout
+
+
+@pytest.mark.parametrize("what", ["settings", "metrics"])
+def test_the_documentation_has_the_table_of_today(what: str) -> None:
+    printed = CliRunner().invoke(app, [what, "--markdown"])
+    assert printed.exit_code == 0
+    page = (ROOT / "docs" / f"{what}.md").read_text()
+    assert page.endswith(printed.stdout), f"python -m worker {what} --markdown, and put it at the end of docs/{what}.md"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    rows = json.loads(CliRunner().invoke(app, ["settings", "--json"]).stdout)
+    by_name = {row["setting"]: row for row in rows}
+    assert len(by_name) == len(rows) > 50
+    assert all(row["meaning"] and row["values"] for row in rows)
+    assert by_name["kafka.session_timeout_s"] == {
+        "setting": "kafka.session_timeout_s",
+        "values": "number",
+        "unit": "seconds",
+        "default": "10",
+        "variable": "GENPRINT_KAFKA__SESSION_TIMEOUT_S",
+        "meaning": "Silence after which the group gives a worker's partitions to others.",
+    }
+    assert by_name["inference.device"]["values"] == "cuda, cpu, auto"
+
+
+def test_every_metric_that_is_served_is_in_the_table() -> None:
+    metrics = Metrics()
+    rows = json.loads(CliRunner().invoke(app, ["metrics", "--json"]).stdout)
+    by_name = {row["metric"]: row for row in rows}
+    for family in metrics.registry.collect():
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        if not name.startswith(("process_", "python_")):
+            assert by_name.pop(name)["kind"] == family.type
+    assert set(by_name) == {"process_*", "python_info"}
+    assert Metrics().deferred("source_busy", 12)._labelvalues == ("source_busy", "10+")
