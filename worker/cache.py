@@ -89,20 +89,20 @@ class RedisCache:
         except (ValueError, TypeError) as error:
             expected = "expected redis://, rediss:// or unix:// with options that redis-py knows"
             raise StartupError(f"setting redis.url: {expected}") from error
-        self._failures = 0
-        self._closed_until = 0.0
+        # A full cache refuses writes alone; each success of a read would keep the writes going.
+        self._reads, self._writes = _Breaker("reads", settings), _Breaker("writes", settings)
 
     def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
         """See ``ScoreCache``."""
         found: list[CachedScores | None] = [None] * len(digests)
-        if not digests or not self._usable():
+        if not digests or not self._reads.closed:
             return found
         try:
             values: list[bytes | None] = self._client.mget([self._key(d) for d in digests])  # type: ignore[assignment]
         except (redis.RedisError, OSError, ValueError) as error:
-            self._failed(error)
+            self._failed(self._reads, error)
             return found
-        self._failures = 0
+        self._reads.succeeded()
         for i, value in enumerate(values):
             if value is not None:
                 found[i] = self._fitting(decode_entry(value))
@@ -113,7 +113,7 @@ class RedisCache:
 
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         """See ``ScoreCache``."""
-        if not entries or not self._usable():
+        if not entries or not (self._reads.closed and self._writes.closed):
             return
         try:
             with self._client.pipeline(transaction=False) as pipeline:
@@ -121,9 +121,9 @@ class RedisCache:
                     pipeline.set(self._key(digest), encode_entry(entry), ex=self._settings.ttl_s)
                 pipeline.execute()
         except (redis.RedisError, OSError, ValueError) as error:
-            self._failed(error)
+            self._failed(self._writes, error)
         else:
-            self._failures = 0
+            self._writes.succeeded()
 
     def _fitting(self, entry: CachedScores | None) -> CachedScores | None:
         """The entry, if its embedding has the bundle's dimension: a cache is written to by others."""
@@ -135,16 +135,34 @@ class RedisCache:
         salt = self._settings.salt.get_secret_value()
         return self._prefix + (hashlib.sha256(f"{salt}:{digest}".encode()).hexdigest() if salt else digest)
 
-    def _usable(self) -> bool:
-        return time.monotonic() >= self._closed_until
-
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, breaker: "_Breaker", error: Exception) -> None:
         self._metrics.cache.labels("error").inc()
+        breaker.failed(error)
+
+
+class _Breaker:
+    """After some failures in a row everything is left out for a while; then one more failure is enough."""
+
+    def __init__(self, what: str, settings: RedisSettings) -> None:
+        self._what = what
+        self._settings = settings
+        self._failures = 0
+        self._open_until = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether to try."""
+        return time.monotonic() >= self._open_until
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def failed(self, error: Exception) -> None:
         self._failures += 1
         if self._failures >= self._settings.breaker_failures:
-            self._closed_until = time.monotonic() + self._settings.breaker_pause_s
-            self._failures = 0
-            _log.warning("cache left alone", for_s=self._settings.breaker_pause_s, error=type(error).__name__)
+            self._open_until = time.monotonic() + self._settings.breaker_pause_s
+            pause_s = self._settings.breaker_pause_s
+            _log.warning("cache left alone", what=self._what, for_s=pause_s, error=type(error).__name__)
 
 
 def models_digest(bundle: Bundle) -> str:

@@ -125,6 +125,7 @@ class KafkaBroker:
             _log.warning("poll failed, will be repeated", why=str(error))
             return []
         self._check_member()
+        self._finish_rebalance()
         return [
             Record(
                 partition=partition,
@@ -233,6 +234,17 @@ class KafkaBroker:
         if member != self._member and self._member and not self._listener.lost:
             raise Fenced("the group has forgotten this member")
         self._member, self._listener.lost = member, False
+
+    def _finish_rebalance(self) -> None:
+        """Make the client take up a rebalance that it has forgotten half-way.
+
+        When changed metadata makes the leader rejoin and ``poll`` returns just before the group's answer, kafka-python
+        (3.0.12) sees no reason any more to look at that answer: it would poll on for ever, without a heartbeat and
+        without being told that the group has given its partitions to others.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        if not coordinator.need_rejoin() and coordinator.state is MemberState.REBALANCING:
+            coordinator.request_rejoin()
 
     def _publish_transaction(self, messages: list[Message], offsets: dict[Any, Any], group: Any) -> None:
         try:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from deploy.local.apache_kafka import ApacheKafka
-from tests.chaos import broker_faults, worker_faults
+from tests.chaos import broker_faults, cache_faults, event_faults, worker_faults
 from tests.chaos.report import Report, Result, markdown, say, table
 from tests.chaos.rig import Rig
 from tests.worker.small_bundle import small_bundle
@@ -25,6 +25,11 @@ SCENARIOS: Final[dict[str, Callable[[Rig], Iterator[Result]]]] = {
     "broker_freeze": broker_faults.broker_freeze,
     "proxy": broker_faults.proxy,
     "coordinator": broker_faults.coordinator,
+    "cache": cache_faults.cache,
+    "hanging": event_faults.hanging,
+    "poison": event_faults.poison,
+    "slow host": event_faults.slow_host,
+    "rejects": event_faults.rejects,
 }
 _PLAIN_WIDTH = 120
 """Columns where there is no terminal that would tell."""

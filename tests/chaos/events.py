@@ -41,8 +41,13 @@ class Pictures:
         """One of them, and the logit that the small bundle gives it."""
         return self._random.choice(self._known)
 
-    def __len__(self) -> int:
-        return len(self._known)
+    def choose_number(self) -> tuple[int, float]:
+        """The number of one of them, and its logit."""
+        number = self._random.randrange(len(self._known))
+        return number, self._known[number][1]
+
+    def __getitem__(self, number: int) -> bytes:
+        return self._known[number][0]
 
     def inline(self, count: int) -> Iterator[Event]:
         """Events that carry their image; one in fifty is broken."""

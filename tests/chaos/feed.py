@@ -42,9 +42,9 @@ class Feed:
         self.sent: dict[str, Sent] = {}
         """By origin (``topic/partition/offset``)."""
 
-    def send(self, events: Iterable[Event], per_s: float | None = None) -> None:
-        """Begin to send, at that rate or as fast as it goes."""
-        thread = threading.Thread(target=self._run, args=(events, per_s), name="feed", daemon=True)
+    def send(self, events: Iterable[Event], per_s: float | None = None, partition: int | None = None) -> None:
+        """Begin to send, at that rate or as fast as it goes, round the partitions or to one of them."""
+        thread = threading.Thread(target=self._run, args=(events, per_s, partition), name="feed", daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -69,7 +69,7 @@ class Feed:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, events: Iterable[Event], per_s: float | None) -> None:
+    def _run(self, events: Iterable[Event], per_s: float | None, partition: int | None) -> None:
         began = time.monotonic()
         try:
             for number, event in enumerate(events):
@@ -77,13 +77,13 @@ class Feed:
                     self._producer.poll(min(ahead, 0.05))
                     if self._stop.is_set():
                         return
-                self._produce(number, event)
+                self._produce(number, event, number % PARTITIONS if partition is None else partition)
             while self._producer.flush(0.2) and not self._stop.is_set():
                 pass
         except Exception as error:
             self._failure = f"feed: {error!r}"
 
-    def _produce(self, number: int, event: Event) -> None:
+    def _produce(self, number: int, event: Event, partition: int) -> None:
         def acknowledged(error: Any, message: Any) -> None:
             if error:
                 self._failure = f"feed: {error}"
@@ -97,7 +97,7 @@ class Feed:
                     self._topic,
                     event.value,
                     str(number),
-                    partition=number % PARTITIONS,
+                    partition=partition,
                     headers=list(event.headers),
                     on_delivery=acknowledged,
                 )

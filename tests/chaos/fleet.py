@@ -111,15 +111,16 @@ class Fleet:
 
     def ready(self) -> bool:
         """Whether all have their place in the group."""
-        return all(self._is_ready(worker) for worker in self._workers.values())
+        return all(self.is_ready(number) for number in self._workers)
+
+    def is_ready(self, number: int) -> bool:
+        """Whether one of them has."""
+        try:
+            return self._workers[number].http("/ready")[0] == 200
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """End all in order."""
         for worker in self._workers.values():
             worker.stop()
-
-    def _is_ready(self, worker: WorkerProcess) -> bool:
-        try:
-            return worker.http("/ready")[0] == 200
-        except OSError:
-            return False

@@ -102,7 +102,9 @@ class Case:
         logs = rig.out / "logs" / fault.replace(": ", "-").replace(" ", "_")
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
-        self._settings, self._static = settings, static
+        self.settings = dict(settings)
+        """Of workers that are started from now on."""
+        self._static = static
         self._bootstrap = bootstrap or kafka.bootstrap
         self._unload = False
         self.feed = Feed(kafka.bootstrap, self.stream.topic("images"))
@@ -220,6 +222,6 @@ class Case:
             "KAFKA__BOOTSTRAP_SERVERS": self._bootstrap,
             "IMAGES__DECODE_THREADS": "1",
             "LOG_LEVEL": "info",
-            **self._settings,
+            **self.settings,
         }
         return self.stream.environment(self.rig.bundle, **own)

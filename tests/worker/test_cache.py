@@ -292,16 +292,30 @@ def test_a_killed_server_is_a_miss_and_its_return_is_noticed(own_valkey: Valkey,
 
 
 @pytest.mark.integration
+def test_a_full_server_is_read_from_and_after_some_failures_not_written_to(own_valkey: Valkey, bundle: Bundle) -> None:
+    metrics = Metrics()
+    cache = make(own_valkey.url, bundle, metrics, breaker_failures=2, breaker_pause_s=60)
+    cache.put([(A, entry())])
+    with redis.Redis.from_url(own_valkey.url) as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
+        admin.config_set("maxmemory", 1)
+        for _ in range(4):
+            cache.put([(B, entry())])
+            assert same(cache.get([A])[0], entry())
+    assert count(metrics, "error") == 2
+
+
+@pytest.mark.integration
 def test_failures_with_successes_between_do_not_open_the_breaker(own_valkey: Valkey, bundle: Bundle) -> None:
     metrics = Metrics()
     cache = make(own_valkey.url, bundle, metrics, breaker_failures=2, breaker_pause_s=60)
     with redis.Redis.from_url(own_valkey.url) as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
         for _ in range(4):
-            admin.config_set("maxmemory", 1)  # writing fails, reading does not
+            admin.config_set("maxmemory", 1)
             cache.put([(A, entry())])
-            assert cache.get([A]) == [None]
-        admin.config_set("maxmemory", 0)
-    cache.put([(A, entry())])
+            admin.config_set("maxmemory", 0)
+            cache.put([(A, entry())])
     assert same(cache.get([A])[0], entry())
     assert count(metrics, "error") == 4
 

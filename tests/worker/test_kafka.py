@@ -1,13 +1,11 @@
 """What only a real broker can show about ``worker.kafka``."""
 
-import struct
-from pathlib import Path
-
 import pytest
-from kafka.record.util import calc_crc32c
+from kafka.structs import MemberState
 
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
+from tests.harm import harm_batch
 from tests.worker.edges import KafkaEdge, until
 from worker.broker import Message, Partition, Progress, Record
 from worker.errors import MessageTooLarge
@@ -61,14 +59,18 @@ def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(apache
     assert [record.undecodable for record in found] == [None, None, "the checksum of its batch is wrong", None]
 
 
-def harm_batch(segment: Path, find: bytes, by: bytes, *, checksum: bool) -> None:
-    """Change bytes of a record where the broker keeps it; its batch begins 61 bytes or a little more before them."""
-    data = bytearray(segment.read_bytes())
-    at, begin = data.index(find), 0
-    while begin + 12 + (length := struct.unpack_from(">i", data, begin + 8)[0]) < at:
-        begin += 12 + length
-    data[at : at + len(find)] = by
-    if checksum:
-        struct.pack_into(">I", data, begin + 17, calc_crc32c(bytes(data[begin + 21 : begin + 12 + length])))
-    with segment.open("r+b") as file:  # the same file: the broker has it open
-        file.write(data)
+def test_a_rebalance_that_the_client_has_forgotten_is_finished(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        coordinator = broker._consumer._coordinator
+        until(lambda: not broker.poll(0.05) and coordinator.stable(), "a stable group")
+        # What kafka-python is left with when poll returns between the group's answer and its own look at it.
+        coordinator._disable_heartbeat()
+        coordinator.state = MemberState.REBALANCING
+        until(lambda: not broker.poll(0.05) and coordinator.stable(), "a stable group again")
+        assert coordinator._heartbeat_enabled
+    finally:
+        broker.close()

@@ -1,0 +1,131 @@
+"""Events: records that nobody can read, hosts that hang, and nothing but broken images."""
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from tests.chaos.events import Event
+from tests.chaos.hosts import FAST, SLOW, Hosts
+from tests.chaos.report import Result
+from tests.chaos.rig import Case, Rig
+from tests.harm import harm_batch
+from tests.integration.worker_process import PARTITIONS
+
+_REJECTS = 10_000
+_CLAIM_CHECKS, _FEWEST = 6_000, 3_000
+_LEAST_SHARE = 0.75
+_HANDED_OVER_S = 10.0
+_DRAIN_S = 5.0
+_PNG = ("content-type", b"image/png")
+_IN_FLIGHT = 400
+
+
+def poison(rig: Rig) -> Iterator[Result]:
+    """Bad records among good ones, on every partition, before a worker has seen any."""
+    with rig.case("poison: among good records", "one answer each, no spin") as case:
+        good = case.pictures.good()
+        odd = replace(good, headers=(_PNG, ("odd-name", b"x")))
+        harmed = Event(b"harmed" * 10, (_PNG,), "undecodable_record")
+        for event in (
+            odd,
+            harmed,
+            Event(None, (_PNG,), "empty_event"),
+            replace(good, headers=(_PNG, ("nothing", None))),
+            Event(bytes(9 * 2**20), (_PNG,), "event_too_large"),
+            Event(good.value, (("content-type", None),), "unknown_content_type"),
+        ):
+            _send_now(case, case.inline(100))
+            for partition in range(PARTITIONS):  # each in a batch of its own
+                _send_now(case, [event], partition)
+        _send_now(case, case.inline(100))
+        for segment in _segments(case):
+            assert harm_batch(segment, b"odd-name", b"od\xff-\xfeame", checksum=True) == 1
+            assert harm_batch(segment, b"harmed" * 10, b"HARMED" * 10, checksum=False) == 1
+        case.fleet.grow(1)
+        yield case.finish()
+
+
+def _send_now(case: Case, events: Iterable[Event], partition: int | None = None) -> None:
+    case.feed.send(events, partition=partition)
+    case.until(lambda: case.feed.done, "sent")
+
+
+def _segments(case: Case) -> list[Path]:
+    assert case.kafka.data_dir is not None
+    return list(case.kafka.data_dir.glob(f"**/{case.stream.topic('images')}-*/*.log"))
+
+
+def rejects(rig: Rig) -> Iterator[Result]:
+    """Nothing but broken images, then good ones."""
+    with rig.case("rejects: one after the other", "the worker goes on, and its metrics say what happens") as case:
+        events = rig.events(_REJECTS)
+        case.send(case.pictures.broken() for _ in range(events))
+        case.fleet.grow(1)
+        case.until(lambda: case.answered >= events, "every reject answered", 120)
+        case.send(case.pictures.good() for _ in range(100))
+        case.until(lambda: case.answered >= events + 100, "good ones answered")
+        status, metrics = case.fleet[0].http("/metrics")
+        found = re.search(r'genprint_rejects_total{reason="broken_image"} (\S+)', metrics)
+        counted = int(float(found.group(1))) if found else 0
+        case.require(status == 200 and counted == events, f"its metrics count {counted} rejects")
+        case.require(case.fleet[0].http("/live")[0] == 200, "not live any more")
+        case.figures["rejects counted"] = counted
+        yield case.finish()
+
+
+def slow_host(rig: Rig) -> Iterator[Result]:
+    """As many claim checks again are of a host that hangs; the others must not wait for it."""
+    count = max(_FEWEST, rig.events(_CLAIM_CHECKS))
+    patient = {"FETCH__DEADLINE_S": "2", "FETCH__RETRY_DELAY_S": "3", "FETCH__ATTEMPTS": "1000"}
+    rates = []
+    for name, with_slow in (("slow host: none, for comparison", False), ("slow host: half of the claim checks", True)):
+        promise = f"the other half has at least {_LEAST_SHARE:.0%} of its throughput, all are answered in the end"
+        with rig.case(name, promise) as case, Hosts(case.pictures) as hosts:
+            case.settings.update(hosts.settings | patient)
+            hosts.hang()
+            fast = hosts.events(count, FAST)
+            slow = hosts.events(count if with_slow else 0, SLOW)
+            case.send(chain.from_iterable(zip(slow, fast, strict=True)) if with_slow else fast)
+            case.until(lambda case=case: case.feed.done, "everything sent")  # type: ignore[misc]
+            case.fleet.grow(1)
+            case.until(lambda case=case: case.answered >= count, "the fast half answered", 120)  # type: ignore[misc]
+            times = sorted(answer.at for answer in case.answers.found if answer.is_final)
+            rates.append(count / (times[count - 1] - times[0]))
+            case.figures["fast answers/s"] = round(rates[-1])
+            if with_slow:
+                share = rates[1] / rates[0]
+                case.figures["of its own throughput"] = share
+                case.require(share >= _LEAST_SHARE, f"the fast half had {share:.2f} of its throughput")
+            hosts.recover()
+            yield case.finish(180)
+
+
+def hanging(rig: Rig) -> Iterator[Result]:
+    """Every fetch in flight hangs while the partitions move, and while a worker is told to end."""
+    patient = {"FETCH__DEADLINE_S": "600", "FETCH__PATIENCE_S": "600", "FETCH__PER_HOST": "64"}
+    promise = (
+        f"partitions move within {_HANDED_OVER_S:.0f} s, a worker ends within {_DRAIN_S:.0f} s; none lost or twice"
+    )
+    with rig.case("hanging: a rebalance, then SIGTERM", promise, static=False) as case, Hosts(case.pictures) as hosts:
+        case.settings.update(hosts.settings | patient | {"PIPELINE__DRAIN_S": str(_DRAIN_S)})
+        hosts.hang()
+        case.send(hosts.events(_IN_FLIGHT, SLOW))
+        case.fleet.grow(1)
+        case.until(lambda: hosts.waiting > 0, "fetches hang")
+        case.fleet.grow(2)
+        case.until(lambda: case.fleet.is_ready(1), "the second worker is ready")
+        began = time.monotonic()
+        topic = case.stream.topic("images")
+        case.until(lambda: bool(case.fleet.partitions(1, topic)), "the second worker has partitions", _HANDED_OVER_S)
+        case.figures["handed over after s"] = time.monotonic() - began
+        began = time.monotonic()
+        case.fleet.shrink(1)
+        took = time.monotonic() - began
+        case.figures["ended after s"] = took
+        case.require(took < _DRAIN_S + 3, f"SIGTERM took {took:.1f} s")
+        case.require(case.answered == 0, f"{case.answered} answers while everything hung")
+        hosts.recover()
+        yield case.finish()
