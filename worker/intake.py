@@ -45,6 +45,7 @@ class Intake:
         for partition, lane in list(self._lanes.items()):
             if owned.get(partition) != lane.epoch:
                 for item in lane:
+                    item.dropped = True
                     self._leave(item)
                 del self._lanes[partition]
 

@@ -39,6 +39,8 @@ class InFlight:
     """Why it cannot even begin."""
     tenant: str | None = None
     """Whose place this takes; None if it takes nobody's."""
+    dropped: bool = False
+    """Its partition is no longer ours: whatever is still to be done would be done for nobody."""
     answer: Message | None = None
     counter: Counter | None = None
     """What to count when the answer is published: dropped work is not counted."""

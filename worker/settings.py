@@ -192,7 +192,8 @@ class InferenceSettings(Section):
     device_id: int = Field(default=0, ge=0)
     """Which GPU."""
     batch_size: PositiveInt = 32
-    """Views per run of the graph."""
+    """Images of one batch, and most views of one run of the graph; a CPU takes as many at a time as are fastest there
+    (tried at the start)."""
     max_wait_s: float = Field(default=0.01, ge=0)
     """How long an incomplete batch waits for more when there is no backlog."""
     threads: int = Field(default=0, ge=0)

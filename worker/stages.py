@@ -178,6 +178,9 @@ class Stages:
                     self._decoders.submit(self._guarded(self._decode), received, digest)
 
     def _decode(self, received: _Received, digest: str) -> None:
+        if received.item.dropped:
+            self._release(received)
+            return
         started = time.monotonic()
         try:
             image = prepare(received.data, self._models, self._limits, self._budget)
@@ -196,6 +199,9 @@ class Stages:
 
     def _infer(self) -> None:
         while batch := self._prepared.take():
+            batch = [prepared for prepared in batch if not prepared.item.dropped]
+            if not batch:
+                continue
             self._metrics.batch_images.observe(len(batch))
             answers = self._engine.score([prepared.image for prepared in batch])
             new: list[tuple[str, CachedScores]] = []

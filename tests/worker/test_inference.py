@@ -152,3 +152,32 @@ def test_a_graph_that_does_not_load_is_named(bundle: Bundle, tmp_path: Path) -> 
     )
     with pytest.raises(StartupError, match=r"model\.onnx: does not load on cpu"):
         Engine(broken, InferenceSettings(device="cpu")).start()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({1: 10, 2: 12, 4: 20, 8: 36}, 8),  # larger is faster, up to the batch size
+        ({1: 10, 2: 20, 4: 41, 8: 100}, 4),  # as fast, within 3 percent: fewer calls
+        ({1: 10, 2: 24}, 1),  # clearly slower, and nothing larger is tried
+        ({1: 10, 2: 21, 4: 36, 8: 90}, 4),
+    ],
+)
+def test_a_cpu_takes_as_many_views_at_a_time_as_are_fastest(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
+) -> None:
+    engine = Engine(bundle, InferenceSettings(device="cpu", batch_size=8, threads=1))
+    monkeypatch.setattr(engine, "_seconds", lambda _, views: seconds[len(views)])
+    engine.start()
+    runs: list[int] = []
+    session = engine._sessions["brightness"]
+
+    class Counting:
+        def run(self, names: Any, feed: Any) -> Any:
+            runs.append(len(feed["images"]))
+            return session.run(names, feed)
+
+    engine._sessions["brightness"] = Counting()
+    engine.score([prepared(*range(100, 116))])
+    assert max(runs) == expected
+    assert sum(runs) == 16
