@@ -1,11 +1,11 @@
-"""``python -m worker``: run, classify, produce, schema, settings, metrics."""
+"""``python -m worker``: run, replay, classify, produce, schema, settings, metrics."""
 
 import csv
 import json
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -13,29 +13,33 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 import structlog
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Column, Table
 
 from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
 from worker.attribution import Attributor
+from worker.broker import Broker
 from worker.cache import NoCache, RedisCache, ScoreCache
 from worker.classify import Classified, classify, find_images
 from worker.errors import StartupError, WorkerError
 from worker.health import Health, HealthServer
 from worker.inference import Engine
 from worker.kafka import ImageSender, KafkaBroker
+from worker.kafka_replay import ReplayBroker
 from worker.logs import configure_logs
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.produce import Kind, image_events
 from worker.reference import Row, json_table, markdown_table, metrics_rows, settings_rows, terminal_table
+from worker.replay import read_span, replay_settings
 from worker.settings import Settings, load_settings
 from worker.sources import Fetcher
 from worker.stages import Stages
 from worker.verdict import verdict_schema
 
 T = TypeVar("T")
+_BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 app = typer.Typer(
     help="Serve a bundle: image events in, verdicts out.",
@@ -56,28 +60,68 @@ def run(config: ConfigOption = None, assign: SetOption = [], bundle: BundleOptio
     """Consume image events and publish verdicts until SIGTERM or Ctrl-C."""
     with _one_line_errors():
         settings = _settings(config, assign, bundle)
-        configure_logs(settings.log_level)
-        log = structlog.get_logger("worker")
-        stop = threading.Event()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: stop.set())
-        metrics = Metrics()
-        loaded, engine = _engine(settings)
-        manifest = loaded.manifest
-        library = manifest.files[manifest.templates.file]
-        identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest, "library": library}
-        metrics.bundle.info({**identity, "device": engine.device})
-        cache: ScoreCache = RedisCache(settings.redis, loaded, metrics) if settings.redis.url else NoCache()
-        stages = Stages(settings, loaded, engine, cache, Fetcher(settings.fetch), metrics)
-        health = Health(settings.pipeline.stall_s)
-        server = HealthServer(settings.http, health, metrics)
-        server.start()
-        log.info("serving", **identity, device=engine.device, http_port=server.port, delivery=settings.kafka.delivery)
-        try:
-            attributor = Attributor(loaded, settings.policy, settings.run_id)
-            Pipeline(settings, KafkaBroker(settings.kafka, metrics), stages, attributor, health, metrics).run(stop)
-        finally:
-            server.close()
+        _serve(settings, lambda metrics, _: KafkaBroker(settings.kafka, metrics))
+
+
+@app.command()
+def replay(
+    run_id: Annotated[str, typer.Option("--run-id", help="Name of this backfill; part of its verdict_ids.")],
+    start: Annotated[str, typer.Option("--from", help="A time with zone, earliest, or offsets: 0:100,1:250.")],
+    end: Annotated[str, typer.Option("--to", help="Likewise, or now; this point itself is left out.")],
+    topic: Annotated[str | None, typer.Option(help="Instead of kafka.images_topic.")] = None,
+    config: ConfigOption = None,
+    assign: SetOption = [],  # noqa: B006
+    bundle: BundleOption = None,
+) -> None:
+    """Judge a span of a topic again, beside the live workers; stopped, the same command goes on."""
+    with _one_line_errors():
+        span = read_span(start, end)
+        settings = replay_settings(_settings(config, assign, bundle), run_id, topic)
+        answered = threading.Event()
+        console = Console(stderr=True)
+        with Progress(*_BAR, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("replaying", total=None)
+
+            def make_broker(metrics: Metrics, stop: threading.Event) -> Broker:
+                def finish() -> None:
+                    answered.set()
+                    stop.set()
+
+                def show(total: int, left: int) -> None:
+                    bar.update(task, total=total, completed=total - left)
+
+                return ReplayBroker(settings.kafka, metrics, span, finish, show)
+
+            _serve(settings, make_broker)
+        if not answered.is_set():
+            raise WorkerError(f"run {run_id} was stopped before its end; the same command goes on with it")
+        console.print(f"run {run_id}: every event of the span has its answer", highlight=False)
+
+
+def _serve(settings: Settings, make_broker: Callable[[Metrics, threading.Event], Broker]) -> None:
+    """Work until SIGTERM or Ctrl-C, or until the broker sets the event that it is given."""
+    configure_logs(settings.log_level)
+    log = structlog.get_logger("worker")
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    metrics = Metrics()
+    loaded, engine = _engine(settings)
+    manifest = loaded.manifest
+    library = manifest.files[manifest.templates.file]
+    identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest, "library": library}
+    metrics.bundle.info({**identity, "device": engine.device})
+    cache: ScoreCache = RedisCache(settings.redis, loaded, metrics) if settings.redis.url else NoCache()
+    stages = Stages(settings, loaded, engine, cache, Fetcher(settings.fetch), metrics)
+    health = Health(settings.pipeline.stall_s)
+    server = HealthServer(settings.http, health, metrics)
+    server.start()
+    log.info("serving", **identity, device=engine.device, http_port=server.port, delivery=settings.kafka.delivery)
+    try:
+        attributor = Attributor(loaded, settings.policy, settings.run_id)
+        Pipeline(settings, make_broker(metrics, stop), stages, attributor, health, metrics).run(stop)
+    finally:
+        server.close()
 
 
 @app.command("classify")

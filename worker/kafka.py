@@ -172,7 +172,7 @@ class KafkaBroker:
         if not current:
             return
         messages = [message for part in current for message in part.messages]
-        offsets = {TopicPartition(*part.partition): OffsetAndMetadata(part.next_offset, "", -1) for part in current}
+        offsets = {TopicPartition(*part.partition): self._committed_offset(part) for part in current}
         if group.generation_id < 0 or group.state is not MemberState.STABLE:
             raise GroupUnstable("the group is rebalancing")
         if self._transactional:
@@ -210,6 +210,9 @@ class KafkaBroker:
             if consumer is not None:
                 consumer.close(autocommit=False, timeout_ms=2000)
             self._epochs.clear()
+
+    def _committed_offset(self, part: Progress) -> Any:
+        return OffsetAndMetadata(part.next_offset, "", -1)
 
     def _transaction_options(self, identity: str) -> dict[str, Any]:
         if not self._transactional:

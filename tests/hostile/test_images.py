@@ -1,0 +1,38 @@
+"""The corpus through the worker's preparation, and through the whole worker."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.images import Hostile, hostile_images
+from tests.hostile.judge import Finding, Judge
+from tests.worker.harness import Harness
+from tests.worker.small_bundle import small_bundle
+
+DEADLINE_S = 20.0
+CORPUS = list(hostile_images())
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    with Judge(small_bundle(tmp_path_factory.mktemp("b") / "bundle").manifest.models, DEADLINE_S) as judge:
+        yield judge
+
+
+def test_names_tell_entries_apart() -> None:
+    assert max(Counter(entry.name for entry in CORPUS).values()) == 1
+    assert len(CORPUS) > 1_000
+
+
+@pytest.mark.parametrize("kind", ["cut", "whole"])
+def test_each_becomes_what_it_must_within_its_deadline_and_its_memory(judge: Judge, kind: str) -> None:
+    entries = [entry for entry in CORPUS if (" cut at " in entry.name) == (kind == "cut")]
+    wrong: list[str] = []
+    for entry, answer in zip(entries, judge.judge([entry.data for entry in entries]), strict=True):
+        if isinstance(answer, Finding):
+            wrong.append(f"{entry.name}: {answer.what}")
+        elif answer.outcome not in entry.outcomes:
+            wrong.append(f"{entry.name}: {answer.outcome} instead of {'/'.join(sorted(entry.outcomes))}")
+    assert not wrong
