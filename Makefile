@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALL := --constraint constraints.txt --editable '.[dev]'
 
-.PHONY: demo test bench lint types format clean
+.PHONY: demo test bench chaos fuzz lint types format clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m deploy.local.demo
@@ -16,6 +16,13 @@ test: lint types $(INSTALLED)
 # Alone on the machine; OPTIONS='--quick --only latency' for a part of it.
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench $(OPTIONS)
+
+# About twenty minutes; OPTIONS='--only kill,poison --scale 0.2' for a part of it.
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos $(OPTIONS)
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.hostile.fuzz $(OPTIONS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

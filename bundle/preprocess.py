@@ -43,6 +43,12 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 MAX_PIXELS_CEILING: Final = 89_478_485
 """Pillow's own bomb limit: ``Limits.max_pixels`` may not exceed it."""
 
+_PEAK_BYTES_A_ROW: Final = 24
+"""Pillow keeps a pointer for each row of each of its images, and pads rows: that counts where they are a pixel long."""
+
+_MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+_AVIF_BRANDS: Final = (b"ftypavif", b"ftypavis")
+
 Views = npt.NDArray[np.uint8]
 """``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small for an opinion."""
 
@@ -121,6 +127,8 @@ class EncodedImage:
         try:
             self._image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as error:
+            if data.startswith(_MAGIC) or data[4:12] in _AVIF_BRANDS:
+                raise BrokenImage("its header breaks off or contradicts itself") from error
             raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise TooManyPixels(f"the header promises over {MAX_PIXELS_CEILING} pixels") from error
@@ -146,7 +154,8 @@ class EncodedImage:
     @property
     def decoded_bytes(self) -> int:
         """Most bytes that decoding holds at once, encoded bytes left out; of an animation, too."""
-        return self.facts.width * self.facts.height * _PEAK_BYTES_A_PIXEL.get(self.facts.format, 12)
+        width, height = self.facts.width, self.facts.height
+        return width * height * _PEAK_BYTES_A_PIXEL.get(self.facts.format, 12) + height * _PEAK_BYTES_A_ROW
 
     def decode(self) -> DecodedImage:
         """Decode the first frame to RGB.

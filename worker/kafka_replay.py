@@ -178,7 +178,9 @@ class ReplayBroker(KafkaBroker):
             consumer.close(autocommit=False)
 
     def _begun(self, consumer: Any, place: Partition) -> tuple[int, int] | None:
-        found = consumer.committed(TopicPartition(*place), metadata=True, timeout_ms=_TIMEOUT_MS)
+        # A process that was killed may have left a transaction open, and its offsets are told when that has timed out.
+        timeout_ms = int((self._settings.start_timeout_s + self._settings.transaction_timeout_s) * 1000)
+        found = consumer.committed(TopicPartition(*place), metadata=True, timeout_ms=timeout_ms)
         if found is None or not found.metadata:
             return None
         noted = json.loads(found.metadata)

@@ -596,4 +596,4 @@ class TestIdentity:
             assert library in decoder_version()
 
     def test_the_caller_learns_what_decoding_takes_before_it(self) -> None:
-        assert EncodedImage(png(7000, 7000, 8, 2, b""), Limits()).decoded_bytes == 7000 * 7000 * 12
+        assert EncodedImage(png(7000, 7000, 8, 2, b""), Limits()).decoded_bytes == 7000 * (7000 * 12 + 24)

@@ -44,7 +44,7 @@ def mutations(seed: int) -> Iterator[tuple[str, bytes]]:
         yield name, bytes(data)
 
 
-def _mutate(rng: random.Random, data: bytearray, other: bytes) -> None:
+def _mutate(rng: random.Random, data: bytearray, other: bytes) -> None:  # noqa: C901 - a list of changes
     """One change; headers are hit as often as all the rest."""
     if not data:
         data += other
@@ -76,7 +76,9 @@ def _mutate(rng: random.Random, data: bytearray, other: bytes) -> None:
             data[at : at + length] = other[place : place + length]
 
 
-def fuzz(count: int, seed: int, deadline_s: float, console: Console, spoil: Spoil | None = None) -> tuple[dict[str, "Counter[str]"], list[Finding]]:
+def fuzz(
+    count: int, seed: int, deadline_s: float, console: Console, spoil: Spoil | None = None
+) -> tuple[dict[str, "Counter[str]"], list[Finding]]:
     """Outcomes by format, and what must not have happened."""
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     findings: list[Finding] = []
@@ -85,7 +87,9 @@ def fuzz(count: int, seed: int, deadline_s: float, console: Console, spoil: Spoi
     harmed = list(islice(mutations(seed), count))
     with Judge(models, deadline_s, spoil) as judge:
         answers = judge.judge([data for _, data in harmed])
-        shown = track(zip(harmed, answers, strict=True), "mutations", count, console=console, disable=not console.is_terminal)
+        shown = track(
+            zip(harmed, answers, strict=True), "mutations", count, console=console, disable=not console.is_terminal
+        )
         for (name, _), answer in shown:
             if isinstance(answer, Finding):
                 findings.append(answer)

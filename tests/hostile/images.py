@@ -154,7 +154,9 @@ def _strangers() -> Iterator[Hostile]:
     yield _entry("png magic, jpeg inside", SIGNATURE + images["jpeg"], BROKEN, UNSUPPORTED)
     yield _entry("jpeg magic, png inside", b"\xff\xd8\xff" + images["png"], BROKEN, UNSUPPORTED)
     yield _entry("webp that holds a gif", b"RIFF\x20\0\0\0WEBP" + images["gif"], BROKEN, UNSUPPORTED)
-    yield _entry("gif that begins with a script", b"GIF89a/*" + images["gif"][8:] + b"*/=1;", OK, BROKEN, UNSUPPORTED, PIXELS)
+    yield _entry(
+        "gif that begins with a script", b"GIF89a/*" + images["gif"][8:] + b"*/=1;", OK, BROKEN, UNSUPPORTED, PIXELS
+    )
 
 
 def _metadata() -> Iterator[Hostile]:
@@ -172,19 +174,36 @@ def _metadata() -> Iterator[Hostile]:
     yield _entry("jpeg with EXIF a thousand deep", _with_segment(images["jpeg"], 0xE1, nested[:65_000]), OK)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     yield _entry("jpeg with 250 parts of a colour profile", encoded(image, "JPEG", icc_profile=profile * 4_000), OK)
-    yield _entry("png with a colour profile that unpacks to 100 MB", _packed_text(b"iCCP", b"x\0\0", 100_000_000), OK, BROKEN)
+    yield _entry(
+        "png with a colour profile that unpacks to 100 MB", _packed_text(b"iCCP", b"x\0\0", 100_000_000), OK, BROKEN
+    )
     yield _entry("png with a text that unpacks to 100 MB", _packed_text(b"zTXt", b"x\0\0", 100_000_000), OK, BROKEN)
-    yield _entry("png with an international text likewise", _packed_text(b"iTXt", b"x\0\1\0\0\0", 100_000_000), OK, BROKEN)
+    yield _entry(
+        "png with an international text likewise", _packed_text(b"iTXt", b"x\0\1\0\0\0", 100_000_000), OK, BROKEN
+    )
     texts = PngImagePlugin.PngInfo()
     for number in range(2_000):
         texts.add_text(f"key{number}", "v" * 1_000)
     yield _entry("png with 2 MB of text", encoded(image, "PNG", pnginfo=texts), OK, BROKEN)
     chunks = chunk(b"prIv", b"") * 100_000
     yield _entry("png with 10^5 chunks", _inserted(images["png"], chunks), OK, BROKEN)
-    yield _entry("png with a chunk of 2 GiB", _inserted(images["png"], struct.pack(">I4s", 2**31 - 1, b"prIv")), BROKEN, UNSUPPORTED)
+    yield _entry(
+        "png with a chunk of 2 GiB",
+        _inserted(images["png"], struct.pack(">I4s", 2**31 - 1, b"prIv")),
+        BROKEN,
+        UNSUPPORTED,
+    )
     yield _entry("jpeg with 10^5 comments", _with_segment(images["jpeg"], 0xFE, b"x", times=100_000), OK)
-    yield _entry("jpeg with XMP that is no XML", _with_segment(images["jpeg"], 0xE1, b"http://ns.adobe.com/xap/1.0/\0<<<&"), OK)
-    yield _entry("jpeg with 65000 fill bytes", images["jpeg"][:2] + b"\xff" * 65_000 + images["jpeg"][2:], OK, BROKEN, UNSUPPORTED)
+    yield _entry(
+        "jpeg with XMP that is no XML", _with_segment(images["jpeg"], 0xE1, b"http://ns.adobe.com/xap/1.0/\0<<<&"), OK
+    )
+    yield _entry(
+        "jpeg with 65000 fill bytes",
+        images["jpeg"][:2] + b"\xff" * 65_000 + images["jpeg"][2:],
+        OK,
+        BROKEN,
+        UNSUPPORTED,
+    )
 
 
 def _animations() -> Iterator[Hostile]:
@@ -217,9 +236,24 @@ def _animations() -> Iterator[Hostile]:
 
 def _unusual() -> Iterator[Hostile]:
     """Legal, and seldom seen."""
-    for depth, colour in ((1, 0), (2, 0), (4, 0), (16, 0), (16, 2), (1, 3), (2, 3), (4, 3), (8, 3), (8, 4), (16, 4), (16, 6)):
+    for depth, colour in (
+        (1, 0),
+        (2, 0),
+        (4, 0),
+        (16, 0),
+        (16, 2),
+        (1, 3),
+        (2, 3),
+        (4, 3),
+        (8, 3),
+        (8, 4),
+        (16, 4),
+        (16, 6),
+    ):
         yield _entry(f"png of {depth} bits, colour type {colour}", png(33, 17, depth, colour), OK)
-    yield _entry("png of 3 bits", png(33, 17, data=b"")[:24] + b"\x03" + png(33, 17, data=b"")[25:], BROKEN, UNSUPPORTED)
+    yield _entry(
+        "png of 3 bits", png(33, 17, data=b"")[:24] + b"\x03" + png(33, 17, data=b"")[25:], BROKEN, UNSUPPORTED
+    )
     for width, height in ((1, 1), (1, 60_000), (60_000, 1), (2, 30_000), (1, 49_000_000)):
         yield _entry(f"png of {width} by {height}", png(width, height, 1, 0), OK)
     yield _entry("jpeg of 1 by 65500", encoded(Image.new("RGB", (1, 65_500)), "JPEG"), OK)

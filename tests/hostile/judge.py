@@ -16,7 +16,7 @@ from worker.images import MemoryBudget, prepare
 from worker.settings import EventSettings, ImageSettings
 
 _SLACK_BYTES = 64 * 2**20
-"""Beside the reserved bytes: several times the encoded ones, the interpreter's own growth, allocators that keep some."""
+"""Beside the reserved bytes: four times the encoded ones, and what interpreter and allocators take for themselves."""
 _DEFAULTS = ImageSettings()
 LIMITS = Limits(EventSettings().inline_max_bytes, _DEFAULTS.max_pixels)
 """Of a worker whose settings nobody has touched."""

@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.hostile.images import Hostile, hostile_images
+from tests.hostile.images import BROKEN, EMPTY, PIXELS, UNSUPPORTED, hostile_images
 from tests.hostile.judge import Finding, Judge
-from tests.worker.harness import Harness
+from tests.worker.harness import make_worker
 from tests.worker.small_bundle import small_bundle
 
 DEADLINE_S = 20.0
@@ -36,3 +35,19 @@ def test_each_becomes_what_it_must_within_its_deadline_and_its_memory(judge: Jud
         elif answer.outcome not in entry.outcomes:
             wrong.append(f"{entry.name}: {answer.outcome} instead of {'/'.join(sorted(entry.outcomes))}")
     assert not wrong
+
+
+def test_a_worker_answers_each_of_them_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    bundle = small_bundle(tmp_path_factory.mktemp("b") / "bundle")
+    worker = make_worker(bundle)
+    entries = [entry for number, entry in enumerate(CORPUS) if " cut at " not in entry.name or number % 10 == 0]
+    for number, entry in enumerate(entries):
+        worker.send(entry.data, number=number % 2)
+    worker.answer(len(entries))
+    verdicts = Counter(verdict["event"]["origin"] for verdict in worker.verdicts())
+    letters = Counter(headers["genprint-origin"] for _, headers in worker.dead())
+    answered = verdicts + letters
+    assert len(answered) == len(entries)
+    assert set(answered.values()) == {1}
+    reasons = {headers["genprint-reason"] for _, headers in worker.dead()}
+    assert reasons - {"invalid_output"} == {EMPTY, BROKEN, UNSUPPORTED, PIXELS}  # the small bundle's: black is NaN

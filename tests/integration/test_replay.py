@@ -37,7 +37,9 @@ def stream(apache_kafka: ApacheKafka) -> Stream:
 
 
 def replay(stream: Stream, bundle: Path, *arguments: str) -> "subprocess.Popen[str]":
-    environment = stream.environment(bundle, LOG_LEVEL="warning") | {"PYTHONPATH": str(ROOT)}
+    environment = stream.environment(bundle, LOG_LEVEL="warning", KAFKA__TRANSACTION_TIMEOUT_S="6") | {
+        "PYTHONPATH": str(ROOT)
+    }
     command = [sys.executable, "-m", "worker", "replay", "--run-id", "audit", *arguments]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -47,7 +49,7 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
         _, err = process.communicate(timeout=90)
     finally:
         process.kill()
-    return process.returncode, err.strip()
+    return process.returncode, err.strip().rpartition("\n")[2]  # before it the client may have logged
 
 
 def ends(stream: Stream, kind: str = "images") -> dict[int, int]:
