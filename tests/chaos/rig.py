@@ -73,9 +73,7 @@ class Rig:
     @contextmanager
     def own_broker(self, name: str) -> Iterator[ApacheKafka]:
         """Another Apache Kafka, to be harmed."""
-        logs = self.out / "logs" / name
-        logs.mkdir(parents=True, exist_ok=True)
-        with ApacheKafka(logs / "kafka.log") as kafka:
+        with ApacheKafka(self.out / "logs" / f"kafka-{name}.log") as kafka:
             yield kafka
 
 
