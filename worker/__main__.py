@@ -111,6 +111,7 @@ def _serve(settings: Settings, make_broker: Callable[[Metrics, threading.Event],
     library = manifest.files[manifest.templates.file]
     identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest, "library": library}
     metrics.bundle.info({**identity, "device": engine.device})
+    metrics.watch_device(engine.driver)
     cache: ScoreCache = RedisCache(settings.redis, loaded, metrics) if settings.redis.url else NoCache()
     stages = Stages(settings, loaded, engine, cache, Fetcher(settings.fetch), metrics)
     health = Health(settings.pipeline.stall_s)

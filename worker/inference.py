@@ -2,7 +2,7 @@
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from bundle.preprocess import Views
 from bundle.scores import aggregate_embeddings
 from bundle.store import Bundle
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
+from worker.gpu import LIBRARY, Driver, GpuRunner, Upload, open_driver
 from worker.images import PreparedImage
 from worker.settings import InferenceSettings
 
@@ -44,9 +45,12 @@ class Engine:
         self._settings = settings
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._views_per_run: dict[str, int] = {}
+        self._runner: GpuRunner | None = None
         self._dimension = bundle.manifest.templates.dimension
         self.device = ""
         """`cuda` or `cpu`, once started."""
+        self.driver: Driver | None = None
+        """Of the GPU, where there is one."""
 
     def start(self) -> float:
         """Create the sessions and compare the probe's outputs with the recorded ones; returns the largest error.
@@ -56,37 +60,58 @@ class Engine:
             bundle.errors.DecoderDrift, GraphDrift: this machine gives other pixels or numbers than the exporter's.
         """
         self.device = _device(self._settings)
+        if self.device == "cuda":
+            device_id = self._settings.device_id
+            self.driver = open_driver(device_id)
+            self._runner = GpuRunner(self.driver, ("cuda", device_id), self._settings.batch_size)
         for model in self._bundle.manifest.models:
             self._sessions[model.name] = self._session(model)
             self._views_per_run[model.name] = self._settings.batch_size
         error = self._check_probe()
-        if self.device == "cpu":
-            for model in self._bundle.manifest.models:
+        for model in self._bundle.manifest.models:
+            if self._runner is None:
                 self._views_per_run[model.name] = self._best_views_per_run(model)
+            else:
+                self._warm_up(model)
         return error
 
     def run(self, model: Model, views: Views) -> dict[str, Floats]:
         """The outputs of one graph for ``uint8[M, H, W, 3]``, in runs of as many views as the device likes."""
-        step = self._views_per_run[model.name]
-        outputs = {"logit": model.logit, "embedding": model.embedding}
-        wanted = {role: tensor.name for role, tensor in outputs.items() if tensor is not None}
-        empty = {"logit": np.empty(0, np.float32), "embedding": np.empty((0, self._dimension), np.float32)}
-        rows: dict[str, list[Floats]] = {role: [empty[role]] for role in wanted}
+        if self._runner is not None:
+            return self._run_uploaded(model, self._runner.upload({_kind(model): views}, ahead=False))
+        step, found = self._views_per_run[model.name], []
+        session, names = self._sessions[model.name], list(_wanted(model).values())
         for start in range(0, len(views), step):
             chunk = np.ascontiguousarray(views[start : start + step])
-            found = self._sessions[model.name].run(list(wanted.values()), {model.input.name: chunk})
-            for role, array in zip(wanted, found, strict=True):
-                rows[role].append(np.asarray(array, np.float32))
-        return {role: np.concatenate(parts) for role, parts in rows.items()}
+            found.append(session.run(names, {model.input.name: chunk}))
+        return self._collected(model, found)
 
-    def score(self, images: Sequence[PreparedImage]) -> list[Scores | InvalidOutput | InferenceFailed]:
+    @property
+    def uploads_ahead(self) -> bool:
+        """Whether ``upload`` is worth a thread of its own."""
+        return self._runner is not None
+
+    def upload(self, images: Sequence[PreparedImage]) -> Upload | None:
+        """Copy a batch to the device, from another thread than that of ``score``; None where there is none to copy to.
+
+        Waits while two batches are there that are not computed yet.
+        """
+        return None if self._runner is None else self._runner.upload(self._inputs(images), ahead=True)
+
+    def score(
+        self, images: Sequence[PreparedImage], upload: Upload | None = None
+    ) -> list[Scores | InvalidOutput | InferenceFailed]:
         """One answer for each image, in order; a batch that fails is halved until the culprit is alone.
+
+        Args:
+            images: a batch.
+            upload: the same batch, where it was copied ahead.
 
         Raises:
             DeviceFailed: no later call would succeed; a whole batch without an answer is held against the device if
                 the probe fails too, not against the images.
         """
-        answers = self._halving(images)
+        answers = self._halving(images, upload)
         if not any(isinstance(answer, Scores) for answer in answers):
             try:
                 self._check_probe()
@@ -94,9 +119,13 @@ class Engine:
                 raise DeviceFailed(f"{self.device}: fails on the probe as well: {error}") from error
         return answers
 
-    def _halving(self, images: Sequence[PreparedImage]) -> list[Scores | InvalidOutput | InferenceFailed]:
+    def _halving(
+        self, images: Sequence[PreparedImage], upload: Upload | None = None
+    ) -> list[Scores | InvalidOutput | InferenceFailed]:
         try:
-            return self._score(images)
+            return self._score(images, upload)
+        except DeviceFailed:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             if any(sign in str(error) for sign in _STICKY):
                 raise DeviceFailed(f"{self.device}: {str(error)[:300]}") from error
@@ -134,13 +163,55 @@ class Engine:
         manifest = self._bundle.manifest
         return self._bundle.probe.check(manifest.models, self.run, manifest.parity.tolerance, manifest.decoder)
 
-    def _score(self, images: Sequence[PreparedImage]) -> list[Scores | InvalidOutput | InferenceFailed]:
+    def _inputs(self, images: Sequence[PreparedImage]) -> dict[str, Views]:
+        """Views of a whole batch by kind: models with the same preprocessing read the same."""
+        models = {_kind(model): model.name for model in self._bundle.manifest.models}
+        return {kind: np.concatenate([image.views[name] for image in images]) for kind, name in models.items()}
+
+    def _run_uploaded(self, model: Model, upload: Upload) -> dict[str, Floats]:
+        assert self._runner is not None
+        session, names = self._sessions[model.name], list(_wanted(model).values())
+        return self._collected(model, self._runner.run(session, model, names, upload, _kind(model)))
+
+    def _collected(self, model: Model, runs: Sequence[Sequence[Any]]) -> dict[str, Floats]:
+        """Rows of several runs, one below the other."""
+        empty = {"logit": np.empty(0, np.float32), "embedding": np.empty((0, self._dimension), np.float32)}
+        columns = zip(*runs, strict=True) if runs else [()] * len(_wanted(model))
+        return {
+            role: np.concatenate([empty[role], *(np.asarray(part, np.float32) for part in parts)])
+            for role, parts in zip(_wanted(model), columns, strict=True)
+        }
+
+    def _rows(
+        self, images: Sequence[PreparedImage], upload: Upload | None
+    ) -> Iterator[tuple[Model, dict[str, Floats]]]:
+        """Outputs of each model for the whole batch."""
+        models = self._bundle.manifest.models
+        if self._runner is None:
+            inputs = self._inputs(images)
+            yield from ((model, self.run(model, inputs[_kind(model)])) for model in models)
+            return
+        uploaded = upload or self._runner.upload(self._inputs(images), ahead=False)
+        try:
+            yield from ((model, self._run_uploaded(model, uploaded)) for model in models)
+        finally:
+            self._runner.release(uploaded)
+
+    def _warm_up(self, model: Model) -> None:
+        """Every batch size that is a power of two: cuDNN chooses its algorithms for a shape when it first sees it."""
+        height, width = model.input.shape[1:3]
+        if isinstance(height, int) and isinstance(width, int):
+            for count in (1 << n for n in range(self._settings.batch_size.bit_length())):
+                self.run(model, np.zeros((count, height, width, 3), np.uint8))
+
+    def _score(
+        self, images: Sequence[PreparedImage], upload: Upload | None
+    ) -> list[Scores | InvalidOutput | InferenceFailed]:
         manifest = self._bundle.manifest
         outputs: dict[str, list[Floats]] = {}
-        for model in manifest.models:
-            views = [image.views[model.name] for image in images]
-            ends = np.cumsum([len(v) for v in views])[:-1]
-            for role, rows in self.run(model, np.concatenate(views)).items():
+        for model, roles in self._rows(images, upload):
+            ends = np.cumsum([len(image.views[model.name]) for image in images])[:-1]
+            for role, rows in roles.items():
                 outputs[role] = np.split(rows, ends)
         answers: list[Scores | InvalidOutput | InferenceFailed] = []
         for one_logits, one_embeddings in zip(outputs["logit"], outputs["embedding"], strict=True):
@@ -180,6 +251,17 @@ class Engine:
         return session
 
 
+def _kind(model: Model) -> str:
+    """Models of the same kind read the same views."""
+    return f"{model.preprocessing.digest} {model.input.shape[1:]}"
+
+
+def _wanted(model: Model) -> dict[str, str]:
+    """Name of the output in each role."""
+    outputs = {"logit": model.logit, "embedding": model.embedding}
+    return {role: tensor.name for role, tensor in outputs.items() if tensor is not None}
+
+
 def _device(settings: InferenceSettings) -> str:
     if settings.device == "cpu":
         return "cpu"
@@ -197,7 +279,7 @@ def cuda_usable(device_id: int) -> bool:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return False
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(LIBRARY)
     except OSError:
         return False
     count = ctypes.c_int(0)

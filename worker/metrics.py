@@ -1,9 +1,13 @@
 """All metrics of the worker, declared once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+
+from worker.errors import DeviceFailed
+from worker.gpu import Driver
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 STAGES = ("queue", "fetch", "decode", "inference", "total")
@@ -90,6 +94,20 @@ class Metrics:
     def deferred(self, reason: str, attempt: int) -> Counter:
         """The counter of a deferral."""
         return self.deferrals.labels(reason, str(attempt) if attempt < _MOST_ATTEMPTS else f"{_MOST_ATTEMPTS}+")
+
+    def watch_device(self, driver: Driver | None) -> None:
+        """Ask the GPU, if there is one, for its memory whenever somebody reads the metrics."""
+        if driver is None:
+            return
+
+        def memory(index: int) -> float:
+            try:
+                return driver.memory()[index]
+            except DeviceFailed:
+                return math.nan  # the worker ends for that; its metrics can still be read
+
+        self.device_memory.labels("used").set_function(lambda: memory(0))
+        self.device_memory.labels("total").set_function(lambda: memory(1))
 
     def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         self._declare(f"{name}_total", "counter", labels, meaning)

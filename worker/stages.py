@@ -12,9 +12,10 @@ Whatever goes wrong with one image becomes its completion; whatever is wrong wit
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from queue import Empty, SimpleQueue
 
 import structlog
@@ -27,6 +28,7 @@ from worker.batcher import Batcher
 from worker.cache import CachedScores, ScoreCache
 from worker.errors import InferenceError, Sha256Mismatch, WorkerError
 from worker.events import ClaimCheck, InlineImage
+from worker.gpu import Upload
 from worker.images import MemoryBudget, PreparedImage, prepare
 from worker.inference import Engine, Scores
 from worker.lanes import InFlight
@@ -198,12 +200,9 @@ class Stages:
             self._fetcher.release(len(received.data))
 
     def _infer(self) -> None:
-        while batch := self._prepared.take():
-            batch = [prepared for prepared in batch if not prepared.item.dropped]
-            if not batch:
-                continue
+        for batch, upload in self._uploaded() if self._engine.uploads_ahead else zip(self._batches(), repeat(None)):
             self._metrics.batch_images.observe(len(batch))
-            answers = self._engine.score([prepared.image for prepared in batch])
+            answers = self._engine.score([prepared.image for prepared in batch], upload)
             new: list[tuple[str, CachedScores]] = []
             for prepared, answer in zip(batch, answers, strict=True):
                 prepared.item.inference_s = time.monotonic() - prepared.ready
@@ -214,6 +213,26 @@ class Stages:
                 self._complete(prepared.item, prepared.digest, entry, cached=False)
                 new.append((prepared.digest, entry))
             self._write_later(new)
+
+    def _batches(self) -> Iterator[list[_Prepared]]:
+        while batch := self._prepared.take():
+            if left := [prepared for prepared in batch if not prepared.item.dropped]:
+                yield left
+
+    def _uploaded(self) -> Iterator[tuple[list[_Prepared], Upload | None]]:
+        """Batches that are on the device already, copied on a thread of their own."""
+        ready: SimpleQueue[tuple[list[_Prepared], Upload | None] | None] = SimpleQueue()
+
+        def upload() -> None:
+            try:
+                for batch in self._batches():
+                    ready.put((batch, self._engine.upload([prepared.image for prepared in batch])))
+            finally:
+                ready.put(None)
+
+        self._thread("upload", upload).start()
+        while (found := ready.get()) is not None:
+            yield found
 
     def _complete(self, item: InFlight, digest: str, entry: CachedScores, *, cached: bool) -> None:
         scores: Scores = entry.scores

@@ -201,7 +201,10 @@ def _denied(frame: bytes, api: int, version: int, error: int) -> bytes:
     response = _response(api, version).decode(frame, version=version, header=True)
     for part in [response] if hasattr(response, "error_code") else _partitions(response):
         part.error_code = error
+    (correlation,) = _RESPONSE.unpack_from(frame)
+    response._header = None  # of a response that was read: with it, it cannot be told its version
     response.API_VERSION = version
+    response.with_header(correlation_id=correlation)
     return bytes(response.encode(header=True))
 
 

@@ -1,7 +1,7 @@
 """The engine: the device that was asked for or none, the same numbers in any batch, one culprit at a time."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime as ort
@@ -10,7 +10,9 @@ import pytest
 from bundle.errors import GraphDrift
 from bundle.preprocess import ImageFacts, Views
 from bundle.store import Bundle
-from tests.worker.small_bundle import SIZE, small_bundle
+from tests.worker.harness import make_worker
+from tests.worker.host_driver import HostDriver
+from tests.worker.small_bundle import SIZE, picture, small_bundle
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
 from worker.images import PreparedImage
 from worker.inference import Engine, Scores, cuda_usable
@@ -120,13 +122,47 @@ class FakeSession:
     def run(self, *arguments: Any) -> Any:
         return self._session.run(*arguments)
 
+    def io_binding(self) -> "FakeBinding":
+        return FakeBinding(self._session.io_binding())
 
-def test_cuda_is_asked_for_without_any_fallback(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_with_iobinding(self, binding: "FakeBinding") -> None:
+        self._session.run_with_iobinding(binding.real)
+
+
+class FakeBinding:
+    """The device's memory is the host's; what ONNX Runtime was told of it is remembered."""
+
+    inputs: ClassVar[list[tuple[str, int, int]]] = []
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def bind_input(self, name: str, device: str, device_id: int, kind: Any, shape: list[int], address: int) -> None:
+        FakeBinding.inputs.append((device, device_id, shape[0]))
+        self.real.bind_input(name, "cpu", 0, kind, shape, address)
+
+    def bind_output(self, name: str, device: str) -> None:
+        self.real.bind_output(name, device)
+
+    def copy_outputs_to_cpu(self) -> Any:
+        return self.real.copy_outputs_to_cpu()
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.inference.cuda_usable", lambda _: True)
+    monkeypatch.setattr("worker.inference.open_driver", lambda _: HostDriver())
     monkeypatch.setattr("worker.inference.ort.preload_dlls", lambda: None)
     monkeypatch.setattr("worker.inference.ort.InferenceSession", FakeSession)
-    engine = Engine(bundle, InferenceSettings(device="cuda", device_id=1, gpu_memory_bytes=1 << 30))
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_cuda_is_asked_for_without_any_fallback(bundle: Bundle) -> None:
+    engine = Engine(bundle, InferenceSettings(device="cuda", device_id=1, gpu_memory_bytes=1 << 30, batch_size=8))
+    FakeBinding.inputs.clear()
     engine.start()
+    assert {(device, number) for device, number, _ in FakeBinding.inputs} == {("cuda", 1)}
+    assert [count for _, _, count in FakeBinding.inputs][-4:] == [1, 2, 4, 8]  # warmed up for each
     assert engine.device == "cuda"
     name, options = FakeSession.asked["providers"][0]
     assert name == "CUDAExecutionProvider"
@@ -134,13 +170,26 @@ def test_cuda_is_asked_for_without_any_fallback(bundle: Bundle, monkeypatch: pyt
     assert FakeSession.asked["enable_fallback"] == 0
 
 
+@pytest.mark.usefixtures("fake_cuda")
+def test_a_worker_on_a_gpu_answers_as_one_on_a_cpu(bundle: Bundle) -> None:
+    decisions = []
+    for device in ("cuda", "cpu"):
+        worker = make_worker(bundle, inference={"device": device})
+        for number in range(60):
+            worker.send(picture(40 if number % 3 else 200, seed=number), number=number % 2)
+        worker.answer(60)
+        by_origin = {v["event"]["origin"]: v["generated"]["scores"][0]["logit"] for v in worker.verdicts()}
+        decisions.append({origin: round(logit, 3) for origin, logit in by_origin.items()})
+    assert len(decisions[0]) == 60
+    assert decisions[0] == decisions[1]
+
+
+@pytest.mark.usefixtures("fake_cuda")
 def test_a_session_that_took_the_cpu_instead_stops_the_start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent(FakeSession):
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr("worker.inference.cuda_usable", lambda _: True)
-    monkeypatch.setattr("worker.inference.ort.preload_dlls", lambda: None)
     monkeypatch.setattr("worker.inference.ort.InferenceSession", Silent)
     with pytest.raises(StartupError, match="asked for CUDA, ONNX Runtime took CPUExecutionProvider"):
         Engine(bundle, InferenceSettings(device="cuda")).start()

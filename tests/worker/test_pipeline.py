@@ -252,10 +252,10 @@ def test_backlog_is_taken_up_within_the_limit(bundle: Bundle, monkeypatch: pytes
     most = 0
     original = worker.engine.score
 
-    def score(images: Any) -> Any:
+    def score(images: Any, upload: Any) -> Any:
         nonlocal most
         most = max(most, int(worker.metrics.in_flight._value.get()))
-        return original(images)
+        return original(images, upload)
 
     monkeypatch.setattr(worker.engine, "score", score)
     for i in range(80):
@@ -270,10 +270,10 @@ def test_stopping_finishes_what_is_in_flight(bundle: Bundle, monkeypatch: pytest
     reached, go_on = threading.Event(), threading.Event()
     original = worker.engine.score
 
-    def score(images: Any) -> Any:
+    def score(images: Any, upload: Any) -> Any:
         reached.set()
         go_on.wait(10)
-        return original(images)
+        return original(images, upload)
 
     monkeypatch.setattr(worker.engine, "score", score)
     for i in range(50):
@@ -292,11 +292,11 @@ def test_what_was_taken_away_meanwhile_is_not_published(bundle: Bundle, monkeypa
     other, tick = worker.edge.broker(), threading.Event()
     original = worker.engine.score
 
-    def score(images: Any) -> Any:
+    def score(images: Any, upload: Any) -> Any:
         if not other.joined():
             other.start()  # the worker's next poll gives it every other partition
             until(lambda: len(worker.broker.owned()) == 2 or tick.wait(0.01), "partitions taken away")
-        return original(images)
+        return original(images, upload)
 
     monkeypatch.setattr(worker.engine, "score", score)
     for i in range(20):
