@@ -113,6 +113,7 @@ class KafkaBroker:
 
     def poll(self, timeout_s: float) -> list[Record]:
         """See ``Broker``."""
+        self._make_way()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
@@ -237,6 +238,18 @@ class KafkaBroker:
         if member != self._member and self._member and not self._listener.lost:
             raise Fenced("the group has forgotten this member")
         self._member, self._listener.lost = member, False
+
+    def _make_way(self) -> None:
+        """Let the client return to partitions that were paused with records in hand.
+
+        kafka-python (3.0.12) lays such records aside and takes them up again when nothing else is in line. But what
+        was in line stays there when it is used up, until another fetch brings something: on a topic that has come to
+        its end the records laid aside were never seen again.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no public way
+        in_line = fetcher._next_partition_records  # noqa: SLF001
+        if in_line is not None and not in_line:
+            fetcher._next_partition_records = None  # noqa: SLF001
 
     def _finish_rebalance(self) -> None:
         """Make the client take up a rebalance that it has forgotten half-way.

@@ -16,7 +16,8 @@ from tests.integration.worker_process import PARTITIONS
 
 _REJECTS = 10_000
 _CLAIM_CHECKS, _FEWEST = 6_000, 3_000
-_LEAST_SHARE = 0.75
+_FAST_PER_S = 400.0
+_LEAST_SHARE = 0.9
 _HANDED_OVER_S = 10.0
 _DRAIN_S = 5.0
 _PNG = ("content-type", b"image/png")
@@ -88,9 +89,12 @@ def slow_host(rig: Rig) -> Iterator[Result]:
             hosts.hang()
             fast = hosts.events(count, FAST)
             slow = hosts.events(count if with_slow else 0, SLOW)
-            case.send(chain.from_iterable(zip(slow, fast, strict=True)) if with_slow else fast)
-            case.until(lambda case=case: case.feed.done, "everything sent")  # type: ignore[misc]
             case.fleet.grow(1)
+            case.until(case.fleet.ready, "the worker ready")
+            if with_slow:
+                case.send(chain.from_iterable(zip(slow, fast, strict=True)), 2 * _FAST_PER_S)
+            else:
+                case.send(fast, _FAST_PER_S)
             case.until(lambda case=case: case.answered >= count, "the fast half answered", 120)  # type: ignore[misc]
             times = sorted(answer.at for answer in case.answers.found if answer.is_final)
             rates.append(count / (times[count - 1] - times[0]))

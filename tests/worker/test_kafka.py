@@ -74,3 +74,29 @@ def test_a_rebalance_that_the_client_has_forgotten_is_finished(apache_kafka: Apa
         assert coordinator._heartbeat_enabled
     finally:
         broker.close()
+
+
+def test_records_of_a_paused_partition_come_when_it_goes_on(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    topic = edge.settings.images_topic
+    paused, other = Partition(topic, 0), Partition(topic, 1)
+    for number in range(6):
+        edge.produce(topic, key=None, value=b"%d" % number, headers=(), number=number % 2)
+    broker = edge.broker(edge.settings.model_copy(update={"max_poll_records": 1}))
+    broker.start()
+    found: list[Record] = []
+
+    def come(partition: Partition, count: int) -> bool:
+        found.extend(broker.poll(0.05))
+        return sum(record.partition == partition for record in found) >= count
+
+    try:
+        until(lambda: come(paused, 1), "the first of it")  # and the client has the others in hand
+        broker.pause([paused])
+        until(lambda: come(other, 3), "all of the other one")
+        until(lambda: not broker.poll(0.05), "nothing more")
+        broker.pause([])
+        until(lambda: come(paused, 3), "the rest of it", 10)
+    finally:
+        broker.close()
+    assert [record.offset for record in found if record.partition == paused] == [0, 1, 2]
