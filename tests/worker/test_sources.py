@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gzip
 import os
 import socket
 import threading
@@ -67,6 +68,15 @@ async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
         await writer.drain()
 
 
+async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Always a little, so that no time-out between two reads ever ends it."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+    while not writer.is_closing():
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
 class Site:
     """A server that says exactly the bytes of the table below, right or wrong HTTP."""
 
@@ -83,6 +93,10 @@ class Site:
             "/endless": endless,
             "/short": plain("200 OK\r\nContent-Length: 100", b"x"),
             "/gzip": plain("200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b"),
+            "/gzip-bomb": plain("200 OK\r\nContent-Encoding: gzip", gzip.compress(bytes(20_000_000))),
+            "/drip": drip,
+            **{f"/chain/{number}": redirect(f"/chain/{number + 1}") for number in range(10_000)},
+            "/chain/10000": plain(f"200 OK\r\nContent-Length: {len(BODY)}", BODY),
             "/not-http": then_silence(b"SSH-2.0-x\r\n"),
             "/hang-up": then_silence(b""),
             "/slow-head": then_silence(b"HTTP/1.1 200 OK\r\nX: "),
@@ -196,6 +210,9 @@ def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes
         ("/endless", SourceTooLarge),
         ("/short", SourceUnavailable),
         ("/gzip", SourceRefused),
+        ("/gzip-bomb", SourceRefused),
+        ("/chain/0", SourceRefused),
+        ("/chain/9000", SourceRefused),
         ("/not-http", SourceUnavailable),
         ("/loop", SourceRefused),
         ("/nowhere", SourceRefused),
@@ -205,7 +222,7 @@ def test_http_answers_have_their_disposition(site: Site, start: Start, path: str
     assert refused(start(), site.url(path) + "?signature=secret") is error
 
 
-@pytest.mark.parametrize("path", ["/hang-up", "/slow-head", "/slow-body"])
+@pytest.mark.parametrize("path", ["/hang-up", "/slow-head", "/slow-body", "/drip"])
 def test_the_deadline_ends_a_slow_answer(site: Site, start: Start, path: str) -> None:
     fetcher, began = start(deadline_s=QUICK_S), time.monotonic()
     assert refused(fetcher, site.url(path)) is SourceUnavailable
@@ -285,6 +302,26 @@ def test_a_public_name_that_resolves_to_a_private_address(
     assert refused(start(allow_private_addresses=False), site.url("/ok", "cdn.example")) is SourceForbidden
     assert start().fetch(site.url("/ok", "cdn.example")).future.result(20) == BODY  # it would have led here
     assert site.paths == ["/ok"]
+
+
+def test_a_name_that_changes_its_address_between_check_and_connection(
+    site: Site, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        address = "192.0.2.1" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(sources, "is_public", lambda address: address == "192.0.2.1")
+    fetcher = start(allow_private_addresses=False, deadline_s=QUICK_S)
+    assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceUnavailable  # nobody there, it was public
+    fetcher = start(allow_private_addresses=False)
+    assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceForbidden
+    assert site.paths == []
+    assert len(asked) == 2
 
 
 REDIRECTS = {
