@@ -46,8 +46,13 @@ MAX_PIXELS_CEILING: Final = 89_478_485
 _PEAK_BYTES_A_ROW: Final = 24
 """Pillow keeps a pointer for each row of each of its images, and pads rows: that counts where they are a pixel long."""
 
-_MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
-_AVIF_BRANDS: Final = (b"ftypavif", b"ftypavis")
+_MAGIC: Final = {
+    "JPEG": (0, (b"\xff\xd8\xff",)),
+    "PNG": (0, (b"\x89PNG\r\n\x1a\n",)),
+    "GIF": (0, (b"GIF87a", b"GIF89a")),
+    "AVIF": (4, (b"ftypavif", b"ftypavis")),
+}
+"""Where a file of that format says so, and in which words."""
 
 Views = npt.NDArray[np.uint8]
 """``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small for an opinion."""
@@ -127,7 +132,7 @@ class EncodedImage:
         try:
             self._image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as error:
-            if data.startswith(_MAGIC) or data[4:12] in _AVIF_BRANDS:
+            if any(data.startswith(words, at) for name, (at, words) in _MAGIC.items() if name in _readable()):
                 raise BrokenImage("its header breaks off or contradicts itself") from error
             raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -204,6 +209,11 @@ def decoder_version() -> str:
 def pixels_digest(views: Views) -> str:
     """Sha256 (hex) of shape and pixels."""
     return hashlib.sha256(str(views.shape).encode() + np.ascontiguousarray(views).tobytes()).hexdigest()
+
+
+def _readable() -> set[str]:
+    """Formats that we take and that Pillow can read here."""
+    return set(FORMATS) & Image.OPEN.keys()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -97,6 +97,7 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         super().__init__(data)
         self._why: str | None = None
         self._expected = self.base_offset
+        self._next: Any = None
 
     def has_right_checksum(self) -> bool:
         """Whether the bytes are those that the producer has sent."""
@@ -141,24 +142,35 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
     def __next__(self) -> Any:
         if self.is_control_batch and self._why is None:
             return super().__next__()
-        if self._why is None and self._next_record_index < self._num_records:
-            record = self._read()
-            if not self._expected <= record.offset <= self.last_offset:
-                record = self._unreadable(self._expected, f"it claims offset {record.offset}")
+        last = self.last_offset
+        if self._next is None and self._why is None and self._expected <= last:
+            self._next = self._read(last) if self._next_record_index < self._num_records else None
+        if self._next is not None and (self._next.offset == self._expected or not self._is_dense()):
+            record, self._next = self._next, None
             self._expected = record.offset + 1
             return record
-        if self._why is None or self._expected > self.last_offset:
+        if self._expected > last or (self._why is None and not self._is_dense()):
             raise StopIteration
         self._expected += 1
-        return self._unreadable(self._expected - 1)
+        return self._unreadable(self._expected - 1, "its batch does not hold it")
 
-    def _read(self) -> Any:
-        """The next record, one way or another."""
+    def _is_dense(self) -> bool:
+        """Whether no record was removed by compaction: then each offset that does not come is one that was lost."""
+        return bool(self._num_records == self.last_offset_delta + 1)
+
+    def _read(self, last: int) -> Any:
+        """The next record, one way or another, at an offset that it may have."""
         try:
-            return super().__next__()
+            record = super().__next__()
         except CorruptRecordError:
-            if not isinstance(self._buffer, _EscapingBuffer):
-                self._buffer = _EscapingBuffer(self._buffer)
+            record = self._read_again()
+        if self._expected <= record.offset <= last:
+            return record
+        return self._unreadable(self._expected, f"it claims offset {record.offset}")
+
+    def _read_again(self) -> Any:
+        if not isinstance(self._buffer, _EscapingBuffer):
+            self._buffer = _EscapingBuffer(self._buffer)
         try:
             return super().__next__()
         except CorruptRecordError as error:
@@ -177,8 +189,8 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         self._next_record_index += 1
         return self._unreadable(self._expected, why)
 
-    def _unreadable(self, offset: int, why: str | None = None) -> Any:
-        headers = Unreadable(why or self._why or "")
+    def _unreadable(self, offset: int, why: str) -> Any:
+        headers = Unreadable(self._why or why)
         return DefaultRecord(0, offset, self.max_timestamp, self.timestamp_type, None, None, headers)
 
 
