@@ -97,23 +97,24 @@ class ReplayBroker(KafkaBroker):
         if not self.joined():
             return
         try:
-            drained = [part for partition, epoch in self.owned().items() if (part := self._drained(partition, epoch))]
-            if drained:
-                self.publish(drained)
-            left = self._left()
+            # Offsets before ends: a deferral that another process commits in between is then seen at least once.
+            committed = self._committed()
+            ends = self._ends()
+            self.publish([part for partition in self.owned() if (part := self._drained(partition, committed))])
         except (errors.KafkaError, PublishAborted) as error:
             _log.info("looked in vain, will be repeated", why=str(error))
             return
-        span = sum(left.get(partition, 0) for partition in self._plan)
-        self._progress(sum(end - begin for begin, end in self._plan.values()), span)
+        left = {partition: max(0, end - committed[partition]) for partition, end in ends.items()}
+        total = sum(end - begin for begin, end in self._plan.values())
+        self._progress(total, sum(left[partition] for partition in self._plan))
         if not any(left.values()):
             self._finished()
 
-    def _drained(self, partition: Partition, epoch: int) -> Progress | None:
+    def _drained(self, partition: Partition, committed: Mapping[Partition, int]) -> Progress | None:
         """The commit of a partition that has given everything: up to its end there are only markers of transactions."""
-        tp = TopicPartition(*partition)
-        position = self._consumer.position(tp, timeout_ms=_TIMEOUT_MS)
-        if position is None:
+        epoch = self.owned().get(partition)
+        position = self._consumer.position(TopicPartition(*partition), timeout_ms=_TIMEOUT_MS)
+        if epoch is None or position is None:
             return None
         end = self._end(partition)
         if position >= end:
@@ -121,32 +122,31 @@ class ReplayBroker(KafkaBroker):
         elif partition in self._plan:
             return None
         target = int(min(position, end))
-        committed = self._consumer.committed(tp, timeout_ms=_TIMEOUT_MS) or 0
-        if committed >= target or self._delivered.get((partition, epoch), 0) > committed:
+        before = committed.get(partition, 0)
+        if before >= target or self._delivered.get((partition, epoch), 0) > before:
             return None
         return Progress(partition, epoch, target, ())
 
-    def _left(self) -> dict[Partition, int]:
-        """Offsets of the whole run that are not committed yet, whoever owns them."""
-        retries = [TopicPartition(self._settings.retry_topic, number) for number in self._numbers(self._consumer)]
+    def _retries(self) -> list[TopicPartition]:
+        topic = self._settings.retry_topic
+        return [TopicPartition(topic, number) for number in _numbers(self._consumer, topic)]
+
+    def _committed(self) -> dict[Partition, int]:
+        """How far the whole run is, whoever owns the partitions."""
+        places = [*self._retries(), *(TopicPartition(*partition) for partition in self._plan)]
+        return {Partition(*tp): self._consumer.committed(tp, timeout_ms=_TIMEOUT_MS) or 0 for tp in places}
+
+    def _ends(self) -> dict[Partition, int]:
+        """Up to where it must be committed."""
+        retries = self._retries()
         ends = {Partition(*tp): end for tp, end in self._consumer.end_offsets(retries, timeout_ms=_TIMEOUT_MS).items()}
-        ends |= {partition: end for partition, (_, end) in self._plan.items()}
-        return {
-            partition: max(0, end - (self._consumer.committed(TopicPartition(*partition), timeout_ms=_TIMEOUT_MS) or 0))
-            for partition, end in ends.items()
-        }
+        return ends | {partition: end for partition, (_, end) in self._plan.items()}
 
     def _end(self, partition: Partition) -> float:
         """The first offset that is not read; retries are read as they come, and other partitions not at all."""
         if partition.topic == self._settings.retry_topic:
             return float("inf")
         return self._plan.get(partition, (0, 0))[1]
-
-    def _numbers(self, consumer: Any) -> Sequence[int]:
-        found = consumer.partitions_for_topic(self._settings.images_topic)
-        if not found:
-            raise TopicMissing(f"no topic {self._settings.images_topic}")
-        return sorted(found)
 
     def _prepare(self) -> Plan:
         """The span that this run was begun with; begins it if nobody has."""
@@ -160,7 +160,7 @@ class ReplayBroker(KafkaBroker):
             metrics_enabled=False,
         )
         try:
-            numbers = self._numbers(consumer)
+            numbers = _numbers(consumer, s.images_topic)
             self._make_retry_topic(consumer, len(numbers))
             places = [Partition(s.images_topic, number) for number in numbers]
             begun = {place: found for place in places if (found := self._begun(consumer, place))}
@@ -233,3 +233,11 @@ class ReplayBroker(KafkaBroker):
             raise BrokerError(f"topic {name} ({partitions} partitions) cannot be made, create it: {error}") from error
         finally:
             admin.close()
+
+
+def _numbers(consumer: Any, topic: str) -> Sequence[int]:
+    """Of a topic's partitions."""
+    found = consumer.partitions_for_topic(topic)
+    if not found:
+        raise TopicMissing(f"no topic {topic}")
+    return sorted(found)

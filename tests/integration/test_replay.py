@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
+from kafka.partitioner.default import murmur2
 
 from deploy.local.apache_kafka import ApacheKafka
+from deploy.local.topics import create_topics
 from tests.integration.worker_process import PARTITIONS, ROOT, Stream, WorkerProcess
 from tests.worker.edges import until
 from tests.worker.small_bundle import picture, small_bundle
@@ -52,10 +55,10 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, err.strip().rpartition("\n")[2]  # before it the client may have logged
 
 
-def ends(stream: Stream, kind: str = "images") -> dict[int, int]:
+def ends(stream: Stream, kind: str = "images", partitions: int = PARTITIONS) -> dict[int, int]:
     reader = Consumer({"bootstrap.servers": stream.bootstrap, "group.id": "x", "log_level": 0})
     try:
-        places = [TopicPartition(stream.topic(kind), number) for number in range(PARTITIONS)]
+        places = [TopicPartition(stream.topic(kind), number) for number in range(partitions)]
         return {tp.partition: reader.get_watermark_offsets(tp, timeout=10)[1] for tp in places}
     finally:
         reader.close()
@@ -106,8 +109,12 @@ def test_a_killed_replay_goes_on_to_the_end_it_had(stream: Stream, bundle: Path)
 def test_offsets_bound_it_and_deferred_events_are_waited_for(stream: Stream, bundle: Path) -> None:
     missing = json.dumps({"uri": "http://127.0.0.1:9/x.png"}).encode()  # nobody listens there
     before = ends(stream)
-    for _ in range(8):
-        stream.produce(missing, {"content-type": b"application/json"})
+    # Made by somebody else with more partitions than the images have, and only those get something.
+    count = PARTITIONS + 3
+    create_topics(stream.bootstrap, {f"{stream.topic('retry')}.replay.audit": count})
+    keys = (b"%d" % number for number in range(1_000))
+    for key in islice((key for key in keys if (murmur2(key) & 0x7FFFFFFF) % count >= PARTITIONS), 8):
+        stream.produce(missing, {"content-type": b"application/json"}, key=key)
     stream.flush()
     first = {number: end - 10 for number, end in before.items()}
     after = ends(stream)
@@ -119,8 +126,8 @@ def test_offsets_bound_it_and_deferred_events_are_waited_for(stream: Stream, bun
             ",".join(f"{number}:{at}" for number, at in first.items()),
             "--to",
             "latest",
-            *("--set", "fetch.sources=http://127.0.0.1", "--set", "fetch.allow_private_addresses=true"),
-            *("--set", "fetch.attempts=2", "--set", "fetch.retry_delay_s=0.5"),
+            *("--set", "fetch.sources=http://127.0.0.1:9", "--set", "fetch.allow_private_addresses=true"),
+            *("--set", "fetch.attempts=2", "--set", "fetch.retry_delay_s=2"),
         )
     )
     assert (code, err) == (0, "run audit: every event of the span has its answer")
@@ -130,6 +137,9 @@ def test_offsets_bound_it_and_deferred_events_are_waited_for(stream: Stream, bun
     assert set(found) == expected
     assert set(found.values()) == {1}
     assert len(expected) == 4 * 10 + 8
+    reasons = Counter(dict(message.headers())["genprint-reason"] for message in stream.answers(len(expected))["dead"])
+    assert reasons[b"source_exhausted"] == 8
+    assert sum(ends(stream, "retry.replay.audit", count).values()) >= 8
 
 
 def test_what_is_not_there_cannot_be_replayed(stream: Stream, bundle: Path) -> None:
