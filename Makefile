@@ -17,7 +17,7 @@ test: lint types $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench $(OPTIONS)
 
-# About twenty minutes; OPTIONS='--only kill,poison --scale 0.2' for a part of it.
+# About a quarter of an hour; OPTIONS='--only kill,poison --scale 0.2' for a part of it.
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos $(OPTIONS)
 

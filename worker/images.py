@@ -51,7 +51,7 @@ class MemoryBudget:
 
 
 def prepare(data: bytes, models: tuple[Model, ...], limits: Limits, budget: MemoryBudget) -> PreparedImage:
-    """Decode once, cut the views of every model.
+    """Decode once, cut the views of every model; models with the same recipe share them.
 
     Raises:
         bundle.errors.ImageError: the image's own fault.
@@ -59,4 +59,8 @@ def prepare(data: bytes, models: tuple[Model, ...], limits: Limits, budget: Memo
     encoded = EncodedImage(data, limits)
     with budget.reserve(encoded.decoded_bytes):
         decoded = encoded.decode()
-        return PreparedImage(encoded.facts, {m.name: make_views(decoded, m.preprocessing) for m in models})
+        views: dict[str, Views] = {}
+        for model in models:
+            twin = next((m for m in models if m.name in views and m.preprocessing == model.preprocessing), None)
+            views[model.name] = views[twin.name] if twin else make_views(decoded, model.preprocessing)
+        return PreparedImage(encoded.facts, views)

@@ -22,6 +22,8 @@ from worker.settings import InferenceSettings
 Floats = npt.NDArray[np.float32]
 
 _TRIES = 3
+_LONG_S = 0.1
+"""A run that takes longer gains nothing by more views: what a call costs besides does not count any more."""
 _CLEARLY_SLOWER, _AS_FAST = 1.15, 1.03
 _STICKY = ("CUDA failure", "CUDA error", "CUDNN failure", "CUBLAS failure", "device-side assert", "out of memory")
 
@@ -44,6 +46,9 @@ class Engine:
         self._bundle = bundle
         self._settings = settings
         self._sessions: dict[str, ort.InferenceSession] = {}
+        models = bundle.manifest.models
+        self._kinds = {m.name: f"{m.preprocessing.digest} {m.input.shape[1:]}" for m in models}
+        """By model; those of the same kind read the same views."""
         self._views_per_run: dict[str, int] = {}
         self._runner: GpuRunner | None = None
         self._dimension = bundle.manifest.templates.dimension
@@ -78,7 +83,7 @@ class Engine:
     def run(self, model: Model, views: Views) -> dict[str, Floats]:
         """The outputs of one graph for ``uint8[M, H, W, 3]``, in runs of as many views as the device likes."""
         if self._runner is not None:
-            return self._run_uploaded(model, self._runner.upload({_kind(model): views}, ahead=False))
+            return self._run_uploaded(model, self._runner.upload({self._kinds[model.name]: views}, ahead=False))
         step, found = self._views_per_run[model.name], []
         session, names = self._sessions[model.name], list(_wanted(model).values())
         for start in range(0, len(views), step):
@@ -137,22 +142,24 @@ class Engine:
     def _best_views_per_run(self, model: Model) -> int:
         """The fastest power of two up to ``batch_size``, by trying.
 
-        Where a batch outgrows the caches of a CPU it gets slower (ResNet-50 at 224 px: 53 ms a view at 32, 33 ms at 1);
-        small graphs are the other way round.
+        Where a batch outgrows the caches of a CPU it gets slower; small graphs are the other way round. `make bench`
+        measures both (`batch_s` of each regime).
         """
         height, width = model.input.shape[1:3]
         if not (isinstance(height, int) and isinstance(width, int)):
             return self._settings.batch_size
         seconds: dict[int, float] = {}
-        count = 1
-        while count <= self._settings.batch_size:
-            views = np.zeros((count, height, width, 3), np.uint8)
-            seconds[count] = min(self._seconds(model, views) for _ in range(_TRIES)) / count
-            if seconds[count] > _CLEARLY_SLOWER * min(seconds.values()):
+        for count in self._sizes():
+            run_s = min(self._seconds(model, np.zeros((count, height, width, 3), np.uint8)) for _ in range(_TRIES))
+            seconds[count] = run_s / count
+            if run_s > _LONG_S or seconds[count] > _CLEARLY_SLOWER * min(seconds.values()):
                 break
-            count *= 2
         fastest = min(seconds.values())
         return max(count for count, each in seconds.items() if each < _AS_FAST * fastest)
+
+    def _sizes(self) -> list[int]:
+        """Powers of two up to the batch size."""
+        return [1 << n for n in range(self._settings.batch_size.bit_length())]
 
     def _seconds(self, model: Model, views: Views) -> float:
         began = time.perf_counter()
@@ -164,14 +171,14 @@ class Engine:
         return self._bundle.probe.check(manifest.models, self.run, manifest.parity.tolerance, manifest.decoder)
 
     def _inputs(self, images: Sequence[PreparedImage]) -> dict[str, Views]:
-        """Views of a whole batch by kind: models with the same preprocessing read the same."""
-        models = {_kind(model): model.name for model in self._bundle.manifest.models}
+        """Views of a whole batch by kind."""
+        models = {kind: name for name, kind in self._kinds.items()}
         return {kind: np.concatenate([image.views[name] for image in images]) for kind, name in models.items()}
 
     def _run_uploaded(self, model: Model, upload: Upload) -> dict[str, Floats]:
         assert self._runner is not None
         session, names = self._sessions[model.name], list(_wanted(model).values())
-        return self._collected(model, self._runner.run(session, model, names, upload, _kind(model)))
+        return self._collected(model, self._runner.run(session, model, names, upload, self._kinds[model.name]))
 
     def _collected(self, model: Model, runs: Sequence[Sequence[Any]]) -> dict[str, Floats]:
         """Rows of several runs, one below the other."""
@@ -189,7 +196,7 @@ class Engine:
         models = self._bundle.manifest.models
         if self._runner is None:
             inputs = self._inputs(images)
-            yield from ((model, self.run(model, inputs[_kind(model)])) for model in models)
+            yield from ((model, self.run(model, inputs[self._kinds[model.name]])) for model in models)
             return
         uploaded = upload or self._runner.upload(self._inputs(images), ahead=False)
         try:
@@ -201,7 +208,7 @@ class Engine:
         """Every batch size that is a power of two: cuDNN chooses its algorithms for a shape when it first sees it."""
         height, width = model.input.shape[1:3]
         if isinstance(height, int) and isinstance(width, int):
-            for count in (1 << n for n in range(self._settings.batch_size.bit_length())):
+            for count in self._sizes():
                 self.run(model, np.zeros((count, height, width, 3), np.uint8))
 
     def _score(
@@ -249,11 +256,6 @@ class Engine:
         if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise StartupError(f"{model.file}: asked for CUDA, ONNX Runtime took {session.get_providers()[0]}")
         return session
-
-
-def _kind(model: Model) -> str:
-    """Models of the same kind read the same views."""
-    return f"{model.preprocessing.digest} {model.input.shape[1:]}"
 
 
 def _wanted(model: Model) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Kafka through kafka-python: the one file that imports it, but for the assignor and the batch reader that it uses.
+"""Kafka through kafka-python, which only the assignor, the batch reader and ``kafka_replay`` import beside this.
 
 Exactly-once rests on an order of steps that kafka-python alone does not keep (3.0.12; each step closes a hole that
 we have seen leak):

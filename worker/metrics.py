@@ -79,13 +79,9 @@ class Metrics:
         self.device_memory = self._gauge(
             "device_memory_bytes", "Memory of the GPU, of all processes (used, total); absent on a CPU.", ["kind"]
         )
-        self.bundle = Info(
-            "genprint_bundle",
-            "The bundle being served: name, version, digest; digest of its template library; device (cuda, cpu).",
-            registry=self.registry,
-        )
-        labels = ("name", "version", "digest", "library", "device")
-        self.declared.append(Declaration("genprint_bundle_info", "info", labels, self.bundle._documentation))  # noqa: SLF001
+        meaning = "The bundle being served: name, version, digest; digest of its template library; device (cuda, cpu)."
+        self._declare("bundle_info", "info", ("name", "version", "digest", "library", "device"), meaning)
+        self.bundle = Info("genprint_bundle", meaning, registry=self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.declared.append(Declaration("process_*", "gauge", (), "CPU time, memory and open files of the process."))

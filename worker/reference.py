@@ -4,7 +4,7 @@ They are made from the declarations themselves, so there is nothing to keep in s
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -17,7 +17,6 @@ from worker.metrics import Metrics
 from worker.settings import PREFIX, Section, Settings
 
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels", "_share": "share, 0 to 1", "_threads": "threads"}
-_MARK = "| {} |\n"
 _VALUES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 
 Row = Mapping[str, str]
@@ -58,8 +57,8 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "".join(lines)
 
 
-def _markdown(cells: Any) -> str:
-    return _MARK.format(" | ".join(cells))
+def _markdown(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _settings(fields: Mapping[str, FieldInfo], prefix: str) -> Iterator[Row]:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from queue import Empty, SimpleQueue
 
 import structlog
@@ -200,7 +199,7 @@ class Stages:
             self._fetcher.release(len(received.data))
 
     def _infer(self) -> None:
-        for batch, upload in self._uploaded() if self._engine.uploads_ahead else zip(self._batches(), repeat(None)):
+        for batch, upload in self._uploads():
             self._metrics.batch_images.observe(len(batch))
             answers = self._engine.score([prepared.image for prepared in batch], upload)
             new: list[tuple[str, CachedScores]] = []
@@ -219,8 +218,11 @@ class Stages:
             if left := [prepared for prepared in batch if not prepared.item.dropped]:
                 yield left
 
-    def _uploaded(self) -> Iterator[tuple[list[_Prepared], Upload | None]]:
-        """Batches that are on the device already, copied on a thread of their own."""
+    def _uploads(self) -> Iterator[tuple[list[_Prepared], Upload | None]]:
+        """Batches; where it is worth it they are on the device already, copied on a thread of their own."""
+        if not self._engine.uploads_ahead:
+            yield from ((batch, None) for batch in self._batches())
+            return
         ready: SimpleQueue[tuple[list[_Prepared], Upload | None] | None] = SimpleQueue()
 
         def upload() -> None:

@@ -1,11 +1,11 @@
 """Two web hosts that serve the pictures of claim checks; one of them can hang."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 
 from deploy.local.ports import LOOPBACK, free_port
 from tests.chaos.events import Event, Pictures, claim_check
+from tests.stream_server import StreamServer
 
 FAST, SLOW = LOOPBACK, "127.0.0.2"
 """Different hosts to the worker, the same machine."""
@@ -17,24 +17,18 @@ class Hosts:
     def __init__(self, pictures: Pictures) -> None:
         self._pictures = pictures
         self._port = free_port()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="hosts", daemon=True)
+        self._server = StreamServer(self._serve, (FAST, self._port), (SLOW, self._port))
         self._may_answer = asyncio.Event()
         self._may_answer.set()
-        self._servers: list[asyncio.Server] = []
         self.waiting = 0
         """Requests that hang."""
 
     def __enter__(self) -> "Hosts":
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._server.close()
 
     @property
     def settings(self) -> dict[str, str]:
@@ -44,28 +38,17 @@ class Hosts:
 
     def hang(self) -> None:
         """The slow host takes requests and says nothing."""
-        self._loop.call_soon_threadsafe(self._may_answer.clear)
+        self._server.call(self._may_answer.clear)
 
     def recover(self) -> None:
         """It answers, those that wait too."""
-        self._loop.call_soon_threadsafe(self._may_answer.set)
+        self._server.call(self._may_answer.set)
 
     def events(self, count: int, host: str) -> Iterator[Event]:
         """So many claim checks of one host."""
         for _ in range(count):
             number, logit = self._pictures.choose_number()
             yield claim_check(f"http://{host}:{self._port}/{number}", logit)
-
-    async def _listen(self) -> None:
-        self._servers = [await asyncio.start_server(self._serve, host, self._port) for host in (FAST, SLOW)]
-
-    async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         is_slow = writer.get_extra_info("sockname")[0] == SLOW

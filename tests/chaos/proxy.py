@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import random
 import struct
-import threading
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from kafka.protocol.api_header import ResponseClassRegistry
 
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.ports import LOOPBACK
+from tests.stream_server import StreamServer
 
 PRODUCE, ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT = 0, 25, 26, 28
 COMMIT: frozenset[int] = frozenset({PRODUCE, ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT})
@@ -61,20 +61,14 @@ class Proxy:
         self.spoiled: Counter[Fault] = Counter()
         self._kafka = kafka
         self._random = random.Random(seed)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._server = StreamServer(self._serve, (LOOPBACK, kafka.proxy_port))
 
     def __enter__(self) -> "Proxy":
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._server.close()
 
     def spoil(self, api: int) -> Rule | None:
         """The rule, if it hits this request."""
@@ -83,17 +77,6 @@ class Proxy:
             return None
         self.spoiled[rule.fault] += 1
         return rule
-
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, self._kafka.proxy_port)
-
-    async def _close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bundle.errors import BrokenImage, EmptyImage, TooManyPixels
+from bundle.manifest import Crop, Preprocessing, View
 from bundle.preprocess import Limits
 from tests.worker.small_bundle import SIZE, picture, small_bundle
 from worker.images import MemoryBudget, prepare
@@ -124,3 +125,14 @@ def test_prepare_gives_facts_and_views_and_returns_its_memory(tmp_path: Path) ->
         with pytest.raises(error):
             prepare(data, models, limits, budget)
     assert budget.held_bytes == 0
+
+
+def test_models_with_the_same_recipe_share_their_views(tmp_path: Path) -> None:
+    [model] = small_bundle(tmp_path / "b").manifest.models
+    twin = model.model_copy(update={"name": "twin"})
+    other = model.model_copy(
+        update={"name": "other", "preprocessing": Preprocessing(views=(View(crop=Crop(mode="centre", size=8)),))}
+    )
+    views = prepare(picture(40), (model, twin, other), Limits(), MemoryBudget(10**9)).views
+    assert views["twin"] is views[model.name]
+    assert views["other"].shape == (1, 8, 8, 3)

@@ -210,13 +210,14 @@ def test_a_graph_that_does_not_load_is_named(bundle: Bundle, tmp_path: Path) -> 
         ({1: 10, 2: 20, 4: 41, 8: 100}, 4),  # as fast, within 3 percent: fewer calls
         ({1: 10, 2: 24}, 1),  # clearly slower, and nothing larger is tried
         ({1: 10, 2: 21, 4: 36, 8: 90}, 4),
+        ({1: 60, 2: 119}, 2),  # long enough: nothing larger is tried
     ],
 )
 def test_a_cpu_takes_as_many_views_at_a_time_as_are_fastest(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
 ) -> None:
     engine = Engine(bundle, InferenceSettings(device="cpu", batch_size=8, threads=1))
-    monkeypatch.setattr(engine, "_seconds", lambda _, views: seconds[len(views)])
+    monkeypatch.setattr(engine, "_seconds", lambda _, views: seconds[len(views)] / 1000)
     engine.start()
     runs: list[int] = []
     session = engine._sessions["brightness"]

@@ -5,7 +5,6 @@ import errno
 import gzip
 import os
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import obstore.exceptions
 import pytest
 from obstore.store import MemoryStore
 
+from tests.stream_server import StreamServer
 from tests.worker.edges import until
 from worker import sources
 from worker.errors import (
@@ -106,31 +106,15 @@ class Site:
             "/nowhere": plain("302 Found\r\nContent-Length: 0"),
             **{f"/{status}": plain(f"{status} X\r\nContent-Length: 0") for status in range(201, 600)},
         }
-        self.port = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._server = StreamServer(self._serve, ("127.0.0.1", 0))
+        self.start, self.close = self._server.start, self._server.close
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
-
-    def start(self) -> None:
-        self._thread.start()
-        listening = asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    def close(self) -> None:
-        async def end() -> None:
-            self._server.close()
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._loop.stop()
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop)
-        self._thread.join()
-        self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
