@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 from bundle.errors import ImageError
 from worker.attribution import Attributor, ScoredImage
-from worker.broker import Broker, Message, Progress
+from worker.broker import Broker, Message, Progress, Record
 from worker.errors import (
     Disposition,
     GroupUnstable,
@@ -35,8 +35,10 @@ from worker.verdict import Verdict, verdict_message
 
 _log = structlog.get_logger(__name__)
 
-_IDLE_POLL_S = 0.1
-_BUSY_POLL_S = 0.01
+_TURN_S = 0.005
+"""From one turn to the next at least: each costs CPU, whether it moves one event or a hundred."""
+_BUSY_POLL_S, _QUIET_POLL_S, _IDLE_POLL_S = 0.01, 0.1, 0.25
+"""Most of a wait: while answers come, when none came for a while, and when news would wake us anyway."""
 _LAG_EVERY_S = 5.0
 
 
@@ -66,6 +68,8 @@ class Pipeline:
         self._seconds = {stage: metrics.stage_seconds.labels(stage) for stage in STAGES}
         self._publish_at = 0.0
         self._lag_at = 0.0
+        self._quiet_s = _BUSY_POLL_S
+        self._turn_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then finish what is in flight, within ``pipeline.drain_s``.
@@ -77,12 +81,13 @@ class Pipeline:
             self._broker.start()
             self._stages.start()
             while not stop.is_set():
-                records = self._broker.poll(self._poll_s())
+                records = self._poll()
                 self._intake.forget_revoked(self._broker.owned())
                 self._intake.receive(records, self._broker.owned())
                 self._take_up()
                 self._hurry()
-                self._turn()
+                completed = self._turn()
+                self._quiet_s = _BUSY_POLL_S if records or completed else min(2 * self._quiet_s, _QUIET_POLL_S)
             self._drain()
         finally:
             try:
@@ -91,11 +96,14 @@ class Pipeline:
                 self._stages.close()
         _log.info("stopped", dropped=self._intake.in_flight)
 
-    def _turn(self) -> None:
-        for completion in self._stages.completed():
+    def _turn(self) -> bool:
+        """Whether something was completed."""
+        completed = self._stages.completed()
+        for completion in completed:
             completion.item.answer = self._answer(completion)
         self._publish()
         self._report()
+        return bool(completed)
 
     def _take_up(self) -> None:
         for item in self._intake.take_up():
@@ -233,6 +241,21 @@ class Pipeline:
         seconds["total"].observe(verdict.timing_ms.total / 1000)
         item.counter = self._metrics.decisions.labels(verdict.generated.decision, verdict.attribution.source or "none")
 
-    def _poll_s(self) -> float:
-        """Short while there is work to publish or to take up, else long."""
-        return _BUSY_POLL_S if self._intake.in_flight else _IDLE_POLL_S
+    def _poll(self) -> list[Record]:
+        """What comes, or nothing after the time at which there may be something else to do.
+
+        Every turn costs CPU that inference needs, most of it in the client's own thread, so the longer nothing
+        happened, the later we look again.
+        """
+        time.sleep(max(0.0, self._turn_at - time.monotonic()))
+        until_publication = self._publish_at - time.monotonic()
+        if not self._intake.has_room():  # all partitions are paused: only answers make room
+            self._stages.wait(min(until_publication, _IDLE_POLL_S) if until_publication > 0 else _IDLE_POLL_S)
+            records = self._broker.poll(0)
+        elif not self._intake.in_flight:
+            records = self._broker.poll(_IDLE_POLL_S)
+        else:
+            wait_s = min(until_publication, _QUIET_POLL_S) if until_publication > 0 else self._quiet_s
+            records = self._broker.poll(wait_s)
+        self._turn_at = time.monotonic() + _TURN_S
+        return records

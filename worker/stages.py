@@ -12,10 +12,11 @@ Whatever goes wrong with one image becomes its completion; whatever is wrong wit
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import structlog
 
@@ -83,7 +84,9 @@ class Stages:
         self._prepared: Batcher[_Prepared] = Batcher(settings.inference.batch_size, settings.inference.max_wait_s)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
         self._pending_writes = 0
-        self._completed: SimpleQueue[Completion] = SimpleQueue()
+        self._completed: deque[Completion] = deque()
+        self._news = threading.Event()
+        """Set when something completed or failed, until it is asked for."""
         self._failure: BaseException | None = None
         self._measure()
         self._lookup = self._thread("lookup", self._look_up)
@@ -126,14 +129,14 @@ class Stages:
         Raises:
             WorkerError, Exception: a stage failed by our own fault; the process must end.
         """
+        self._news.clear()  # first: what comes meanwhile is news again
         if self._failure is not None:
             raise self._failure
-        found = []
-        while True:
-            try:
-                found.append(self._completed.get_nowait())
-            except Empty:
-                return found
+        return [self._completed.popleft() for _ in range(len(self._completed))]
+
+    def wait(self, timeout_s: float) -> None:
+        """Until there is something for ``completed`` to say."""
+        self._news.wait(timeout_s)
 
     def close(self) -> None:
         """Stop the threads, in the order of the flow; what is still in them is dropped."""
@@ -156,7 +159,7 @@ class Stages:
             self._received.put(_Received(item, future.result(), fetched=True))
         elif isinstance(error, WorkerError):
             self._metrics.fetches.labels(error.reason).inc()
-            self._completed.put(Completion(item, error))
+            self._done(Completion(item, error))
         else:
             self._fail(error)
 
@@ -170,7 +173,7 @@ class Stages:
                 declared = content.sha256 if isinstance(content, ClaimCheck) else None
                 if declared not in (None, digest):
                     error = Sha256Mismatch(f"the bytes have sha256 {digest}, the event declares {declared}")
-                    self._completed.put(Completion(item, error))
+                    self._done(Completion(item, error))
                     self._release(received)
                 elif known is not None:
                     self._complete(item, digest, known, cached=True)
@@ -186,13 +189,17 @@ class Stages:
         try:
             image = prepare(received.data, self._models, self._limits, self._budget)
         except ImageError as error:
-            self._completed.put(Completion(received.item, error))
+            self._done(Completion(received.item, error))
             return
         finally:
             self._release(received)
         ready = time.monotonic()
         received.item.decode_s = ready - started
         self._prepared.put(_Prepared(received.item, digest, image, ready))
+
+    def _done(self, completion: Completion) -> None:
+        self._completed.append(completion)
+        self._news.set()
 
     def _release(self, received: _Received) -> None:
         if received.fetched:
@@ -206,7 +213,7 @@ class Stages:
             for prepared, answer in zip(batch, answers, strict=True):
                 prepared.item.inference_s = time.monotonic() - prepared.ready
                 if isinstance(answer, InferenceError):
-                    self._completed.put(Completion(prepared.item, answer))
+                    self._done(Completion(prepared.item, answer))
                     continue
                 entry = CachedScores(prepared.image.facts, answer)
                 self._complete(prepared.item, prepared.digest, entry, cached=False)
@@ -245,7 +252,7 @@ class Stages:
             inference=round(item.inference_s * 1000, 3),
             total=round(item.queue_ms + (time.monotonic() - item.taken_up) * 1000, 3),
         )
-        self._completed.put(Completion(item, ScoredImage(digest, entry.facts, scores, cached, timing)))
+        self._done(Completion(item, ScoredImage(digest, entry.facts, scores, cached, timing)))
 
     def _write_later(self, entries: list[tuple[str, CachedScores]]) -> None:
         """A slow cache must not hold up inference: with too many writes pending, these are not kept."""
@@ -276,6 +283,7 @@ class Stages:
     def _fail(self, error: BaseException) -> None:
         _log.error("a stage failed", thread=threading.current_thread().name, error=repr(error)[:500])
         self._failure = self._failure or error
+        self._news.set()
 
 
 def _join(thread: threading.Thread) -> None:

@@ -18,7 +18,8 @@ from worker.settings import KafkaSettings, PipelineSettings
 
 _MIB = 2**20
 _EVENTS, _QUICK_EVENTS = 100_000, 10_000
-_WARM_UP = 0.2
+_WARM_UP = 0.5
+"""So many of them again come first: until the heap has the holes that it needs."""
 _SAMPLE_S, _QUICK_SAMPLE_S = 0.25, 0.05
 _LARGE_EVENTS, _LARGE_BYTES = 5_000, 200_000
 _IN_FLIGHT_BYTES, _DECODED_BYTES, _FETCH_BYTES = 64 * _MIB, 64 * _MIB, 8 * _MIB
@@ -67,9 +68,10 @@ def measure_memory(rig: Rig) -> None:
 
 def _measure_growth(rig: Rig) -> None:
     events = rig.events(_EVENTS, _QUICK_EVENTS)
-    backlog = fill(rig, events)
+    warm_up = round(_WARM_UP * events)
+    backlog = fill(rig, warm_up + events)
     samples = _watch(rig, backlog, "memory: long run")
-    after = [sample for sample in samples if sample.verdicts > _WARM_UP * events]
+    after = [sample for sample in samples if sample.verdicts > warm_up]
     found = slope([sample.verdicts for sample in after], [sample.rss_bytes for sample in after])
     first, last = after[0].rss_bytes / _MIB, after[-1].rss_bytes / _MIB
     note = f"± {found.error:.3g} (standard error), {first:.0f} to {last:.0f} MiB after warm-up, {len(after)} samples"

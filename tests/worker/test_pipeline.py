@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +263,25 @@ def test_backlog_is_taken_up_within_the_limit(bundle: Bundle, monkeypatch: pytes
     worker.answer(80)
     assert len(worker.verdicts()) == 80
     assert 0 < most <= 5
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_without_room_an_answer_or_a_failure_wakes_the_worker(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr("worker.pipeline._IDLE_POLL_S", 600.0)
+    worker = make_worker(bundle, pipeline={"max_in_flight": 1})
+
+    def gone(*_: object) -> None:
+        raise DeviceFailed("gone")
+
+    if fails:
+        monkeypatch.setattr(worker.engine, "score", gone)
+    for i in range(3):
+        worker.send(picture(40, seed=i))
+    with pytest.raises(DeviceFailed) if fails else nullcontext():
+        worker.answer(3)
+    assert len(worker.verdicts()) == (0 if fails else 3)
 
 
 def test_stopping_finishes_what_is_in_flight(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
