@@ -48,6 +48,8 @@ _BATCH_BYTES = 256 * 1024
 _LINGER_MS = 5
 _HEARTBEAT_S = 1.0
 """Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
+_SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
+"""How long the broker may wait for something to fetch; see ``_set_patience``."""
 _LAG_TIMEOUT_MS = 300
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
@@ -93,7 +95,7 @@ class KafkaBroker:
                 max_poll_records=s.max_poll_records,
                 fetch_max_bytes=s.fetch_max_bytes,
                 max_partition_fetch_bytes=s.fetch_max_bytes,
-                fetch_max_wait_ms=100,
+                fetch_max_wait_ms=_SHORT_FETCH_MS,
             )
             read_leniently(self._consumer)
             check_topics(self._consumer, s)
@@ -114,6 +116,7 @@ class KafkaBroker:
     def poll(self, timeout_s: float) -> list[Record]:
         """See ``Broker``."""
         self._make_way()
+        self._set_patience()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
@@ -250,6 +253,16 @@ class KafkaBroker:
         in_line = fetcher._next_partition_records  # noqa: SLF001
         if in_line is not None and not in_line:
             fetcher._next_partition_records = None  # noqa: SLF001
+
+    def _set_patience(self) -> None:
+        """Let the next fetch wait longer if it is for all partitions.
+
+        kafka-python has one fetch at a time for a broker. While it waits on partitions that are empty, the others, of
+        which some records were left, get nothing new. But each fetch costs us and the broker a millisecond or two.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no public way
+        is_for_all = len(fetcher._fetchable_partitions()) == len(self._consumer.assignment())  # noqa: SLF001
+        fetcher.config["fetch_max_wait_ms"] = _LONG_FETCH_MS if is_for_all else _SHORT_FETCH_MS
 
     def _finish_rebalance(self) -> None:
         """Make the client take up a rebalance that it has forgotten half-way.

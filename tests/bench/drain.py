@@ -15,7 +15,8 @@ from tests.bench.estimates import Steady, steady
 from tests.bench.machine import cpu_s
 from tests.integration.worker_process import PARTITIONS, Stream
 
-_TICK_S = 0.25
+_TICK_S = 0.5
+"""Not more often: what we ask the broker costs CPU that the workers could have."""
 
 
 @dataclass(frozen=True)

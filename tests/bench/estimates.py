@@ -59,10 +59,12 @@ class Slope:
 
 
 def slope(x: Sequence[float], y: Sequence[float], blocks: int = 20) -> Slope:
-    """Ordinary least squares on the means of ``blocks`` consecutive blocks of samples.
+    """The line through the means of ``blocks`` consecutive blocks of samples, if what is not trend adds up.
 
-    Memory moves in steps, so samples that follow each other are not independent and a fit through all of them would
-    claim far too small an error; the residuals of block means are nearly so.
+    Resident memory moves in steps that stay: an allocator keeps the highest level that was ever needed, so its noise is
+    a walk. Then the generalised least-squares slope is the mean step from block to block, and the spread of the steps
+    gives its error; ordinary least squares would claim a far smaller one. Where the noise does not add up after all,
+    the error claimed here is too large, never too small.
 
     Raises:
         ValueError: too few samples for the blocks.
@@ -71,7 +73,7 @@ def slope(x: Sequence[float], y: Sequence[float], blocks: int = 20) -> Slope:
         raise ValueError(f"{len(x)} samples are too few for {blocks} blocks")
     xs = np.array([part.mean() for part in np.array_split(np.asarray(x, float), blocks)])
     ys = np.array([part.mean() for part in np.array_split(np.asarray(y, float), blocks)])
-    centred = xs - xs.mean()
-    value = float(centred @ ys / (centred @ centred))
-    residuals = ys - ys.mean() - value * centred
-    return Slope(value, float(np.sqrt(residuals @ residuals / (blocks - 2) / (centred @ centred))))
+    steps, widths = np.diff(ys), np.diff(xs)
+    value = steps.sum() / widths.sum()
+    spread = np.sum((steps - value * widths) ** 2 / widths) / (len(steps) - 1)
+    return Slope(float(value), float(np.sqrt(spread / widths.sum())))

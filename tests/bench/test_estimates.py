@@ -1,8 +1,11 @@
-"""Against figures that can be worked out by hand, and SciPy's regression."""
+"""Against figures that can be worked out by hand, and SciPy's."""
+
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from scipy.stats import linregress
+from scipy.stats import sem
 
 from tests.bench.estimates import limit_per_s, slope, steady
 
@@ -41,21 +44,46 @@ def test_the_limit_is_what_the_cores_or_the_device_could_do() -> None:
     assert limit_per_s(2, [0.001, 0.003], device_per_s=600) == pytest.approx(500)
 
 
-def test_slope_and_error_are_those_of_ordinary_least_squares_on_block_means() -> None:
+def test_slope_is_the_mean_step_with_its_standard_error() -> None:
     rng = np.random.default_rng(0)
     x = np.arange(400.0)
     y = 3 + 0.5 * x + rng.normal(size=400)
-    expected = linregress(x.reshape(20, 20).mean(axis=1), y.reshape(20, 20).mean(axis=1))
+    steps = np.diff(y.reshape(20, 20).mean(axis=1)) / 20
     found = slope(list(x), list(y))
-    assert (found.value, found.error) == pytest.approx((expected.slope, expected.stderr))
+    assert (found.value, found.error) == pytest.approx((steps.mean(), sem(steps)))
 
 
-def test_the_error_covers_noise_that_comes_in_steps() -> None:
-    """Plateaus of eight samples around a level: 19 of 20 fits must find zero within two errors."""
+def test_uneven_steps_count_by_their_width() -> None:
+    """Generalised least squares, spelt out: a walk's variance grows with the distance."""
+    rng = np.random.default_rng(2)
+    x = np.sort(rng.uniform(0, 100, 40))
+    y = rng.normal(size=40).cumsum()
+    steps, widths = np.diff(y.reshape(20, 2).mean(axis=1)), np.diff(x.reshape(20, 2).mean(axis=1))
+    weights = 1 / widths
+    by_hand = (weights * widths * steps).sum() / (weights * widths**2).sum()
+    assert slope(list(x), list(y)).value == pytest.approx(by_hand)
+
+
+def _far_from_zero(noise: Callable[[np.random.Generator], npt.NDArray[np.float64]]) -> float:
+    """Share of fits that are more than two errors above zero."""
     rng = np.random.default_rng(1)
-    fits = [slope(list(range(400)), list(rng.normal(size=50).repeat(8))) for _ in range(400)]
-    inside = np.mean([abs(fit.value) <= 2 * fit.error for fit in fits])
-    assert 0.9 <= inside <= 0.99
+    fits = [slope(list(range(400)), list(noise(rng))) for _ in range(400)]
+    return float(np.mean([fit.value > 2 * fit.error for fit in fits]))
+
+
+def test_a_level_that_walks_or_swings_is_no_growth() -> None:
+    assert _far_from_zero(lambda rng: rng.normal(size=400).cumsum()) < 0.06
+    assert _far_from_zero(lambda rng: rng.normal(size=50).repeat(8)) < 0.01
+
+
+def test_a_leak_is_seen_through_the_steps_in_which_the_heap_grows() -> None:
+    """Eight bytes an event, taken from the system in portions of 132 KiB, beside swings of the same size."""
+    events, portion = np.linspace(0, 100_000, 400), 132 * 1024
+    leaked = np.ceil(8 * events / portion) * portion
+    rng = np.random.default_rng(3)
+    fit = slope(list(events), list(leaked + rng.normal(scale=portion / 2, size=400)))
+    assert fit.value > 2 * fit.error
+    assert fit.value == pytest.approx(8, rel=0.3)
 
 
 def test_slope_needs_samples() -> None:
