@@ -4,6 +4,7 @@ Pure arithmetic, shared by calibration (exporter) and serving (worker), so that 
 """
 
 import math
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -22,12 +23,12 @@ def aggregate_logits(logits: Floats, how: Literal["mean", "max", "trimmed"]) -> 
     """One logit of an image from those of its views, ``float32[V]`` with V >= 1."""
     match how:
         case "mean":
-            return float(np.mean(logits, dtype=np.float64))
+            return fmean(logits.tolist())
         case "max":
             return float(np.max(logits))
         case "trimmed":
             drop = int(len(logits) * TRIM)
-            return float(np.mean(np.sort(logits)[drop : len(logits) - drop], dtype=np.float64))
+            return fmean(np.sort(logits)[drop : len(logits) - drop].tolist())
 
 
 def aggregate_embeddings(embeddings: Floats, *, l2_normalised: bool) -> Floats:

@@ -9,6 +9,7 @@ explain the image. With exchangeable images a label rejects at most ``alpha`` of
 import hashlib
 import io
 import zipfile
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from bundle.errors import BundleCorrupt
 
 Floats = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +73,42 @@ class TemplateLibrary:
         return hashlib.sha256(b"\0".join([*parts, *(d.tobytes() for d in self.calibration)])).hexdigest()[:16]
 
     def distances(self, embeddings: Floats) -> Floats:
-        """L2 distance of each embedding to each label's nearest template: ``float32[N, D]`` -> ``float32[N, L]``."""
-        vectors, starts = self._by_label
-        to_labels = np.empty((len(embeddings), len(self.labels)), np.float32)
-        for row, embedding in enumerate(embeddings):  # all at once would hold N x K x D numbers
-            apart = vectors - embedding
-            squares = np.einsum("kd,kd->k", apart, apart)
-            to_labels[row] = np.sqrt(np.minimum.reduceat(squares, starts))
-        return to_labels
+        """L2 distance of each embedding to each label's nearest template: ``float32[N, D]`` -> ``float32[N, L]``.
+
+        ``|e|^2 + |t|^2 - 2 e t`` for all pairs at once; in float64, so that what cancels is below float32's precision.
+        """
+        vectors, squares, starts = self._by_label
+        rows = embeddings.astype(np.float64)
+        apart = np.einsum("nd,nd->n", rows, rows)[:, None] + squares - 2 * (rows @ vectors.T)
+        nearest: Floats64 = np.minimum.reduceat(apart, starts, axis=1).clip(min=0)
+        return np.sqrt(nearest).astype(np.float32)
 
     @cached_property
-    def _by_label(self) -> tuple[Floats, npt.NDArray[np.int64]]:
-        """The vectors in the order of their labels, and where each label begins."""
+    def _by_label(self) -> tuple[Floats64, Floats64, npt.NDArray[np.int64]]:
+        """The vectors in the order of their labels, their squared lengths, and where each label begins."""
         order = np.argsort(self.label_of, kind="stable")
-        return self.vectors[order], np.searchsorted(self.label_of[order], np.arange(len(self.labels)))
+        vectors = self.vectors[order].astype(np.float64)
+        starts = np.searchsorted(self.label_of[order], np.arange(len(self.labels)))
+        return vectors, np.einsum("kd,kd->k", vectors, vectors), starts
+
+    @cached_property
+    def _calibration(self) -> list[list[float]]:
+        return [distances.tolist() for distances in self.calibration]
 
     def match(self, embeddings: Floats, alpha: float, best: int = 5) -> list[Match]:
         """The nearest labels of each of ``float32[N, D]``, with the conformal p-value of the nearest."""
-        matches = []
-        for row in self.distances(embeddings):
-            order = np.argsort(row, kind="stable")[:best]
-            nearest = self.calibration[order[0]]
-            as_far = len(nearest) - int(np.searchsorted(nearest, row[order[0]], side="left"))
-            p_value = (1 + as_far) / (len(nearest) + 1)
-            candidates = tuple(Candidate(self.labels[i], float(row[i])) for i in order)
-            matches.append(Match(candidates, p_value, p_value > alpha))
-        return matches
+        distances = self.distances(embeddings)
+        order = np.argsort(distances, axis=1, kind="stable")[:, :best]
+        nearest = np.take_along_axis(distances, order, axis=1)
+        return [self._match(*row, alpha) for row in zip(order.tolist(), nearest.tolist(), strict=True)]
+
+    def _match(self, order: list[int], distances: list[float], alpha: float) -> Match:
+        """Of one embedding, from its nearest labels and their distances."""
+        own = self._calibration[order[0]]
+        as_far = len(own) - bisect_left(own, distances[0])
+        p_value = (1 + as_far) / (len(own) + 1)
+        candidates = tuple(Candidate(self.labels[i], distance) for i, distance in zip(order, distances, strict=True))
+        return Match(candidates, p_value, p_value > alpha)
 
     def with_calibration(self, embeddings: dict[str, Floats]) -> Self:
         """The same templates, with calibration distances measured on held-out images: label -> ``float32[n, D]``."""

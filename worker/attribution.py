@@ -1,11 +1,15 @@
 """From scores to a verdict. Nothing here is cached: prior, templates and policy of this moment apply."""
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from bundle.preprocess import ImageFacts
 from bundle.scores import aggregate_logits, band, probability, views_disagree
 from bundle.store import Bundle
+from bundle.templates import Match
 from worker.events import ClaimCheck, ImageEvent, public_uri
 from worker.inference import Scores
 from worker.policy import judge
@@ -49,16 +53,30 @@ class Attributor:
         self._library_version = f"bundle:{bundle.templates.version}"
 
     def verdict(self, event: ImageEvent, image: ScoredImage) -> Verdict:
+        """Of one alone."""
+        return self.verdicts([(event, image)])[0]
+
+    def verdicts(self, scored: Sequence[tuple[ImageEvent, ScoredImage]]) -> list[Verdict]:
+        """One for each, in order; the templates are asked once for all."""
+        embeddings = [image.scores.embedding for _, image in scored if len(image.scores.embedding)]
+        matches: Iterator[Match] = iter(())
+        if embeddings:
+            templates = self._bundle.manifest.templates
+            matches = iter(self._bundle.templates.match(np.stack(embeddings), templates.alpha))
+        return [
+            self._verdict(event, image, next(matches) if len(image.scores.embedding) else None)
+            for event, image in scored
+        ]
+
+    def _verdict(self, event: ImageEvent, image: ScoredImage, match: Match | None) -> Verdict:
         """Combine detector and templates; see ``policy.judge`` for the table."""
         manifest, scores = self._bundle.manifest, image.scores
-        chance, one_logit, match, disagree = None, None, None, False
+        chance, one_logit, disagree = None, None, False
         if len(scores.logits):
             one_logit = aggregate_logits(scores.logits, manifest.detector.logit_over_views)
             prior = self._policy.prior_generated
             chance = probability(one_logit, manifest.calibration, prior)
             disagree = views_disagree(scores.logits, manifest.calibration, manifest.thresholds, prior)
-        if len(scores.embedding):
-            match = self._bundle.templates.match(scores.embedding[None], manifest.templates.alpha)[0]
         accepted = match.candidates[0].label if match and match.accepted else None
         judgement = judge(
             None if chance is None else band(chance, manifest.thresholds),

@@ -97,7 +97,7 @@ class KafkaBroker:
                 max_partition_fetch_bytes=s.fetch_max_bytes,
                 fetch_max_wait_ms=_SHORT_FETCH_MS,
             )
-            read_leniently(self._consumer)
+            read_leniently(self._consumer, s.max_batch_bytes)
             check_topics(self._consumer, s)
             self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
             self._producer = KafkaProducer(

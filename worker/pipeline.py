@@ -7,6 +7,7 @@ with their offsets, say how we are. This thread owns the broker connection; imag
 import threading
 import time
 from collections import Counter as CounterOf
+from collections.abc import Sequence
 
 import structlog
 from prometheus_client import Counter
@@ -24,7 +25,7 @@ from worker.errors import (
     SourceExhausted,
     WorkerError,
 )
-from worker.events import dead_letter, deferral, pointer, without_value
+from worker.events import ImageEvent, dead_letter, deferral, pointer, without_value
 from worker.health import Health, Watchdog
 from worker.intake import Intake
 from worker.lanes import InFlight
@@ -99,8 +100,7 @@ class Pipeline:
     def _turn(self) -> bool:
         """Whether something was completed."""
         completed = self._stages.completed()
-        for completion in completed:
-            completion.item.answer = self._answer(completion)
+        self._answer(completed)
         self._publish()
         self._report()
         return bool(completed)
@@ -121,15 +121,21 @@ class Pipeline:
                 if item.fetch is not None:
                     item.fetch.give_up()
 
-    def _answer(self, completion: Completion) -> Message:
-        if not isinstance(completion.result, ScoredImage):
-            return self._failed(completion.item, completion.result)
-        item = completion.item
-        assert item.event is not None
-        verdict = self._attributor.verdict(item.event, completion.result)
-        self._observe(item, verdict)
+    def _answer(self, completed: Sequence[Completion]) -> None:
+        scored: list[tuple[InFlight, ImageEvent, ScoredImage]] = []
+        for completion in completed:
+            item, result = completion.item, completion.result
+            if isinstance(result, ScoredImage):
+                assert item.event is not None
+                scored.append((item, item.event, result))
+            else:
+                item.answer = self._failed(item, result)
         topic = self._settings.kafka.verdicts_topic
-        return verdict_message(verdict, topic=topic, key=item.record.key, traceparent=item.event.traceparent)
+        verdicts = self._attributor.verdicts([(event, result) for _, event, result in scored])
+        for (item, event, _), verdict in zip(scored, verdicts, strict=True):
+            self._observe(item, verdict)
+            key, traceparent = item.record.key, event.traceparent
+            item.answer = verdict_message(verdict, topic=topic, key=key, traceparent=traceparent)
 
     def _failed(self, item: InFlight, error: WorkerError | ImageError) -> Message:
         """A deferral or a dead letter, by the error's disposition."""

@@ -15,6 +15,8 @@ from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.record.util import decode_varint
 
+from worker.decompression import unpack
+
 _REFETCHES = 3
 """How often a batch with a wrong checksum is asked for again: it may have been harmed on its way."""
 _MOST_RECORDS = 2**20
@@ -29,17 +31,32 @@ class Unreadable(list[Any]):
         self.why = why
 
 
-def read_leniently(consumer: Any) -> None:
-    """Make a ``KafkaConsumer`` read this way; it offers no public hook for it."""
+def read_leniently(consumer: Any, max_batch_bytes: int) -> None:
+    """Make a ``KafkaConsumer`` read this way; it offers no public hook for it.
+
+    Args:
+        consumer: whose fetches.
+        max_batch_bytes: most bytes of a batch when it is decompressed.
+    """
     fetcher = consumer._fetcher  # noqa: SLF001
-    fetcher.PartitionRecords = functools.partial(_PartitionRecords, refetched={})
+    fetcher.PartitionRecords = functools.partial(_PartitionRecords, refetched={}, max_batch_bytes=max_batch_bytes)
 
 
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """``refetched`` is shared: by partition, the offset that was asked for again last, and how often."""
 
-    def __init__(self, fetch_offset: int, tp: Any, records: Any, *, refetched: dict[Any, Any], **options: Any) -> None:
-        lenient = LenientRecords(records._buffer, functools.partial(self._may_refetch, tp, refetched))  # noqa: SLF001
+    def __init__(
+        self,
+        fetch_offset: int,
+        tp: Any,
+        records: Any,
+        *,
+        refetched: dict[Any, Any],
+        max_batch_bytes: int,
+        **options: Any,
+    ) -> None:
+        may_refetch = functools.partial(self._may_refetch, tp, refetched)
+        lenient = LenientRecords(records._buffer, may_refetch, max_batch_bytes)  # noqa: SLF001
         super().__init__(fetch_offset, tp, lenient, **options)
 
     @staticmethod
@@ -56,12 +73,13 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
     Args:
         data: as fetched.
         may_refetch: whether to end before the batch at this offset, so that the client asks for it again.
+        max_batch_bytes: most bytes of a batch when it is decompressed.
     """
 
-    __slots__ = ("_may_refetch",)
+    __slots__ = ("_max_batch_bytes", "_may_refetch")
 
-    def __init__(self, data: Any, may_refetch: Any) -> None:
-        self._may_refetch = may_refetch
+    def __init__(self, data: Any, may_refetch: Any, max_batch_bytes: int) -> None:
+        self._may_refetch, self._max_batch_bytes = may_refetch, max_batch_bytes
         super().__init__(data)
 
     def next_batch(self, *_: Any) -> Any:
@@ -73,7 +91,7 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
         part = self._next_slice
         if part is None or len(part) < DefaultRecordBatch.HEADER_STRUCT.size or part[self.MAGIC_OFFSET] != 2:
             return super().next_batch()
-        batch = LenientBatch(part)
+        batch = LenientBatch(part, self._max_batch_bytes)
         if not batch.has_right_checksum():
             if self._may_refetch(batch.base_offset):
                 return None
@@ -92,9 +110,11 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
     _header_data: tuple[Any, ...]
     _buffer: Any
     _pos: int
+    _decompressed: bool
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, max_bytes: int) -> None:
         super().__init__(data)
+        self._max_bytes = max_bytes
         self._why: str | None = None
         self._expected = self.base_offset
         self._next: Any = None
@@ -153,6 +173,14 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             raise StopIteration
         self._expected += 1
         return self._unreadable(self._expected - 1, "its batch does not hold it")
+
+    def _maybe_uncompress(self) -> None:
+        """As kafka-python does, up to a ceiling."""
+        if not self._decompressed and self.compression_type != self.CODEC_NONE:
+            self._assert_has_codec(self.compression_type)
+            packed = bytes(memoryview(self._buffer)[self._pos :])
+            self._buffer, self._pos = bytearray(unpack(self.compression_type, packed, self._max_bytes)), 0
+        self._decompressed = True
 
     def _is_dense(self) -> bool:
         """Whether no record was removed by compaction: then each offset that does not come is one that was lost."""

@@ -91,6 +91,8 @@ class KafkaSettings(Section):
     """Most records that one poll takes over from the client."""
     fetch_max_bytes: PositiveInt = 16 * 2**20
     """Most bytes that one fetch from a broker returns."""
+    max_batch_bytes: PositiveInt = 64 * 2**20
+    """Most bytes of a record batch once decompressed; the records of a larger one are answered by dead letters."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption and authentication towards the broker."""
     ssl_cafile: Path | None = None

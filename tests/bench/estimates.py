@@ -58,13 +58,19 @@ class Slope:
     error: float
 
 
-def slope(x: Sequence[float], y: Sequence[float], blocks: int = 20) -> Slope:
+def slope(x: Sequence[float], y: Sequence[float], resolution: float = 0, blocks: int = 20) -> Slope:
     """The line through the means of ``blocks`` consecutive blocks of samples, if what is not trend adds up.
 
     Resident memory moves in steps that stay: an allocator keeps the highest level that was ever needed, so its noise is
     a walk. Then the generalised least-squares slope is the mean step from block to block, and the spread of the steps
     gives its error; ordinary least squares would claim a far smaller one. Where the noise does not add up after all,
     the error claimed here is too large, never too small.
+
+    Args:
+        x: ascending.
+        y: of the same length.
+        resolution: what ``y`` cannot tell from nothing, over the whole span.
+        blocks: that the samples are divided into.
 
     Raises:
         ValueError: too few samples for the blocks.
@@ -76,4 +82,5 @@ def slope(x: Sequence[float], y: Sequence[float], blocks: int = 20) -> Slope:
     steps, widths = np.diff(ys), np.diff(xs)
     value = steps.sum() / widths.sum()
     spread = np.sum((steps - value * widths) ** 2 / widths) / (len(steps) - 1)
-    return Slope(float(value), float(np.sqrt(spread / widths.sum())))
+    span = widths.sum()
+    return Slope(float(value), float(np.hypot(np.sqrt(spread / span), resolution / span)))

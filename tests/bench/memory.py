@@ -22,6 +22,8 @@ _WARM_UP = 1.0
 """So many of them again come first: until the heap has the holes that it needs."""
 _SMALL_FETCH_BYTES = 2**20
 """Of the long run: with the default, responses of 16 MiB come and go, and a leak would have to be large to be seen."""
+_PORTION_BYTES = 128 * 1024
+"""In which the C library asks the system for memory: one more or less is no finding."""
 _SAMPLE_S, _QUICK_SAMPLE_S = 0.25, 0.05
 _LARGE_EVENTS, _LARGE_BYTES = 5_000, 200_000
 _IN_FLIGHT_BYTES, _DECODED_BYTES, _FETCH_BYTES = 64 * _MIB, 64 * _MIB, 8 * _MIB
@@ -74,7 +76,7 @@ def _measure_growth(rig: Rig) -> None:
     backlog = fill(rig, warm_up + events)
     samples = _watch(rig, backlog, "memory: long run", KAFKA__FETCH_MAX_BYTES=str(_SMALL_FETCH_BYTES))
     after = [sample for sample in samples if sample.verdicts > warm_up]
-    found = slope([sample.verdicts for sample in after], [sample.rss_bytes for sample in after])
+    found = slope([sample.verdicts for sample in after], [sample.rss_bytes for sample in after], _PORTION_BYTES)
     first, last = after[0].rss_bytes / _MIB, after[-1].rss_bytes / _MIB
     note = f"± {found.error:.3g} (standard error), {first:.0f} to {last:.0f} MiB after warm-up, {len(after)} samples"
     parts = {**asdict(found), "mib": [round(sample.rss_bytes / _MIB, 2) for sample in samples]}

@@ -53,6 +53,12 @@ def test_slope_is_the_mean_step_with_its_standard_error() -> None:
     assert (found.value, found.error) == pytest.approx((steps.mean(), sem(steps)))
 
 
+def test_what_cannot_be_told_from_nothing_is_part_of_the_error() -> None:
+    level = slope(list(range(400)), [5.0] * 400, resolution=38.0)
+    assert level.value == 0
+    assert level.error == pytest.approx(0.1)  # 38 over the 380 between the first and last block
+
+
 def test_uneven_steps_count_by_their_width() -> None:
     """Generalised least squares, spelt out: a walk's variance grows with the distance."""
     rng = np.random.default_rng(2)
@@ -81,7 +87,7 @@ def test_a_leak_is_seen_through_the_steps_in_which_the_heap_grows() -> None:
     events, portion = np.linspace(0, 100_000, 400), 132 * 1024
     leaked = np.ceil(8 * events / portion) * portion
     rng = np.random.default_rng(3)
-    fit = slope(list(events), list(leaked + rng.normal(scale=portion / 2, size=400)))
+    fit = slope(list(events), list(leaked + rng.normal(scale=portion / 2, size=400)), portion)
     assert fit.value > 2 * fit.error
     assert fit.value == pytest.approx(8, rel=0.3)
 

@@ -43,6 +43,22 @@ def judge(
     return verdict
 
 
+def test_a_batch_is_judged_like_its_images_alone(bundle: Bundle) -> None:
+    facts = ImageFacts("PNG", 30, 20, 500, animated=False)
+    vectors = [[BRIGHT], [], [NEITHER], [REAL]]
+    images = [
+        ScoredImage(str(n) * 64, facts, Scores(np.array([1.0], np.float32), np.array(v, np.float32)), False, NOW)
+        for n, v in enumerate(vectors)
+    ]
+    attributor = Attributor(bundle, PolicySettings(), "run")
+    together = attributor.verdicts([(EVENT, image) for image in images])
+    alone = [attributor.verdict(EVENT, image) for image in images]
+    assert [v.image.sha256[0] for v in together] == ["0", "1", "2", "3"]
+    assert [v.attribution for v in together] == [v.attribution for v in alone]
+    assert together[1].attribution.candidates == ()
+    assert attributor.verdicts([]) == []
+
+
 # Thresholds 0.3 and 0.7; templates at 220 (bright) and 40 (real) accept up to a distance of about 60.
 BRIGHT, REAL, NEITHER = 215.0, 45.0, 500.0
 HIGH, LOW, MIDDLE = 5.0, -5.0, 0.1

@@ -16,10 +16,11 @@ from worker.record_batches import LenientRecords, Unreadable, read_leniently
 
 PLACE = TopicPartition("images", 0)
 COUNT = 5
+MAX_BYTES = 2**20
 
 
-def batch(base: int, *, codec: int = 0, producer: int | None = None, header: str = "name") -> bytes:
-    """Five records; their values are their offsets."""
+def batch(base: int, *, codec: int = 0, producer: int | None = None, header: str = "name", padding: int = 0) -> bytes:
+    """Five records; their values are their offsets, filled up with zeros."""
     builder = DefaultRecordBatchBuilder(
         magic=2,
         compression_type=codec,
@@ -27,10 +28,12 @@ def batch(base: int, *, codec: int = 0, producer: int | None = None, header: str
         producer_id=-1 if producer is None else producer,
         producer_epoch=-1 if producer is None else 0,
         base_sequence=-1 if producer is None else 0,
-        batch_size=1 << 20,
+        batch_size=1 << 30,
     )
     for delta in range(COUNT):
-        assert builder.append(delta, 1000 + delta, b"key", b"%d" % (base + delta), [(header, b"value")])
+        assert builder.append(
+            delta, 1000 + delta, b"key", (b"%d" % (base + delta)).ljust(padding, b"\0"), [(header, b"value")]
+        )
     return put(bytes(builder.build()), ">q", 0, base)
 
 
@@ -54,7 +57,7 @@ def patched(data: bytes, find: bytes, by: bytes, times: int = 1) -> bytes:
 def read(batches: Iterable[bytes], *, fetch_offset: int = 0, aborted: Iterable[Any] = ()) -> list[Any]:
     """As the client does: fetch from its position, again and again, until it is at the end."""
     consumer = type("Consumer", (), {"_fetcher": type("F", (), {"PartitionRecords": Fetcher.PartitionRecords})()})()
-    read_leniently(consumer)
+    read_leniently(consumer, MAX_BYTES)
     log = list(batches)
     found: list[Any] = []
     for _ in range(10):
@@ -139,7 +142,7 @@ def test_a_wrong_checksum_is_asked_for_again_and_then_given_up() -> None:
         asked.append(offset)
         return len(asked) < 3
 
-    records = LenientRecords(batch(0) + harmed, may)
+    records = LenientRecords(batch(0) + harmed, may, MAX_BYTES)
     assert records.next_batch() is not None
     assert records.next_batch() is None
     assert records.next_batch() is None
@@ -154,13 +157,13 @@ def test_a_wrong_checksum_is_asked_for_again_and_then_given_up() -> None:
 def test_a_batch_harmed_on_its_way_once_loses_nothing() -> None:
     good, harmed = batch(0), patched(batch(0), b"value", b"VALUE")
     answers = iter([True, False])
-    assert LenientRecords(harmed, lambda _: next(answers)).next_batch() is None
-    assert not unreadable(list(LenientRecords(good, lambda _: next(answers)).next_batch()))
+    assert LenientRecords(harmed, lambda _: next(answers), MAX_BYTES).next_batch() is None
+    assert not unreadable(list(LenientRecords(good, lambda _: next(answers), MAX_BYTES).next_batch()))
 
 
 def test_offsets_of_a_harmed_header_come_from_the_next_batch() -> None:
     harmed = put(batch(5), ">i", 23, 1_000)  # last offset delta
-    records = LenientRecords(harmed + batch(10), lambda _: False)
+    records = LenientRecords(harmed + batch(10), lambda _: False, MAX_BYTES)
     assert [record.offset for record in records.next_batch()] == list(range(5, 10))
 
 
@@ -168,13 +171,23 @@ def test_offsets_of_a_harmed_header_come_from_the_next_batch() -> None:
 def test_offsets_that_nobody_knows_end_the_worker(claimed: int) -> None:
     harmed = put(batch(5), ">i", 23, claimed)
     with pytest.raises(CorruptRecordError, match=r"it claims|does not say"):
-        LenientRecords(harmed, lambda _: False).next_batch()
+        LenientRecords(harmed, lambda _: False, MAX_BYTES).next_batch()
 
 
 def test_what_does_not_decompress_is_given_up() -> None:
     found = read([mended(put(batch(0), ">h", 21, 1)), batch(5)])  # says gzip, is none
     assert offsets(found) == list(range(10))
     assert unreadable(found) == list(range(5))
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+def test_a_batch_that_unpacks_to_too_much_is_given_up(codec: int) -> None:
+    bomb = batch(0, codec=codec, padding=2 * MAX_BYTES)
+    assert len(bomb) < MAX_BYTES
+    found = read([bomb, batch(5, codec=codec)])
+    assert offsets(found) == list(range(10))
+    assert unreadable(found) == list(range(5))
+    assert found[0].headers.why == f"its batch does not decompress: it unpacks to more than {MAX_BYTES} bytes"
 
 
 def test_a_codec_that_is_not_here_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,96 @@
+"""Unpacking a record batch, up to a ceiling: kilobytes can claim gigabytes, and kafka-python would unpack them."""
+
+import zlib
+from collections.abc import Iterator
+
+import lz4.frame
+import snappy
+import zstandard
+
+_GZIP = 16 + zlib.MAX_WBITS
+_XERIAL = b"\x82SNAPPY\x00"
+"""Java's Snappy: this, two version numbers, then blocks with their lengths."""
+_XERIAL_HEADER = 16
+
+
+class TooLarge(ValueError):
+    """The batch holds more than the ceiling."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"it unpacks to more than {max_bytes} bytes")
+
+
+def unpack(codec: int, data: bytes, max_bytes: int) -> bytes:
+    """The records of a batch.
+
+    Args:
+        codec: Kafka's number: 1 gzip, 2 Snappy, 3 LZ4, 4 Zstandard.
+        data: what follows the batch's header.
+        max_bytes: most bytes of the result; hardly more is ever held.
+
+    Raises:
+        TooLarge: by the result.
+        ValueError, OSError, RuntimeError, zlib.error, zstandard.ZstdError, snappy.UncompressError: damaged data.
+    """
+    match codec:
+        case 1:
+            unpacked = _gzip(data, max_bytes + 1)
+        case 2:
+            unpacked = _snappy(data, max_bytes)
+        case 3:
+            unpacked = _lz4(data, max_bytes + 1)
+        case 4:
+            with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+                unpacked = reader.read(max_bytes + 1)
+        case _:
+            raise ValueError(f"no codec has number {codec}")
+    if len(unpacked) > max_bytes:
+        raise TooLarge(max_bytes)
+    return unpacked
+
+
+def _gzip(data: bytes, most: int) -> bytes:
+    unpacked = b""
+    while data and len(unpacked) < most:
+        member = zlib.decompressobj(_GZIP)
+        unpacked += member.decompress(data, most - len(unpacked))
+        if not member.eof and len(unpacked) < most:
+            raise ValueError("it breaks off")
+        data = member.unused_data
+    return unpacked
+
+
+def _lz4(data: bytes, most: int) -> bytes:
+    frame = lz4.frame.LZ4FrameDecompressor()
+    unpacked: bytes = frame.decompress(data, most)
+    if not frame.eof and len(unpacked) < most:
+        raise ValueError("it breaks off")
+    return unpacked
+
+
+def _snappy(data: bytes, max_bytes: int) -> bytes:
+    """Its lengths are known beforehand."""
+    blocks = list(_xerial_blocks(data)) if data.startswith(_XERIAL) else [data]
+    if sum(map(_snappy_length, blocks)) > max_bytes:
+        raise TooLarge(max_bytes)
+    return b"".join(snappy.decompress(block) for block in blocks)
+
+
+def _xerial_blocks(data: bytes) -> Iterator[bytes]:
+    position = _XERIAL_HEADER
+    while position < len(data):
+        begin = position + 4
+        position = begin + int.from_bytes(data[position:begin])
+        if position > len(data):
+            raise ValueError("it breaks off")
+        yield data[begin:position]
+
+
+def _snappy_length(block: bytes) -> int:
+    """The number at the head of a block: seven bits a byte, lowest first."""
+    length = 0
+    for shift, byte in zip(range(0, 35, 7), block, strict=False):
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return length
+    raise ValueError("it has no length")
