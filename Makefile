@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALL := --constraint constraints.txt --editable '.[dev]'
 
-.PHONY: demo test bench chaos fuzz lint types format clean
+.PHONY: demo test bench chaos fuzz image check-deploy lint types format clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m deploy.local.demo
@@ -23,6 +23,16 @@ chaos: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.hostile.fuzz $(OPTIONS)
+
+# Needs root on Debian: buildah and debootstrap, which it installs if they are missing.
+image: $(INSTALLED)
+	$(BIN)/python -m deploy.image build
+
+# Manifests, Compose, Dockerfiles, alerts and dashboards.
+check-deploy: $(INSTALLED)
+	$(BIN)/python -m deploy.check
+	$(BIN)/python -m deploy.grafana --check
+	$(BIN)/python -m pytest tests/deploy --ignore=tests/deploy/local --ignore=tests/deploy/test_image.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -19,7 +19,14 @@ ARROWS: dict[str, set[str]] = {
 }
 # Where one file alone may touch a library (the broker's edge, the cache and the template library).
 EDGES = {
-    "kafka": {"worker/assignor.py", "worker/kafka.py", "worker/kafka_replay.py", "worker/record_batches.py"},
+    "kafka": {
+        "worker/assignor.py",
+        "worker/kafka.py",
+        "worker/kafka_connection.py",
+        "worker/kafka_replay.py",
+        "worker/kafka_topics.py",
+        "worker/record_batches.py",
+    },
     "redis": {"worker/cache.py", "worker/library.py"},
 }
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "sklearn", "skimage", "scipy"}

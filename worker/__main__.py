@@ -1,4 +1,4 @@
-"""``python -m worker``: run, replay, classify, produce, schema, settings, metrics."""
+"""``python -m worker``: run, replay, classify, produce, topics, schema, plan, settings, metrics."""
 
 import csv
 import json
@@ -21,24 +21,29 @@ from bundle.store import Bundle, load_bundle
 from worker.attribution import Attributor
 from worker.broker import Broker
 from worker.cache import NoCache, RedisCache, ScoreCache
+from worker.capacity import check, fit, read_measured
 from worker.classify import Classified, classify, find_images
+from worker.contract import SCHEMAS
 from worker.errors import StartupError, WorkerError
 from worker.health import Health, HealthServer
 from worker.inference import Engine
 from worker.kafka import ImageSender, KafkaBroker
 from worker.kafka_replay import ReplayBroker
+from worker.kafka_topics import Asked, check_topics_and_rights, create_topics_and_rights
 from worker.logs import configure_logs
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
+from worker.plan import Embedding, Load, check_rows, embedding, plan, plan_json, plan_rows, read_prices
 from worker.produce import Kind, image_events
 from worker.reference import Row, json_table, markdown_table, metrics_rows, settings_rows, terminal_table
 from worker.replay import read_span, replay_settings
 from worker.settings import Settings, load_settings
 from worker.sources import Fetcher
 from worker.stages import Stages
-from worker.verdict import verdict_schema
+from worker.topics import ROLES, difference_row, read_principals
 
 T = TypeVar("T")
+BENCH = Path("build/bench/worker.json")
 _BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 app = typer.Typer(
@@ -47,12 +52,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+topics_app = typer.Typer(help="Topics and rights in Kafka, as this worker needs them.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="One setting, as in kafka.group_id=x; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="For documentation.")]
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle directory; the setting `bundle`.")]
+AclsOption = Annotated[
+    str, typer.Option("--acls", help=f"Rights too: worker=User:w,...; roles are {', '.join(ROLES)}.", metavar="ROLES")
+]
+GroupsOption = Annotated[
+    str | None, typer.Option(help="Role consumer: what its groups' names begin with; the verdicts' topic if not given.")
+]
 
 
 @app.command()
@@ -110,9 +123,12 @@ def _serve(settings: Settings, make_broker: Callable[[Metrics, threading.Event],
     manifest = loaded.manifest
     library = manifest.files[manifest.templates.file]
     identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest, "library": library}
-    metrics.bundle.info({**identity, "device": engine.device})
+    metrics.bundle.info({**identity, "device": engine.device, "asked": settings.inference.device})
     metrics.watch_device(engine.driver)
-    cache: ScoreCache = RedisCache(settings.redis, loaded, metrics) if settings.redis.url else NoCache()
+    cache: ScoreCache = NoCache()
+    if settings.redis.url is not None:
+        cache = RedisCache(settings.redis, loaded, metrics)
+        cache.check()
     stages = Stages(settings, loaded, engine, cache, Fetcher(settings.fetch), metrics)
     health = Health(settings.pipeline.stall_s)
     server = HealthServer(settings.http, health, metrics)
@@ -177,9 +193,116 @@ def produce(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a verdict."""
-    sys.stdout.write(json.dumps(verdict_schema(), indent=2) + "\n")
+def schema(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(SCHEMAS)}.")] = "verdict.v1",
+) -> None:
+    """Print a JSON Schema: of verdicts, of image events, or of the headers on what the worker writes."""
+    with _one_line_errors():
+        if name not in SCHEMAS:
+            raise StartupError(f"no schema {name}: there are {', '.join(SCHEMAS)}")
+        sys.stdout.write(json.dumps(SCHEMAS[name](), indent=2) + "\n")
+
+
+@topics_app.command("create")
+def topics_create(
+    config: ConfigOption = None,
+    assign: SetOption = [],  # noqa: B006
+    acls: AclsOption = "",
+    consumer_groups: GroupsOption = None,
+    update: Annotated[bool, typer.Option("--update", help="Change settings of topics that exist.")] = False,
+    add_partitions: Annotated[
+        bool, typer.Option("--add-partitions", help="To topics that exist; keys then move to other partitions.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Create what is missing; what exists and differs is left as it is, unless you say otherwise."""
+    with _one_line_errors():
+        settings = _settings(config, assign, None)
+        groups = consumer_groups or settings.kafka.verdicts_topic
+        asked = Asked(read_principals(acls), groups, update, add_partitions, dry_run)
+        done, left = create_topics_and_rights(settings, asked)
+    outcome = "would be mended" if dry_run else "mended"
+    rows = [*(difference_row(difference, outcome) for difference in done), *map(difference_row, left)]
+    _print_differences(rows, as_json=as_json)
+
+
+@topics_app.command("check")
+def topics_check(
+    config: ConfigOption = None,
+    assign: SetOption = [],  # noqa: B006
+    acls: AclsOption = "",
+    consumer_groups: GroupsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every difference between what is declared and what is there. Exit status 1 if there is one."""
+    with _one_line_errors():
+        settings = _settings(config, assign, None)
+        groups = consumer_groups or settings.kafka.verdicts_topic
+        differences = check_topics_and_rights(settings, Asked(read_principals(acls), groups))
+    _print_differences([difference_row(difference) for difference in differences], as_json=as_json)
+    raise typer.Exit(1 if differences else 0)
+
+
+def _print_differences(rows: Sequence[Row], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json_table(rows))
+    elif rows:
+        Console().print(terminal_table(rows))
+    else:
+        Console().print("as declared")
+
+
+@app.command("plan")
+def plan_command(
+    images_per_day: Annotated[float, typer.Option(min=1, help="Mean; 1e9 is understood.")],
+    measured: Annotated[Path, typer.Option(help="What `make bench` wrote on such a machine.")] = BENCH,
+    regime: Annotated[str, typer.Option(help="Of the file: the network that is like yours.")] = "balanced",
+    bundle: Annotated[Path | None, typer.Option(help="For the size of a cache entry.")] = None,
+    dimension: Annotated[int | None, typer.Option(min=1, help="Numbers of an embedding, without a bundle.")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Views of an image, without a bundle.")] = 1,
+    peak_factor: Annotated[float, typer.Option(min=1, help="Busiest hour to mean.")] = 2,
+    cached_share: Annotated[float, typer.Option(min=0, max=1, help="Images whose scores are cached.")] = 0.1,
+    image_bytes: Annotated[float | None, typer.Option(min=1, help="Mean; the benchmark's without it.")] = None,
+    decode_ms: Annotated[float | None, typer.Option(min=0, help="CPU; the benchmark's without it.")] = None,
+    inline_share: Annotated[float, typer.Option(min=0, max=1, help="Events that carry the image itself.")] = 1,
+    deferred_share: Annotated[float, typer.Option(min=0, max=1, help="Events that are put off once.")] = 0.01,
+    rejected_share: Annotated[float, typer.Option(min=0, max=1, help="Events that become dead letters.")] = 0.001,
+    readers: Annotated[int, typer.Option(min=0, help="Consumer groups that read the verdicts.")] = 1,
+    cores: Annotated[float, typer.Option(min=0.1, help="CPU cores of one worker.")] = 1,
+    prices: Annotated[Path | None, typer.Option(help="TOML file with prices.")] = None,
+    price: Annotated[list[str], typer.Option(help="One price, as in worker_hour=0.1; repeatable.")] = [],  # noqa: B006
+    config: ConfigOption = None,
+    assign: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Workers, partitions, network, Redis, disks and cost of a stream, from what was measured; and how sure that is."""
+    with _one_line_errors():
+        settings = _settings(config, assign, None)
+        figures = read_measured(measured)
+        model, checks = fit(figures), check(figures)
+        load = Load(
+            images_per_day=images_per_day,
+            peak_factor=peak_factor,
+            cached_share=cached_share,
+            image_bytes=image_bytes or figures.image_bytes,
+            inline_share=inline_share,
+            deferred_share=deferred_share,
+            rejected_share=rejected_share,
+            verdict_readers=readers,
+            worker_cores=cores,
+            decode_s=None if decode_ms is None else decode_ms / 1000,
+        )
+        kept = embedding(load_bundle(bundle).manifest) if bundle else Embedding(dimension, views) if dimension else None
+        found = plan(load, figures, model, regime, settings, kept, read_prices(prices, price))
+        if as_json:
+            document = plan_json(found, load, figures, model, regime, checks)
+            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+            return
+        for rows in (plan_rows(found, load, settings), check_rows(checks)):
+            _print_reference(rows, as_json=False, as_markdown=as_markdown)
+            sys.stdout.write("\n")
 
 
 @app.command("settings")

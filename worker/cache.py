@@ -3,6 +3,9 @@
 One entry for each image and bundle of models, keyed by everything that could change the numbers: graphs, preprocessing,
 decoder version, precision, and the sha256 of the image bytes. Any failure is a miss; after a few in a row the cache is
 left alone for a while.
+
+At the start alone it is otherwise: a cache that is not there is served without, but one that is there and turns us away
+is a mistake in the settings, and stops the start while somebody is looking.
 """
 
 import hashlib
@@ -12,7 +15,8 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 import redis
@@ -28,12 +32,15 @@ from worker.errors import StartupError
 from worker.inference import Scores
 from worker.metrics import Metrics
 from worker.settings import RedisSettings
+from worker.tls import alert, client_context, tls_trouble
 
 _log = structlog.get_logger(__name__)
 
 _FORMAT: Final = b"gp1"
 _HEAD: Final = struct.Struct("<3sIHHI")  # format, crc32 of the rest, length of facts, views, embedding dimension
 _FACTS: Final = TypeAdapter(ImageFacts)
+_CHECK_TIMEOUT_S: Final = 2.0
+"""At the start nobody waits for an answer, and a TLS handshake on a busy machine takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,8 @@ class RedisCache:
     """``ScoreCache`` in Redis; used from several threads.
 
     Raises:
-        StartupError: ``redis.url`` is no address; whether somebody answers there does not matter.
+        StartupError: ``redis.url`` is no address, or a file of TLS is not what it should be; whether somebody answers
+            there does not matter.
     """
 
     def __init__(self, settings: RedisSettings, bundle: Bundle, metrics: Metrics) -> None:
@@ -79,18 +87,31 @@ class RedisCache:
         self._dimension = bundle.manifest.templates.dimension
         self._prefix = f"genprint:{models_digest(bundle)[:24]}:"
         try:
-            self._client = redis.Redis.from_url(
-                settings.url.get_secret_value(),
-                socket_timeout=settings.timeout_s,
-                socket_connect_timeout=settings.timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
+            self._client = _client(settings, settings.timeout_s)
             self._client.connection_pool.make_connection()  # does not connect, but refuses unknown options
         except (ValueError, TypeError) as error:
             expected = "expected redis://, rediss:// or unix:// with options that redis-py knows"
             raise StartupError(f"setting redis.url: {expected}") from error
         # A full cache refuses writes alone; each success of a read would keep the writes going.
         self._reads, self._writes = _Breaker("reads", settings), _Breaker("writes", settings)
+        metrics.cache_breaker.labels("reads").set_function(lambda: not self._reads.closed)
+        metrics.cache_breaker.labels("writes").set_function(lambda: not self._writes.closed)
+
+    def check(self) -> None:
+        """Ask for a key and write none, as ourselves. A server that is away, busy or full is only logged.
+
+        Raises:
+            StartupError: it does not take our password or certificate, or we do not take its; or a right is missing.
+        """
+        key = f"{self._prefix}start"
+        try:
+            with _client(self._settings, max(_CHECK_TIMEOUT_S, self._settings.timeout_s)) as client:
+                client.mget([key])
+                client.set(key, b"", ex=1, xx=True)  # only if it were there, which it is not
+        except (redis.RedisError, OSError, ValueError) as error:
+            if refusal := self._refusal(error):
+                raise StartupError(f"{refusal}; without redis.url a worker serves without a cache") from error
+            _log.warning("cache away, serving without", at=_host(self._settings), error=type(error).__name__)
 
     def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
         """See ``ScoreCache``."""
@@ -125,6 +146,23 @@ class RedisCache:
         else:
             self._writes.succeeded()
 
+    def _refusal(self, error: Exception) -> str | None:
+        """What is wrong with our settings, or with the certificates; None if it is not that."""
+        s = self._settings
+        host, user = _host(s), s.username or urlsplit(_url(s)).username or "default"
+        trouble = tls_trouble(error, "redis", s)
+        if trouble is None and isinstance(error, redis.ConnectionError) and (said := _alert(s)):
+            trouble = tls_trouble(said, "redis", s)
+        if trouble:
+            return f"setting redis.url: no TLS connection to {host}: {trouble}"
+        match error:
+            case redis.AuthenticationError():
+                return f"setting redis.url: {host} does not take user {user} with that password (redis.password)"
+            case redis.exceptions.NoPermissionError():
+                right = "MGET and SET on the keys genprint:*"
+                return f"setting redis.url: at {host} user {user} lacks a right; it needs {right}"
+        return None
+
     def _fitting(self, entry: CachedScores | None) -> CachedScores | None:
         """The entry, if its embedding has the bundle's dimension: a cache is written to by others."""
         if entry is None or len(entry.scores.embedding) != (self._dimension if len(entry.scores.logits) else 0):
@@ -138,6 +176,52 @@ class RedisCache:
     def _failed(self, breaker: "_Breaker", error: Exception) -> None:
         self._metrics.cache.labels("error").inc()
         breaker.failed(error)
+
+
+def _client(settings: RedisSettings, timeout_s: float) -> redis.Redis:
+    """Not connected yet.
+
+    Raises:
+        StartupError: settings that do not fit together.
+        ValueError, TypeError: of redis-py, which may show the address.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    address = urlsplit(_url(settings))
+    if settings.username is not None or settings.password is not None:
+        if address.username or address.password:
+            raise StartupError("setting redis.password: the user is in redis.url already; name it in one place")
+        password = settings.password
+        options |= {"username": settings.username, "password": password.get_secret_value() if password else None}
+    files = {"ca_certs": settings.ssl_cafile, "certfile": settings.ssl_certfile, "keyfile": settings.ssl_keyfile}
+    if address.scheme == "rediss":
+        client_context("redis", settings)  # for its errors: redis-py reads the files again at every connection
+        options |= {f"ssl_{name}": str(path) for name, path in files.items() if path is not None}
+    elif any(files.values()):
+        raise StartupError("setting redis.ssl_cafile: certificates are for rediss:// addresses, redis.url is another")
+    client: redis.Redis = redis.Redis.from_url(_url(settings), **options)
+    return client
+
+
+def _alert(settings: RedisSettings) -> Exception | None:
+    """What the server says against our certificate, if it speaks TLS and says something."""
+    address = urlsplit(_url(settings))
+    if address.scheme != "rediss" or address.hostname is None:
+        return None
+    return alert(address.hostname, address.port or 6379, client_context("redis", settings), _CHECK_TIMEOUT_S / 2)
+
+
+def _url(settings: RedisSettings) -> str:
+    assert settings.url is not None
+    return settings.url.get_secret_value()
+
+
+def _host(settings: RedisSettings) -> str:
+    """Without user and password."""
+    return urlsplit(_url(settings)).netloc.rpartition("@")[2] or "its socket"
 
 
 class _Breaker:

@@ -1,4 +1,4 @@
-"""Kafka through kafka-python, which only the assignor, the batch reader and ``kafka_replay`` import beside this.
+"""Kafka through kafka-python, which beside this only the assignor, the batch reader and ``kafka_*`` import.
 
 Exactly-once rests on an order of steps that kafka-python alone does not keep (3.0.12; each step closes a hole that
 we have seen leak):
@@ -36,6 +36,7 @@ from worker.errors import (
     TopicMissing,
     UndecodableBatch,
 )
+from worker.kafka_connection import TURNED_AWAY, check_topics, connection, reach, silent_client, start_error
 from worker.metrics import Metrics
 from worker.record_batches import Unreadable, read_leniently
 from worker.settings import KafkaSettings
@@ -53,7 +54,6 @@ _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
 _LAG_TIMEOUT_MS = 300
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
-_TURNED_AWAY = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
 _CLIENT_ERRORS = (errors.KafkaError, RuntimeError, ValueError, TypeError)
 """What kafka-python raises from a transaction: its fatal states are plain RuntimeErrors."""
@@ -75,10 +75,12 @@ class KafkaBroker:
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._max_message_bytes = settings.max_message_bytes
 
+    @silent_client()
     def start(self) -> None:
         """See ``Broker``."""
         s = self._settings
         instance = s.instance_id or uuid.uuid4().hex
+        reach(s)
         try:
             self._consumer = KafkaConsumer(
                 **connection(s),
@@ -98,7 +100,7 @@ class KafkaBroker:
                 fetch_max_wait_ms=_SHORT_FETCH_MS,
             )
             read_leniently(self._consumer, s.max_batch_bytes)
-            check_topics(self._consumer, s)
+            check_topics(s)
             self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
             self._producer = KafkaProducer(
                 **connection(s),
@@ -121,8 +123,8 @@ class KafkaBroker:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
             raise UndecodableBatch(f"{self._stuck_at()}: {error}") from error
-        except _TURNED_AWAY as error:
-            raise BrokerUnreachable(f"the broker turned us away: {error}") from error
+        except TURNED_AWAY as error:
+            raise start_error(error, self._settings) from error
         except errors.KafkaError as error:
             if not error.retriable:
                 raise BrokerUnreachable(f"the group cannot be joined or read: {error}") from error
@@ -383,6 +385,7 @@ class ImageSender:
         Raises:
             BrokerUnreachable, TopicMissing: nothing was sent.
         """
+        reach(self._settings)
         try:
             self._producer = KafkaProducer(
                 **connection(self._settings),
@@ -417,6 +420,8 @@ class ImageSender:
         try:
             for future in self._futures:
                 future.get(timeout=self._settings.start_timeout_s)
+        except TURNED_AWAY as error:
+            raise start_error(error, self._settings) from error
         except errors.KafkaError as error:
             raise BrokerUnreachable(f"an event was not acknowledged: {error}") from error
         self._futures.clear()
@@ -426,26 +431,6 @@ class ImageSender:
         if self._producer is not None:
             self._producer.close(timeout=5)
             self._producer = None
-
-
-def connection(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client of ours needs to reach the cluster."""
-    password = settings.sasl_password
-    options: dict[str, Any] = {
-        "bootstrap_servers": settings.bootstrap_servers.split(","),
-        "bootstrap_timeout_ms": int(settings.start_timeout_s * 1000),
-        "client_id": "genprint",
-        "security_protocol": settings.security_protocol,
-        "ssl_cafile": settings.ssl_cafile and str(settings.ssl_cafile),
-        "ssl_certfile": settings.ssl_certfile and str(settings.ssl_certfile),
-        "ssl_keyfile": settings.ssl_keyfile and str(settings.ssl_keyfile),
-        "sasl_mechanism": settings.sasl_mechanism,
-        "sasl_plain_username": settings.sasl_username,
-        "sasl_plain_password": password.get_secret_value() if password else None,
-        "reconnect_backoff_max_ms": 1000,
-        "request_timeout_ms": int(settings.transaction_timeout_s * 1000 / 3),
-    }
-    return options
 
 
 def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[str, Any]:
@@ -458,16 +443,6 @@ def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[st
         "delivery_timeout_ms": int(settings.transaction_timeout_s * 1000 * 2 / 3),
         "retry_backoff_ms": 10,  # slept in the sender while a transaction marker is being written
     }
-
-
-def check_topics(client: Any, settings: KafkaSettings) -> None:
-    """Raise TopicMissing unless all four topics exist."""
-    wanted = {settings.images_topic, settings.retry_topic, settings.dead_topic, settings.verdicts_topic}
-    if missing := wanted - set(client.topics()):
-        raise TopicMissing(
-            f"kafka.bootstrap_servers={settings.bootstrap_servers}: no topic {', '.join(sorted(missing))}; "
-            "create it first, the worker creates none"
-        )
 
 
 def topic_limit(settings: KafkaSettings) -> int:
@@ -485,22 +460,12 @@ def topic_limit(settings: KafkaSettings) -> int:
         admin.close()
 
 
-def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:
-    """One line that names what and where."""
-    where = f"kafka.bootstrap_servers={settings.bootstrap_servers}"
-    if isinstance(error, _TURNED_AWAY):
-        return BrokerUnreachable(f"{where}: the broker turned us away: {error}")
-    if isinstance(error, errors.RetriableError):
-        return BrokerUnreachable(f"{where}: no broker answered within {settings.start_timeout_s:g} s ({error})")
-    return BrokerUnreachable(f"{where}: {error}")
-
-
 def publish_error(error: Exception) -> BrokerError:
     """What a failure before the commit means: try again, or end."""
     if isinstance(error, BrokerError):
         return error
     if isinstance(error, _FENCED) or "UnknownMemberId" in str(error):
         return Fenced(f"another process took over: {error}")
-    if isinstance(error, _TURNED_AWAY):
+    if isinstance(error, TURNED_AWAY):
         return BrokerUnreachable(f"the broker turned us away: {error}")
     return PublishAborted(str(error))

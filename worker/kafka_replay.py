@@ -16,7 +16,8 @@ from kafka.structs import OffsetAndMetadata
 
 from worker.broker import Partition, Progress, Record
 from worker.errors import BrokerError, PublishAborted, StartupError, TopicMissing
-from worker.kafka import KafkaBroker, connection, start_error, topic_limit
+from worker.kafka import KafkaBroker, topic_limit
+from worker.kafka_connection import connection, reach, silent_client, start_error
 from worker.metrics import Metrics
 from worker.replay import Point, Span
 from worker.settings import KafkaSettings
@@ -58,12 +59,14 @@ class ReplayBroker(KafkaBroker):
         self._reached: set[Partition] = set()
         self._look_at = 0.0
 
+    @silent_client()
     def start(self) -> None:
         """See ``Broker``.
 
         Raises:
             StartupError: the span is not there (any more), or the run was begun with another one.
         """
+        reach(self._settings)
         try:
             self._plan = self._prepare()
         except errors.KafkaError as error:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 
-from worker.errors import DeviceFailed
+from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput
 from worker.gpu import Driver
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 STAGES = ("queue", "fetch", "decode", "inference", "total")
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 _MOST_ATTEMPTS = 10
 
 
@@ -41,6 +42,15 @@ class Metrics:
         self.decisions = self._counter(
             "decisions", "Verdicts by decision and source ('none' without one).", ["decision", "source"]
         )
+        self.score = self._histogram(
+            "score",
+            "Calibrated probability that an image is generated, of verdicts that have one, by decision.",
+            _SHARES,
+            ["decision"],
+        )
+        self.reasons = self._counter(
+            "reasons", "Reasons given in verdicts: why unsure, and what else a reviewer should know.", ["reason"]
+        )
         self.rejects = self._counter("rejects", "Dead letters by reason.", ["reason"])
         self.deferrals = self._counter(
             "deferrals",
@@ -66,6 +76,11 @@ class Metrics:
         self.fetched_bytes = self._gauge("fetched_bytes", "Bytes of claim checks that are fetched and not yet decoded.")
         self.decoding_bytes = self._gauge("decoding_bytes", "Bytes reserved for decoding.")
         self.cache = self._counter("cache", "Cache look-ups: hit, miss, corrupt, error.", ["result"])
+        self.cache_breaker = self._gauge(
+            "cache_breaker_open",
+            "1 while the cache is left alone after failures in a row, for reads or writes; absent without a cache.",
+            ["what"],
+        )
         self.fetches = self._counter("fetches", "Claim checks by result ('ok' or a reason).", ["result"])
         self.lag = self._gauge("lag_records", "Unanswered records of an owned partition.", ["topic", "partition"])
         self.publications = self._counter(
@@ -79,13 +94,26 @@ class Metrics:
         self.device_memory = self._gauge(
             "device_memory_bytes", "Memory of the GPU, of all processes (used, total); absent on a CPU.", ["kind"]
         )
-        meaning = "The bundle being served: name, version, digest; digest of its template library; device (cuda, cpu)."
-        self._declare("bundle_info", "info", ("name", "version", "digest", "library", "device"), meaning)
+        meaning = (
+            "The bundle being served: name, version, digest; digest of its template library; device it runs on (cuda, "
+            "cpu) and the one asked for (cuda, cpu, auto)."
+        )
+        self._declare("bundle_info", "info", ("name", "version", "digest", "library", "device", "asked"), meaning)
         self.bundle = Info("genprint_bundle", meaning, registry=self.registry)
+        self._begin_at_zero()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.declared.append(Declaration("process_*", "gauge", (), "CPU time, memory and open files of the process."))
         self.declared.append(Declaration("python_info", "info", ("version",), "The Python that runs it."))
+
+    def _begin_at_zero(self) -> None:
+        """A series that begins with its first event has no increase, and an alert would miss it."""
+        for result in ("committed", "aborted"):
+            self.publications.labels(result)
+        for kind in ("assigned", "revoked", "lost"):
+            self.rebalances.labels(kind)
+        for error in (InvalidOutput, InferenceFailed):
+            self.rejects.labels(error.reason)
 
     def deferred(self, reason: str, attempt: int) -> Counter:
         """The counter of a deferral."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter as CounterOf
 from collections.abc import Sequence
+from typing import get_args
 
 import structlog
 from prometheus_client import Counter
@@ -30,6 +31,7 @@ from worker.health import Health, Watchdog
 from worker.intake import Intake
 from worker.lanes import InFlight
 from worker.metrics import STAGES, Metrics
+from worker.policy import Decision
 from worker.settings import Settings
 from worker.stages import Completion, Stages
 from worker.verdict import Verdict, verdict_message
@@ -67,6 +69,7 @@ class Pipeline:
         outcomes = {kafka.verdicts_topic: "verdict", kafka.retry_topic: "deferred", kafka.dead_topic: "rejected"}
         self._outcomes = {topic: metrics.events.labels(outcome) for topic, outcome in outcomes.items()}
         self._seconds = {stage: metrics.stage_seconds.labels(stage) for stage in STAGES}
+        self._scores = {decision: metrics.score.labels(decision) for decision in get_args(Decision)}
         self._publish_at = 0.0
         self._lag_at = 0.0
         self._quiet_s = _BUSY_POLL_S
@@ -232,8 +235,9 @@ class Pipeline:
         self._metrics.queue_events.labels("polled").set(self._intake.waiting)
         if time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY_S
+            lag = self._broker.lag()  # asks the broker: meanwhile the old numbers can be read
             self._metrics.lag.clear()
-            for partition, ahead in self._broker.lag().items():
+            for partition, ahead in lag.items():
                 behind = ahead + self._intake.unanswered(partition)
                 self._metrics.lag.labels(partition.topic, partition.number).set(behind)
 
@@ -245,7 +249,12 @@ class Pipeline:
             seconds["decode"].observe(item.decode_s)
             seconds["inference"].observe(item.inference_s)
         seconds["total"].observe(verdict.timing_ms.total / 1000)
-        item.counter = self._metrics.decisions.labels(verdict.generated.decision, verdict.attribution.source or "none")
+        generated = verdict.generated
+        if generated.probability is not None:
+            self._scores[generated.decision].observe(generated.probability)
+        for reason in generated.reasons:
+            self._metrics.reasons.labels(reason).inc()
+        item.counter = self._metrics.decisions.labels(generated.decision, verdict.attribution.source or "none")
 
     def _poll(self) -> list[Record]:
         """What comes, or nothing after the time at which there may be something else to do.

@@ -96,7 +96,7 @@ class KafkaSettings(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption and authentication towards the broker."""
     ssl_cafile: Path | None = None
-    """Certificate authority of the broker (PEM)."""
+    """Certificate authority of the brokers (PEM); without it those of the system."""
     ssl_certfile: Path | None = None
     """Our own certificate (PEM)."""
     ssl_keyfile: Path | None = None
@@ -109,11 +109,38 @@ class KafkaSettings(Section):
     """Password for SASL."""
 
 
+class TopicSettings(Section):
+    """Topics as `python -m worker topics` makes and checks them; a worker that runs does not look here."""
+
+    partitions: PositiveInt = 12
+    """Partitions of each topic: the most workers that can share the events of one."""
+    replication: PositiveInt = 3
+    """Copies of all records; all but one of them must be written before a record counts as such."""
+    images_retention_s: PositiveInt = 3 * 86400
+    """How long image events are kept; also how far back a replay can go."""
+    retry_retention_s: PositiveInt = 7 * 86400
+    """How long deferred events are kept; more than any outage of workers."""
+    dead_retention_s: PositiveInt = 30 * 86400
+    """How long rejected events are kept."""
+    verdicts_retention_s: PositiveInt = 7 * 86400
+    """How long verdicts are kept."""
+
+
 class RedisSettings(Section):
     """The embedding cache."""
 
     url: SecretStr | None = None
     """redis://, rediss:// or unix:// address; without one nothing is cached."""
+    username: str | None = None
+    """Name of the ACL user, unless it is in the address."""
+    password: SecretStr | None = None
+    """Password, unless it is in the address."""
+    ssl_cafile: Path | None = None
+    """Certificate authority of the server (PEM), besides those of the system; for rediss://."""
+    ssl_certfile: Path | None = None
+    """Our own certificate (PEM)."""
+    ssl_keyfile: Path | None = None
+    """Key of our own certificate (PEM)."""
     timeout_s: PositiveSeconds = 0.05
     """Limit of any one call; a slower cache is a miss."""
     ttl_s: PositiveInt = 7 * 86400
@@ -249,6 +276,7 @@ class Settings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
     kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
     redis: RedisSettings = RedisSettings()
     fetch: FetchSettings = FetchSettings()
     events: EventSettings = EventSettings()

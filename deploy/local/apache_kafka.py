@@ -13,6 +13,7 @@ from deploy.local.broker import serves_kafka
 from deploy.local.errors import StartError, UnavailableError
 from deploy.local.kafka_jars import cached_jars, fetch_jars
 from deploy.local.kafka_recovery import end_old_session
+from deploy.local.kafka_security import KafkaSecurity
 from deploy.local.kafka_settings import KafkaSettings
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.process import ServerProcess
@@ -33,9 +34,10 @@ class ApacheKafka(ServerProcess):
     Args:
         log_path: Receives the broker's output.
         port: None picks a free one.
+        security: More listeners, with TLS, and access control.
     """
 
-    def __init__(self, log_path: Path, *, port: int | None = None) -> None:
+    def __init__(self, log_path: Path, *, port: int | None = None, security: KafkaSecurity | None = None) -> None:
         port = free_port() if port is None else port
         self.bootstrap = f"{LOOPBACK}:{port}"
         self.data_dir: Path | None = None
@@ -44,6 +46,7 @@ class ApacheKafka(ServerProcess):
         self.proxy_port = free_port()
         """Free for a proxy, which passes connections on to ``proxied_port``."""
         self._controller_port = free_port()
+        self._security = security
         super().__init__(
             "Apache Kafka",
             self._prepare,
@@ -75,12 +78,15 @@ class ApacheKafka(ServerProcess):
         return [*java, "kafka.Kafka", str(settings.node_file)]
 
     def _settings(self, directory: Path) -> KafkaSettings:
-        return KafkaSettings(directory, self.port, self._controller_port, self.proxied_port, self.proxy_port)
+        ports = (self.port, self._controller_port, self.proxied_port, self.proxy_port)
+        return KafkaSettings(directory, *ports, security=self._security)
 
     def _format(self, java: list[str], settings: KafkaSettings) -> None:
         # A cluster id that began with "-" would be taken for an option.
         cluster_id = "g" + base64.urlsafe_b64encode(secrets.token_bytes(16)).decode()[1:22]
         options = ["--standalone", "-t", cluster_id, "-c", str(settings.node_file)]
+        if self._security is not None:
+            options += self._security.format_options
         command = [*java, "kafka.tools.StorageTool", "format", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S, check=False)
         if done.returncode != 0:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local.kafka_security import KafkaSecurity
 from deploy.local.ports import LOOPBACK
 
 MAX_MESSAGE_BYTES = 12 * 1024 * 1024
@@ -20,6 +21,7 @@ class KafkaSettings:
     """Where it listens for whoever stands between it and its clients."""
     proxy_port: int
     """Where clients that come from there are told to find it."""
+    security: KafkaSecurity | None = None
 
     @property
     def node_file(self) -> Path:
@@ -71,14 +73,20 @@ class KafkaSettings:
 
     @property
     def _broker(self) -> dict[str, object]:
+        security = self.security
+        secure = f",{security.addresses}" if security else ""
         return {
             "process.roles": "broker,controller",
             "listeners": (
                 f"PLAINTEXT://{LOOPBACK}:{self.port},PROXIED://{LOOPBACK}:{self.proxied_port},"
-                f"CONTROLLER://{LOOPBACK}:{self.controller_port}"
+                f"CONTROLLER://{LOOPBACK}:{self.controller_port}{secure}"
             ),
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},PROXIED://{LOOPBACK}:{self.proxy_port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},PROXIED://{LOOPBACK}:{self.proxy_port}{secure}",
+            "listener.security.protocol.map": (
+                "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
+                f"{f',{security.protocols}' if security else ''}"
+            ),
+            **(security.settings if security else {}),
             # There is no other broker to take over from one that is paused or slow, and fencing it is not harmless: see
             # kafka_recovery.
             "broker.session.timeout.ms": 60_000,

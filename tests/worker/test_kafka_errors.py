@@ -7,7 +7,8 @@ import pytest
 from kafka import errors
 
 from worker.errors import BrokerError, BrokerUnreachable, Disposition, Fenced, MessageTooLarge, PublishAborted
-from worker.kafka import publish_error, start_error
+from worker.kafka import publish_error
+from worker.kafka_connection import start_error
 from worker.settings import KafkaSettings
 
 CLASSES: dict[str, Any] = {name: c for name, c in getmembers(errors, isclass) if issubclass(c, errors.KafkaError)}
