@@ -114,7 +114,7 @@ def render(directory: Path) -> Overlay:
     Raises:
         RenderError: with Kustomize's own words.
     """
-    done = subprocess.run(  # noqa: S603 - no shell, and the program is ours
+    done = subprocess.run(
         [_kubectl(), "kustomize", str(directory)],
         capture_output=True,
         text=True,
