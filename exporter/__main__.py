@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
@@ -87,7 +87,8 @@ def _options(**values: object) -> ExportOptions:
 def _show(bundle: Bundle) -> None:
     manifest = bundle.manifest
     console = Console()
-    facts = Table("bundle", str(bundle.path))
+    # In a narrow terminal a digest is folded, never cut: people copy it.
+    facts = Table("bundle", Column(str(bundle.path), overflow="fold"))
     facts.add_row("name, version", f"{manifest.name} {manifest.version}")
     facts.add_row("digest", bundle.digest)
     for model in manifest.models:

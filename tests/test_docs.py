@@ -360,7 +360,7 @@ def test_the_index_names_every_document_once() -> None:
 
 
 def test_there_is_something_to_read() -> None:
-    text = README.read_text()
+    text = README.read_text() + (FOLDER / "getting-started.md").read_text()
     words = {command.words[:4] for command in commands_of(text)}
     assert {("make", "demo"), ("python", "-m", "worker", "run"), ("python", "-m", "exporter", "export")} <= words
     assert sum(len(LINK.findall(line)) for _, line in prose_of(text)) > 5

@@ -27,6 +27,9 @@ from worker.verdict import (
     timestamp,
 )
 
+ANIMATED = "animated_first_frame"
+"""A reason to look again: only the first frame was judged."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
@@ -84,7 +87,7 @@ class Attributor:
             is_real=accepted in self._real_labels,
             views_disagree=disagree,
         )
-        reasons = judgement.reasons + (("animated_first_frame",) if image.facts.animated else ())
+        reasons = judgement.reasons + ((ANIMATED,) if image.facts.animated else ())
         candidates = match.candidates if match else ()
         model_scores: tuple[ScorePart, ...] = ()
         if one_logit is not None and chance is not None:

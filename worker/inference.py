@@ -1,6 +1,7 @@
 """ONNX Runtime: one session per model, on the device that was asked for or not at all."""
 
 import ctypes
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -237,6 +238,9 @@ class Engine:
         options.intra_op_num_threads = self._settings.threads
         # Spinning threads take the cores that decoding needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A graph may name files with weights, which ONNX Runtime would look for in the working directory. No digest
+        # covers them, so they are looked for where there is none.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device == "cuda":
             ort.preload_dlls()

@@ -66,6 +66,7 @@ def run(
 def _row(built: Built) -> dict[str, str | int]:
     return {
         "image": built.image,
+        "image_id": built.image_id,
         "size_bytes": built.size_bytes,
         "sbom": str(built.sbom),
         "components": built.components,

@@ -37,6 +37,9 @@ class Built:
     """An image and what was found in it."""
 
     image: str
+    """Its name, which the next build takes over."""
+    image_id: str
+    """Names this very image."""
     size_bytes: int
     """Of all files; layers compress to less."""
     sbom: Path
@@ -63,12 +66,12 @@ def build(*, fresh: bool, say: Callable[[str], object]) -> Built:
         say(f"Making the base, Debian {RELEASE} (once, about a minute)")
         make_base()
     say("Building the image")
-    build_worker(fresh=fresh)
+    image_id = build_worker(fresh=fresh)
     say("Writing the SBOM")
-    with mounted(IMAGE) as root:
+    with mounted(image_id) as root:
         components = write_sbom(root, root / SITE_PACKAGES, IMAGE, SBOM)
         size_bytes = tree_bytes(root)
-    return Built(IMAGE, size_bytes, SBOM, components, time.monotonic() - started)
+    return Built(IMAGE, image_id, size_bytes, SBOM, components, time.monotonic() - started)
 
 
 def make_base() -> None:
@@ -93,8 +96,8 @@ def make_base() -> None:
         ask(["buildah", "rm", container])
 
 
-def build_worker(*, fresh: bool) -> None:
-    """Build ``IMAGE`` on ``BASE``."""
+def build_worker(*, fresh: bool) -> str:
+    """Build ``IMAGE`` on ``BASE``; returns its id."""
     with tempfile.TemporaryDirectory(prefix="genprint-build-") as lent:
         run(
             [
@@ -103,9 +106,10 @@ def build_worker(*, fresh: bool) -> None:
                 *("--layers", *(["--no-cache"] if fresh else [])),
                 *("--build-arg", f"BASE={BASE}", "--build-arg", "DEVICE=cpu"),
                 *lend_access(Path(lent)),
-                *("--file", str(DOCKERFILE), "--tag", IMAGE, str(ROOT)),
+                *("--file", str(DOCKERFILE), "--tag", IMAGE, "--iidfile", f"{lent}/id", str(ROOT)),
             ]
         )
+        return (Path(lent) / "id").read_text().removeprefix("sha256:")
 
 
 def lend_access(folder: Path) -> Iterator[str]:

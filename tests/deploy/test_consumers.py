@@ -24,6 +24,7 @@ from tests.deploy.requirements import require
 from tests.integration.worker_process import PARTITIONS, Stream, WorkerProcess
 from tests.worker.small_bundle import picture, small_bundle
 from worker import policy
+from worker.attribution import ANIMATED
 from worker.settings import PolicySettings, Settings
 from worker.topics import declared_topics
 from worker.verdict import VERDICT_TYPE
@@ -307,6 +308,6 @@ def test_consumers_know_every_value_of_today(language: str) -> None:
     ]
     actions = PolicySettings()
     values = {found.decision for found in judged} | {reason for found in judged for reason in found.reasons}
-    values |= {actions.real, actions.generated, actions.unsure, VERDICT_TYPE}
-    assert len(values) == 12
+    values |= {actions.real, actions.generated, actions.unsure, VERDICT_TYPE, ANIMATED}
+    assert len(values) == 13
     assert not [value for value in values if f'"{value}"' not in text]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -48,6 +49,23 @@ def test_every_image_gets_its_own_scores_whatever_the_batch(engine: Engine) -> N
     np.testing.assert_allclose(scores[2].logits, [(20 - 127.5) / 10, (40 - 127.5) / 10], rtol=1e-5)
     np.testing.assert_allclose([s.embedding[0] for s in scores if len(s.logits)], [10, 30, 104.5, 200], rtol=1e-5)
     assert scores[1].embedding.shape == (0,)
+
+
+def test_weights_outside_the_graph_are_not_looked_for(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has hashed them."""
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load_from_string(bundle.graph(bundle.manifest.models[0]))
+    for weight in model.graph.initializer:
+        if weight.name == "ten":
+            weight.raw_data = np.array(10.0, np.float32).tobytes()
+            weight.ClearField("float_data")
+    onnx.save_model(model, "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    assert Path("weights").exists()
+    monkeypatch.setattr(Bundle, "graph", lambda *_: Path("model.onnx").read_bytes())
+    with pytest.raises(StartupError, match=r"does not load on cpu: .*weights"):
+        Engine(bundle, InferenceSettings(device="cpu")).start()
 
 
 def test_a_value_that_is_no_number_rejects_its_image_alone(engine: Engine) -> None:

@@ -15,7 +15,14 @@ const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = require("kafkaj
 const TYPE = "genprint.verdict.v1";
 const ACTIONS = new Set(["allow", "review", "block"]);
 const DECISIONS = new Set(["real", "generated", "unsure"]);
-const REASONS = new Set(["conflict", "detector_unsure", "image_too_small", "no_template", "views_disagree"]);
+const REASONS = new Set([
+  "animated_first_frame",
+  "conflict",
+  "detector_unsure",
+  "image_too_small",
+  "no_template",
+  "views_disagree",
+]);
 
 // kafkajs brings gzip alone, and the topic of verdicts is compressed with zstd.
 CompressionCodecs[CompressionTypes.ZSTD] = () => ({ decompress: async (bytes) => Buffer.from(decompress(bytes)) });

@@ -20,7 +20,14 @@ from confluent_kafka import Consumer, KafkaException, Message
 TYPE = "genprint.verdict.v1"
 ACTIONS = {"allow", "review", "block"}
 DECISIONS = {"real", "generated", "unsure"}
-REASONS = {"conflict", "detector_unsure", "image_too_small", "no_template", "views_disagree"}
+REASONS = {
+    "animated_first_frame",
+    "conflict",
+    "detector_unsure",
+    "image_too_small",
+    "no_template",
+    "views_disagree",
+}
 
 
 def main() -> None:
