@@ -24,9 +24,9 @@ chaos: $(INSTALLED)
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.hostile.fuzz $(OPTIONS)
 
-# Needs root on Debian: buildah and debootstrap, which it installs if they are missing.
+# Needs root on Debian: buildah, debootstrap and runc, which it installs if they are missing. OPTIONS=--fresh
 image: $(INSTALLED)
-	$(BIN)/python -m deploy.image build
+	$(BIN)/python -m deploy.image build $(OPTIONS)
 
 # Manifests, Compose, Dockerfiles, alerts and dashboards.
 check-deploy: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,3 +84,22 @@ def test_a_fresh_process_loads_nothing_else(module: str, absent: set[str]) -> No
     loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
     assert module.partition(".")[0] in loaded
     assert not loaded & absent
+
+
+@pytest.mark.parametrize("module", ["worker.__main__", "exporter.__main__"])
+def test_onnx_runtime_reports_to_nobody(module: str) -> None:
+    """The variable is there when the library is loaded, and only then does it count."""
+    code = (
+        "import builtins, os\n"
+        "original, seen = builtins.__import__, []\n"
+        "def watched(name, *rest, **more):\n"
+        "    if name.partition('.')[0] == 'onnxruntime':\n"
+        "        seen.append(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "    return original(name, *rest, **more)\n"
+        "builtins.__import__ = watched\n"
+        f"import {module}\n"
+        "assert seen and seen[0] == '1', seen\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
