@@ -1,6 +1,7 @@
 """``python -m worker topics`` on Apache Kafka with an authorizer; looked at with confluent-kafka."""
 
 import json
+import time
 import uuid
 
 import pytest
@@ -103,7 +104,10 @@ def test_the_retry_topic_follows_the_images(named: Named) -> None:
     with AdminClient({"bootstrap.servers": named.secure.broker.bootstrap, "log_level": 0}) as admin:
         [future] = admin.create_partitions([NewPartitions(named.topic("images"), 6)]).values()
         future.result()
-    [row] = named.run("check")
+    deadline = time.monotonic() + 30
+    while not (found := named.run("check")):  # the broker shows the new partitions a moment later
+        assert time.monotonic() < deadline, "new partitions are not seen"
+    [row] = found
     assert (row["resource"], row["what"], row["declared"], row["found"]) == (
         f"topic {named.topic('retry')}",
         "partitions",

@@ -85,5 +85,5 @@ def test_lag_can_be_read_while_the_broker_is_asked_for_it(bundle: Bundle, monkey
     for seed in range(3):
         worker.send(picture(40, seed=seed))
     worker.answer(3)
-    assert len(seen) > 2
+    assert len(seen) > 1
     assert all(seen[1:])
