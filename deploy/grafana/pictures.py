@@ -7,14 +7,11 @@ matplotlib draws; colours and layout are its own.
 
 import io
 import json
-import os
 import random
 import re
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,13 +32,12 @@ from rich.progress import track
 from deploy.grafana.__main__ import FOLDER as DASHBOARDS
 from deploy.local.embedded_broker import EmbeddedBroker
 from deploy.local.errors import LocalServerError
-from deploy.local.ports import LOOPBACK, free_port
-from deploy.local.process import ServerProcess
+from deploy.local.ports import LOOPBACK
 from deploy.local.prometheus import Prometheus
 from deploy.local.topics import GENPRINT_TOPICS, create_topics
 from deploy.local.valkey import Valkey
+from deploy.local.worker import ROOT, local_worker
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "docs" / "pictures"
 PARTITIONS = 4
 RATE_INTERVAL = "8s"
@@ -119,7 +115,7 @@ def load(running: ExitStack, logs: Path, bundle: Path, images: Sequence[Path]) -
     valkey = running.enter_context(Valkey(logs / "valkey.log"))
     create_topics(broker.bootstrap, dict.fromkeys(GENPRINT_TOPICS, PARTITIONS))
     with console.status("starting the worker and Prometheus"):
-        worker = running.enter_context(_worker(logs, broker, valkey, bundle))
+        worker = running.enter_context(local_worker(broker, valkey, bundle, logs / "worker.log"))
         address = f"{LOOPBACK}:{worker.port}"
         prometheus = running.enter_context(Prometheus(logs / "prometheus.log", {"genprint": [address]}))
     start = time.time()
@@ -164,38 +160,6 @@ def _png(path: Path) -> bytes:
     with Image.open(path) as picture:
         picture.save(file, "png")
     return file.getvalue()
-
-
-def _worker(logs: Path, broker: EmbeddedBroker, valkey: Valkey, bundle: Path) -> ServerProcess:
-    port = free_port()
-    own = {
-        "KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-        "KAFKA__DELIVERY": "at_least_once",  # the embedded broker has no more
-        "KAFKA__SESSION_TIMEOUT_S": "6",
-        "REDIS__URL": valkey.url,
-        "INFERENCE__DEVICE": "auto",
-        "HTTP__HOST": LOOPBACK,
-        "HTTP__PORT": str(port),
-    }
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GENPRINT_")}
-    environment |= {"PYTHONPATH": str(ROOT), **{f"GENPRINT_{name}": value for name, value in own.items()}}
-    return ServerProcess(
-        "the worker",
-        lambda: [sys.executable, "-m", "worker", "run", "--bundle", str(bundle)],
-        port=port,
-        log_path=logs / "worker.log",
-        is_ready=lambda: _is_ready(port),
-        start_timeout_s=60,
-        env=environment,
-    )
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/ready", timeout=2) as response:
-            return bool(response.status == 200)
-    except urllib.error.URLError:
-        return False
 
 
 def draw_all(prometheus: Prometheus, worker: str, start: float, end: float, out: Path) -> None:

@@ -4,12 +4,10 @@ Each part runs as its users run it, as a program of its own; the verdicts are re
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -27,12 +25,12 @@ from bundle.errors import BundleError
 from bundle.store import load_bundle
 from deploy.local.embedded_broker import EmbeddedBroker
 from deploy.local.errors import LocalServerError
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
 from deploy.local.process import ServerProcess
 from deploy.local.topics import GENPRINT_TOPICS, create_topics
 from deploy.local.valkey import Valkey
+from deploy.local.worker import ROOT, local_worker, worker_environment
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTITIONS = 4
 ROWS_SHOWN = 30
 VERDICTS_DEADLINE_S = 120.0
@@ -127,7 +125,7 @@ def stream(paths: Paths) -> tuple[list[Answer], int, float]:
     with ExitStack() as running:
         broker = EmbeddedBroker(paths.folder / "broker.log")
         valkey = Valkey(paths.folder / "valkey.log")
-        worker = _worker(paths, broker, valkey)
+        worker = local_worker(broker, valkey, paths.bundle, paths.folder / "worker.log", _sources(paths))
         for server in (broker, valkey):
             running.enter_context(server)
         create_topics(broker.bootstrap, dict.fromkeys(GENPRINT_TOPICS, PARTITIONS))
@@ -143,7 +141,7 @@ def stream(paths: Paths) -> tuple[list[Answer], int, float]:
         answers: dict[str, Answer] = {}
         with (paths.folder / "verdicts.jsonl").open("w") as file:
             for turn in (1, 2):
-                _run("worker", "produce", paths.test, env=_environment(broker, valkey, paths))
+                _run("worker", "produce", paths.test, env=worker_environment(broker, valkey) | _sources(paths))
                 answers |= read_verdicts(reader, turn * images, answers, file, worker)
         seconds = time.monotonic() - started
         with urllib.request.urlopen(f"http://{LOOPBACK}:{worker.port}/metrics", timeout=10) as response:
@@ -218,43 +216,8 @@ def show(answers: Sequence[Answer], seconds: float) -> None:
     )
 
 
-def _worker(paths: Paths, broker: EmbeddedBroker, valkey: Valkey) -> ServerProcess:
-    port = free_port()
-    environment = _environment(broker, valkey, paths) | {"GENPRINT_HTTP__PORT": str(port)}
-    command = [sys.executable, "-m", "worker", "run", "--bundle", str(paths.bundle)]
-    return ServerProcess(
-        "the worker",
-        lambda: command,
-        port=port,
-        log_path=paths.folder / "worker.log",
-        is_ready=lambda: _is_ready(port),
-        start_timeout_s=60,
-        env=environment,
-    )
-
-
-def _environment(broker: EmbeddedBroker, valkey: Valkey, paths: Paths) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GENPRINT_")}
-    return own | {
-        "PYTHONPATH": str(ROOT),
-        "GENPRINT_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-        # The embedded broker shows aborted transactions to everybody, so there is no exactly-once on it, and it takes
-        # half the session time-out for each join.
-        "GENPRINT_KAFKA__DELIVERY": "at_least_once",
-        "GENPRINT_KAFKA__SESSION_TIMEOUT_S": "6",
-        "GENPRINT_REDIS__URL": valkey.url,
-        "GENPRINT_FETCH__SOURCES": paths.test.resolve().as_uri(),
-        "GENPRINT_INFERENCE__DEVICE": "auto",
-        "GENPRINT_HTTP__HOST": LOOPBACK,
-    }
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/ready", timeout=2) as response:
-            return bool(response.status == 200)
-    except urllib.error.URLError:
-        return False
+def _sources(paths: Paths) -> dict[str, str]:
+    return {"GENPRINT_FETCH__SOURCES": paths.test.resolve().as_uri()}
 
 
 def _has_bundle(paths: Paths) -> bool:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from deploy.local.errors import ExitedError, StartError
 from deploy.local.ports import LOOPBACK, is_free
 
 _LAUNCHER = Path(__file__).with_name("die_with_parent.py")
+_PROBE_TIMEOUT_S = 2.0
 _POLL_INTERVAL_S = 0.02
 _LOG_TAIL_LINES = 20
 _LOG_TAIL_BYTES = 16_384
@@ -186,3 +189,12 @@ class ServerProcess:
             log.seek(max(self._log_start, size - _LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return f"; end of {self.log_path}:\n" + "\n".join(lines) if lines else f"; {self.log_path} is empty"
+
+
+def answers_ok(url: str) -> bool:
+    """Whether somebody answers there with status 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S) as response:  # noqa: S310 - http, by us
+            return bool(response.status == 200)
+    except urllib.error.URLError:
+        return False

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.ports import LOOPBACK, free_port
-from deploy.local.process import ServerProcess
+from deploy.local.process import ServerProcess, answers_ok
 from deploy.local.prometheus_programs import prometheus_programs
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus" / "rules"
-_PROBE_TIMEOUT_S = 1.0
 _QUERY_TIMEOUT_S = 30.0
 
 
@@ -42,7 +41,7 @@ class Prometheus(ServerProcess):
             self._prepare,
             port=port,
             log_path=log_path,
-            is_ready=lambda: _is_ready(f"{self.url}/-/ready"),
+            is_ready=lambda: answers_ok(f"{self.url}/-/ready"),
             start_timeout_s=60,
             stop_timeout_s=10,
         )
@@ -93,11 +92,3 @@ class Prometheus(ServerProcess):
                 for job, addresses in self._targets.items()
             ],
         }
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S) as response:  # noqa: S310 - http, by us
-            return bool(response.status == 200)
-    except urllib.error.HTTPError:
-        return False
