@@ -4,7 +4,7 @@ Implemented by ``worker.kafka`` over kafka-python and by the tests' in-memory br
 both.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -63,7 +63,7 @@ class Progress:
 
 
 class Broker(Protocol):
-    """Consume, answer, commit. Owned by one thread; another may call nothing but what ``publication`` gives."""
+    """Consume, answer, commit. Owned by one thread; nothing here may be called from another."""
 
     def start(self) -> None:
         """Connect, check that the topics exist, subscribe.
@@ -92,20 +92,14 @@ class Broker(Protocol):
     def pause(self, partitions: Collection[Partition]) -> None:
         """Poll returns nothing of exactly these partitions, until called again with others."""
 
-    def publication(self, progress: Sequence[Progress]) -> Callable[[], None]:
-        """Prepare to publish messages and commit offsets, in the name of who we are now; call the result once.
+    def publish(self, progress: Sequence[Progress]) -> None:
+        """Publish messages and commit offsets: all or nothing when exactly once, offsets last when at least once.
 
-        All or nothing when exactly once, offsets last when at least once. The result may be called on another thread,
-        while this one goes on to poll; no other publication may be prepared until it has ended. If the group gives our
-        partitions to others meanwhile, the broker refuses the offsets, and everything with them.
         Partitions that are no longer ours, or ours anew, are left out.
 
         Raises:
-            GroupUnstable: we do not know who we are; prepare it again later.
-
-        The result raises:
-            PublishAborted: nothing was committed; the same may be published again.
-            MessageTooLarge: nothing was committed; replace the message named and publish again.
+            PublishAborted: nothing was committed; call again with the same (GroupUnstable: it was not even tried).
+            MessageTooLarge: nothing was committed; replace the message named and call again.
             Fenced, PublishUncertain, BrokerUnreachable: the process must end.
         """
 

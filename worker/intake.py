@@ -92,17 +92,17 @@ class Intake:
         """What can be published now."""
         return [found for lane in self._lanes.values() if (found := lane.progress(_LANE_BYTES))]
 
-    def answered_by(self, progress: list[Progress]) -> list[InFlight]:
-        """The events whose answers are the messages of ``progress``, in their order."""
-        return [item for part in progress for item, _ in zip(self._lanes[part.partition], part.messages, strict=False)]
+    def published_by(self, progress: list[Progress], index: int) -> InFlight:
+        """The event whose answer is the message at ``index`` among all of ``progress``."""
+        items = [item for part in progress for item, _ in zip(self._lanes[part.partition], part.messages, strict=False)]
+        return items[index]
 
-    def settle(self, progress: list[Progress]) -> None:
-        """Forget what has been published, but for partitions that were lost meanwhile: theirs is forgotten already."""
+    def settle(self, progress: list[Progress]) -> Iterator[InFlight]:
+        """Forget what has been published, and return it."""
         for part in progress:
-            lane = self._lanes.get(part.partition)
-            if lane is not None and lane.epoch == part.epoch:
-                for item in lane.settle(part):
-                    self._leave(item)
+            for item in self._lanes[part.partition].settle(part):
+                self._leave(item)
+                yield item
 
     def unanswered(self, partition: Partition) -> int:
         """Events of a partition that were consumed and not yet settled."""

@@ -14,7 +14,7 @@ we have seen leak):
 """
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -72,7 +72,6 @@ class KafkaBroker:
         self._epochs: dict[Partition, int] = {}
         self._assignments = 0
         self._member = ""
-        self._is_publishing = False
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._max_message_bytes = settings.max_message_bytes
 
@@ -172,28 +171,20 @@ class KafkaBroker:
         if fewer := paused - wanted:
             self._consumer.resume(*fewer)
 
-    def publication(self, progress: Sequence[Progress]) -> Callable[[], None]:
+    def publish(self, progress: Sequence[Progress]) -> None:
         """See ``Broker``."""
         group = self._consumer.group_metadata()  # first: a generation that ends meanwhile is refused by the broker
+        current = [part for part in progress if self._epochs.get(part.partition) == part.epoch]
+        if not current:
+            return
+        messages = [message for part in current for message in part.messages]
+        offsets = {TopicPartition(*part.partition): self._committed_offset(part) for part in current}
         if group.generation_id < 0 or group.state is not MemberState.STABLE:
             raise GroupUnstable("the group is rebalancing")
-        current = [part for part in progress if self._epochs.get(part.partition) == part.epoch]
-        places = {part.partition for part in current}
-        numbered = enumerate((part.partition, message) for part in progress for message in part.messages)
-        messages = {index: message for index, (partition, message) in numbered if partition in places}
-        offsets = {TopicPartition(*part.partition): self._committed_offset(part) for part in current}
-
-        def publish() -> None:
-            try:
-                if offsets and self._transactional:
-                    self._publish_transaction(messages, offsets, group)
-                elif offsets:
-                    self._publish_then_commit(messages, offsets)
-            finally:
-                self._is_publishing = False
-
-        self._is_publishing = True
-        return publish
+        if self._transactional:
+            self._publish_transaction(messages, offsets, group)
+        else:
+            self._publish_then_commit(messages, offsets)
 
     def lag(self) -> Mapping[Partition, int]:
         """See ``Broker``; the client's position moves over control records, so a drained partition has lag 0.
@@ -286,7 +277,7 @@ class KafkaBroker:
         if not coordinator.need_rejoin() and coordinator.state is MemberState.REBALANCING:
             coordinator.request_rejoin()
 
-    def _publish_transaction(self, messages: Mapping[int, Message], offsets: dict[Any, Any], group: Any) -> None:
+    def _publish_transaction(self, messages: list[Message], offsets: dict[Any, Any], group: Any) -> None:
         try:
             self._producer.begin_transaction()
         except _CLIENT_ERRORS as error:
@@ -317,17 +308,17 @@ class KafkaBroker:
             raise cause
         raise meaning from cause
 
-    def _publish_then_commit(self, messages: Mapping[int, Message], offsets: dict[Any, Any]) -> None:
+    def _publish_then_commit(self, messages: list[Message], offsets: dict[Any, Any]) -> None:
         try:
             self._send(messages)
             self._consumer.commit(offsets, timeout_ms=int(self._settings.publish_deadline_s * 500))
         except errors.KafkaError as error:
             raise publish_error(error) from error
 
-    def _send(self, messages: Mapping[int, Message]) -> None:
+    def _send(self, messages: list[Message]) -> None:
         """Send all and wait for every acknowledgement."""
         futures = []
-        for index, m in messages.items():
+        for index, m in enumerate(messages):
             try:
                 futures.append(self._producer.send(m.topic, value=m.value, key=m.key, headers=list(m.headers)))
             except _TOO_LARGE as error:

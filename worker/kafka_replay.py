@@ -97,14 +97,13 @@ class ReplayBroker(KafkaBroker):
 
     def _look(self) -> None:
         """Commit what needs no answer any more, report, and see whether everything is done."""
-        if not self.joined() or self._is_publishing:
+        if not self.joined():
             return
         try:
             # Offsets before ends: a deferral that another process commits in between is then seen at least once.
             committed = self._committed()
             ends = self._ends()
-            drained = [part for partition in self.owned() if (part := self._drained(partition, committed))]
-            self.publication(drained)()
+            self.publish([part for partition in self.owned() if (part := self._drained(partition, committed))])
         except (errors.KafkaError, PublishAborted) as error:
             _log.info("looked in vain, will be repeated", why=str(error))
             return

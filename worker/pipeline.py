@@ -1,8 +1,7 @@
 """Read this first: the worker's flow, from consumed records to published answers.
 
 One turn of the loop: poll, take up what there is room for, collect what the stages have completed, publish answers
-with their offsets, say how we are. This thread owns the broker connection; images are the business of ``stages``, the
-exchange that publishes is carried out by ``publisher`` meanwhile.
+with their offsets, say how we are. This thread owns the broker connection; images are the business of ``stages``.
 """
 
 import threading
@@ -16,7 +15,7 @@ from prometheus_client import Counter
 
 from bundle.errors import ImageError
 from worker.attribution import Attributor, ScoredImage
-from worker.broker import Broker, Message, Record
+from worker.broker import Broker, Message, Progress, Record
 from worker.errors import (
     Disposition,
     GroupUnstable,
@@ -33,7 +32,6 @@ from worker.intake import Intake
 from worker.lanes import InFlight
 from worker.metrics import STAGES, Metrics
 from worker.policy import Decision
-from worker.publisher import Publisher
 from worker.settings import Settings
 from worker.stages import Completion, Stages
 from worker.verdict import Verdict, verdict_message
@@ -65,7 +63,7 @@ class Pipeline:
         self._attributor = attributor
         self._health = health
         self._metrics = metrics
-        self._publisher = Publisher(Watchdog(settings.kafka.publish_deadline_s), metrics, stages.wake)
+        self._watchdog = Watchdog(settings.kafka.publish_deadline_s)
         self._intake = Intake(settings)
         kafka = settings.kafka
         outcomes = {kafka.verdicts_topic: "verdict", kafka.retry_topic: "deferred", kafka.dead_topic: "rejected"}
@@ -97,12 +95,9 @@ class Pipeline:
             self._drain()
         finally:
             try:
-                self._publisher.close()
+                self._broker.close()  # first: the group should not wait for our threads
             finally:
-                try:
-                    self._broker.close()  # before the stages: the group should not wait for their threads
-                finally:
-                    self._stages.close()
+                self._stages.close()
         _log.info("stopped", dropped=self._intake.in_flight)
 
     def _turn(self) -> bool:
@@ -179,10 +174,8 @@ class Pipeline:
         return pointer(letter, self._broker.max_message_bytes) or letter
 
     def _publish(self) -> None:
-        """Take in how a publication has ended, and begin the next when it is time."""
-        self._finish_publication()
         now = time.monotonic()
-        if self._publisher.is_busy or (now < self._publish_at and not self._intake.is_choked()):
+        if now < self._publish_at and not self._intake.is_choked():
             return
         self._intake.forget_revoked(self._broker.owned())
         progress = self._intake.progress()
@@ -190,27 +183,22 @@ class Pipeline:
             return
         self._publish_at = now + self._settings.kafka.commit_interval_s
         try:
-            publication = self._broker.publication(progress)
-        except GroupUnstable:
-            return  # the group is counted by its rebalances
-        self._publisher.begin(progress, self._intake.answered_by(progress), publication)
-
-    def _finish_publication(self) -> None:
-        try:
-            if not self._publisher.finish():
-                return
+            with self._watchdog.guard("publish"), self._metrics.publish_seconds.time():
+                self._broker.publish(progress)
         except MessageTooLarge as error:
-            self._shrink(self._publisher.items[error.index], error)
+            self._shrink(progress, error)
+        except GroupUnstable:
+            pass  # the group is counted by its rebalances
         except PublishAborted as error:
             self._metrics.publications.labels("aborted").inc()
             _log.warning("publication aborted, will be repeated", why=str(error))
         else:
             self._metrics.publications.labels("committed").inc()
-            self._intake.settle(self._publisher.progress)
-            self._count(self._publisher.items)
+            self._settle(progress)
 
-    def _shrink(self, item: InFlight, error: MessageTooLarge) -> None:
+    def _shrink(self, progress: list[Progress], error: MessageTooLarge) -> None:
         """A dead letter does not fit after all, by its client's exact measure: send a pointer instead."""
+        item = self._intake.published_by(progress, error.index)
         assert item.answer is not None
         if item.answer.topic != self._settings.kafka.dead_topic or not item.answer.value:
             raise error
@@ -218,16 +206,16 @@ class Pipeline:
         item.answer = without_value(item.answer)
         self._publish_at = 0.0
 
-    def _count(self, published: Sequence[InFlight]) -> None:
+    def _settle(self, progress: list[Progress]) -> None:
         counted: CounterOf[Counter] = CounterOf()
-        for item in published:
+        for item in self._intake.settle(progress):
             assert item.answer is not None
             counted[self._outcomes[item.answer.topic]] += 1
             if item.counter is not None:
                 counted[item.counter] += 1
         for counter, times in counted.items():
             counter.inc(times)
-        if counted[self._outcomes[self._settings.kafka.verdicts_topic]]:
+        if any(message.topic == self._settings.kafka.verdicts_topic for part in progress for message in part.messages):
             self._metrics.last_verdict.set_to_current_time()
 
     def _drain(self) -> None:

@@ -135,12 +135,8 @@ class Stages:
         return [self._completed.popleft() for _ in range(len(self._completed))]
 
     def wait(self, timeout_s: float) -> None:
-        """Until there is something for ``completed`` to say, or ``wake`` is called."""
+        """Until there is something for ``completed`` to say."""
         self._news.wait(timeout_s)
-
-    def wake(self) -> None:
-        """End a ``wait``, though there may be nothing for ``completed`` to say."""
-        self._news.set()
 
     def close(self) -> None:
         """Stop the threads, in the order of the flow; what is still in them is dropped."""

@@ -7,7 +7,7 @@ import itertools
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worker.broker import Headers, Partition, Progress, Record
@@ -99,10 +99,7 @@ class MemoryBroker:
     def pause(self, partitions: Collection[Partition]) -> None:
         self._paused = frozenset(partitions)
 
-    def publication(self, progress: Sequence[Progress]) -> Callable[[], None]:
-        return lambda: self._publish(progress)
-
-    def _publish(self, progress: Sequence[Progress]) -> None:
+    def publish(self, progress: Sequence[Progress]) -> None:
         if self.failures:
             raise self.failures.pop(0)
         if not self.joined():

@@ -105,7 +105,7 @@ def test_published_is_visible_and_not_read_again(edge: Edge, start: Start) -> No
     fill(edge, 10)
     broker = start()
     records = take(broker, 10)
-    broker.publication(answer(edge, records[:6]))()
+    broker.publish(answer(edge, records[:6]))
     broker.close()
     left = {record.place for record in records[6:]}
     assert {record.place for record in take(start(), len(left))} == left
@@ -119,8 +119,8 @@ def test_a_stale_epoch_is_left_out(edge: Edge, start: Start) -> None:
     broker = start()
     fresh, stale = answer(edge, take(broker, 2))
     stale = Progress(stale.partition, stale.epoch - 1000, stale.next_offset, stale.messages)
-    broker.publication([fresh, stale])()
-    broker.publication([stale])()
+    broker.publish([fresh, stale])
+    broker.publish([stale])
     assert [stored.value for stored in edge.read(edge.settings.verdicts_topic, 1)] == [fresh.messages[0].value]
     broker.close()
     assert [record.partition for record in take(start(), 1)] == [stale.partition]
@@ -146,11 +146,11 @@ def test_a_message_too_large_is_named_and_nothing_of_it_remains(edge: Edge, star
     large = Message(edge.settings.verdicts_topic, None, b"x" * 300_000, ())
     spoilt = [*progress[:-1], Progress(last.partition, last.epoch, last.next_offset, (large,))]
     with pytest.raises(MessageTooLarge) as caught:
-        broker.publication(spoilt)()
+        broker.publish(spoilt)
     assert caught.value.index == 1
     if edge.atomic:
         assert edge.read(edge.settings.verdicts_topic, 0) == []
-    broker.publication(progress)()
+    broker.publish(progress)
     assert len({stored.value for stored in edge.read(edge.settings.verdicts_topic, 2)}) == 2
 
 
@@ -158,7 +158,7 @@ def test_lag_counts_what_is_not_read_and_ends_at_zero(edge: Edge, start: Start) 
     fill(edge, 6)
     broker = start()
     records = take(broker, 6)
-    broker.publication(answer(edge, records))()
+    broker.publish(answer(edge, records))
     until(lambda: not broker.poll(0.05) and not any(broker.lag().values()), "no lag")
     broker.pause(list(broker.owned()))
     fill(edge, 4)

@@ -26,8 +26,8 @@ def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: 
         sizes = (60_000, 40_000, 40_000, 40_000)
         letters = tuple(Message(small, None, bytes(size), ()) for size in sizes)
         with pytest.raises(MessageTooLarge):
-            broker.publication([Progress(where, broker.owned()[where], 0, letters)])()
-        broker.publication([Progress(where, broker.owned()[where], 0, letters[1:])])()
+            broker.publish([Progress(where, broker.owned()[where], 0, letters)])
+        broker.publish([Progress(where, broker.owned()[where], 0, letters[1:])])
     finally:
         broker.close()
 

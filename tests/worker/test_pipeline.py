@@ -326,35 +326,6 @@ def test_what_was_taken_away_meanwhile_is_not_published(bundle: Bundle, monkeypa
     assert len([record for record in other.poll(0) if record.partition.topic == "images"]) == 10
 
 
-def test_the_loop_goes_on_while_a_transaction_is_under_way(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = make_worker(bundle)
-    begun, commit = threading.Event(), threading.Event()
-    original = worker.broker.publication
-
-    def publication(progress: Any) -> Any:
-        publish = original(progress)
-
-        def slowly() -> None:
-            begun.set()
-            assert commit.wait(10)
-            publish()
-
-        return slowly
-
-    monkeypatch.setattr(worker.broker, "publication", publication)
-    worker.send(picture(40))
-    with worker.running():
-        until(lambda: begun.wait(0.1), "a transaction under way")
-        for i in range(5):
-            worker.send(picture(220, seed=i), number=i % PARTITIONS)
-        until(lambda: worker.metrics.in_flight._value.get() == 6, "all six taken up")
-        assert worker.verdicts() == []
-        commit.set()
-        until(lambda: len(worker.verdicts()) == 6, "six verdicts")
-    assert len({verdict["event"]["origin"] for verdict in worker.verdicts()}) == 6
-    assert sum(committed(worker).values()) == 6
-
-
 @contextmanager
 def silent_server() -> Iterator[str]:
     """Takes connections and never says a word; the address of an image there."""
