@@ -5,13 +5,18 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALL := --constraint constraints.txt --editable '.[dev]'
 
-.PHONY: demo test bench chaos fuzz image check-deploy lint types format clean
+.PHONY: demo test reproduce bench chaos fuzz image check-deploy lint types format clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m deploy.local.demo
 
 test: lint types $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# SCALE=mini OPTIONS='--data DIR' for a corpus; see docs/reproducing.md.
+SCALE ?= smoke
+reproduce: $(INSTALLED)
+	$(BIN)/python -m trainer reproduce all --scale $(SCALE) --out build/reproduce/$(SCALE) $(OPTIONS)
 
 # Alone on the machine; OPTIONS='--quick --only latency' for a part of it.
 bench: $(INSTALLED)

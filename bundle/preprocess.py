@@ -114,6 +114,10 @@ class DecodedImage:
     image: Image.Image
     orientation: int
 
+    def upright(self) -> Image.Image:
+        """The pixels, turned as EXIF says."""
+        return self.image.transpose(_UPRIGHT[self.orientation]) if self.orientation in _UPRIGHT else self.image
+
 
 class EncodedImage:
     """An image whose header is read and whose pixels are not decoded yet.
@@ -236,9 +240,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _cut(decoded: DecodedImage, view: View) -> list[Views]:
-    image = decoded.image
-    if view.orient and decoded.orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[decoded.orientation])
+    image = decoded.upright() if view.orient else decoded.image
     resize, crop = view.resize, view.crop
     if resize.mode == "exact":
         assert resize.size is not None  # Resize._complete

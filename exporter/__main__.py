@@ -32,7 +32,7 @@ def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Written by `python -m trainer train`.")],
     out: Annotated[Path, typer.Argument(help="Bundle directory to make; {digest} stands for its digest.")],
     data: Annotated[Path, typer.Option(help="Folder with train, calib and (only reported) test.")],
-    name: Annotated[str, typer.Option(help="Name of the bundle in verdicts.")] = DEFAULTS.name,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle in verdicts; default genprint-SYSTEM.")] = None,
     template: Annotated[How, typer.Option(help="Class mean, or one random image as in the paper.")] = DEFAULTS.template,
     alpha: Annotated[float, typer.Option(help="Templates reject p-values up to this.")] = DEFAULTS.alpha,
     error_target: Annotated[float, typer.Option(help="Error each threshold allows.")] = DEFAULTS.error_target,

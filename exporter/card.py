@@ -8,8 +8,8 @@ from bundle.templates import TemplateLibrary
 _CARD = """\
 # {name} {version}
 
-Tells photographs from generated images and names the generator. Made by Genprint: SRM filters, {backbone} and a
-template library (Xuan et al., WIFS 2019).
+Tells photographs from generated images and names the generator by the nearest template. Made by Genprint:
+{network} ({source}).
 
 ## Labels
 
@@ -54,7 +54,8 @@ def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
     return _CARD.format(
         name=manifest.name,
         version=manifest.version,
-        backbone=manifest.training["config"]["backbone"],
+        network=manifest.training["network"],
+        source=manifest.training["source"],
         labels="\n".join(_label(label, manifest, library) for label in manifest.labels),
         evaluation="\n".join(_evaluation(name, found) for name, found in manifest.evaluation.items()),
         scale=calibration.scale,

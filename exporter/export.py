@@ -30,6 +30,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
 from trainer.evaluate import How, embed, make_templates
 from trainer.metrics import binary, closed_set
+from trainer.systems import system
 
 Progress = Callable[[str], None]
 STEPS: Final = 8
@@ -44,7 +45,8 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str = Field(default="genprint-s1", min_length=1)
+    name: str | None = Field(default=None, min_length=1)
+    """None: ``genprint-`` and the name of the system."""
     template: How = "mean"
     """``mean`` of a label's training images, or ``one`` of them at random as the paper does."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
@@ -84,16 +86,17 @@ def export(
     """
     names = tuple(label.name for label in checkpoint.labels)
     preprocessing = checkpoint.config.preprocessing
+    kind = system(checkpoint.config.system)
 
     check_free(out, force=force)  # now, not after minutes of work
     progress("exporting the graph")
     detector = checkpoint.model()
-    graph = export_graph(detector, preprocessing, name="s1", file=MODEL_FILE)
+    graph = export_graph(detector, preprocessing, name=checkpoint.config.system, file=MODEL_FILE)
     run = runner(graph)
 
     def split(name: str) -> _Split:
         folder = ImageFolder.read(data / name, preprocessing)
-        return _Split(folder, label_numbers(folder, checkpoint.labels), run(folder.pixels(slice(None))))
+        return _Split(folder, label_numbers(folder, checkpoint.labels), run(folder))
 
     progress("embedding the training images")
     train = split("train")
@@ -106,7 +109,7 @@ def export(
         raise ExportDataMissing(f"{data / 'calib'}: calibration needs both real and generated images")
 
     progress("comparing with PyTorch")
-    expected = Outputs(*embed(detector, calib.folder.pixels(slice(None))))
+    expected = Outputs(*embed(detector, calib.folder))
     logit_error, embedding_error = check_parity(calib.outputs, expected, options.tolerance)
 
     progress("templates, calibration, thresholds")
@@ -132,7 +135,7 @@ def export(
 
     def manifest(files: dict[str, bytes]) -> Manifest:
         return Manifest(
-            name=options.name,
+            name=options.name or f"genprint-{checkpoint.config.system}",
             version=made_at.strftime("%Y%m%d.%H%M%S"),
             created_at=made_at.isoformat(timespec="seconds"),
             models=(graph.model,),
@@ -140,7 +143,7 @@ def export(
             templates=TemplateSpec(
                 embedder=graph.model.name,
                 preprocessing_digest=preprocessing.digest,
-                l2_normalised=False,  # the paper compares plain L2 distances
+                l2_normalised=checkpoint.config.l2_normalised,
                 dimension=library.vectors.shape[1],
                 alpha=options.alpha,
             ),
@@ -161,6 +164,8 @@ def export(
             },
             training={
                 "config": checkpoint.config.model_dump(mode="json"),
+                "network": kind.summary(checkpoint.config),
+                "source": kind.source,
                 "seed": checkpoint.seed,
                 "data_fingerprint": checkpoint.fingerprint,
                 "images": checkpoint.origin.images,
@@ -192,8 +197,7 @@ def _roles(run: Callable[[Views], Outputs]) -> Callable[[Model, Views], dict[str
 def _probe_images(calib: _Split, names: tuple[str, ...]) -> dict[str, bytes]:
     """One calibration image of each label as it is, and one in every lossy format, whose decoders may drift."""
     first = {names[number]: index for index, number in reversed(list(enumerate(calib.numbers)))}
-    paths = {name: calib.folder.root / calib.folder.paths[index] for name, index in sorted(first.items())}
-    originals = [path.read_bytes() for path in paths.values()]
+    originals = [calib.folder.encoded(index) for _, index in sorted(first.items())]
     pictures = [decode(data) for data in originals]
     images = {
         f"probe/{i}.{picture.facts.format.lower()}": data

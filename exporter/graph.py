@@ -16,6 +16,7 @@ from bundle.manifest import Model, Preprocessing, Tensor
 from bundle.preprocess import Views
 from bundle.probe import relative_error
 from exporter.errors import GraphInvalid, ParityFailed
+from trainer.data import ImageFolder
 
 Floats = npt.NDArray[np.float32]
 
@@ -83,15 +84,16 @@ class Outputs:
     embedding: Floats
 
 
-def runner(graph: Graph, batch: int = 64) -> Callable[[Views], Outputs]:
-    """Run the graph in ONNX Runtime on the CPU, as the worker without a GPU does."""
+def runner(graph: Graph, batch: int = 64) -> Callable[[Views | ImageFolder], Outputs]:
+    """Run the graph in ONNX Runtime on the CPU, as the worker without a GPU does; a folder is read as it goes."""
     session = ort.InferenceSession(graph.data, providers=["CPUExecutionProvider"])
 
-    def run(views: Views) -> Outputs:
-        parts = [
-            session.run([LOGIT, EMBEDDING], {INPUT: np.ascontiguousarray(views[start : start + batch])})
-            for start in range(0, len(views), batch)
-        ]
+    def run(views: Views | ImageFolder) -> Outputs:
+        parts = []
+        for start in range(0, len(views), batch):
+            chosen = slice(start, start + batch)
+            pixels = views.pixels(chosen) if isinstance(views, ImageFolder) else views[chosen]
+            parts.append(session.run([LOGIT, EMBEDDING], {INPUT: np.ascontiguousarray(pixels)}))
         return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     return run

@@ -14,9 +14,9 @@ from rich.console import Console
 from bundle.store import Bundle
 from exporter.export import ExportOptions, export
 from trainer.checkpoint import Checkpoint, save_checkpoint
-from trainer.config import TrainConfig
 from trainer.data import ImageFolder
 from trainer.loop import train
+from trainer.models.srm_metric import S1Config
 
 SIZE = 32
 CLASSES = ("doubled", "real", "striped")
@@ -54,8 +54,8 @@ def train_checkpoint(data: Path, out: Path) -> Checkpoint:
 
     Nine steps are enough for the weights but not for the running means of batch norm, so those are taken anew.
     """
-    config = TrainConfig(size=SIZE, fit="crop", embedding=16, epochs=3, batch=24)
-    with _one_thread():
+    config = S1Config(size=SIZE, fit="crop", embedding=16, epochs=3, batch=24)
+    with one_thread():
         trained = train(config, data / "train", out, None, Console(quiet=True))
     settled = replace(trained, weights=_settle(trained, data / "train"))
     save_checkpoint(out, settled)
@@ -75,12 +75,12 @@ def _settle(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
 
 def export_bundle(checkpoint: Checkpoint, data: Path, out: Path) -> Bundle:
     """As ``python -m exporter export`` does."""
-    with _one_thread():
+    with one_thread():
         return export(checkpoint, data, out, OPTIONS, force=False, progress=lambda _: None)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """So small a network gains nothing from more, and on a busy machine they wait for each other: 7 s become 30."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

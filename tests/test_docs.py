@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import typer
 
+from trainer.systems import SYSTEMS, system
 from worker.reference import metrics_rows, settings_rows
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,7 @@ SETTINGS = {row["setting"]: row for row in settings_rows()}
 VARIABLES = {row["variable"] for row in SETTINGS.values()}
 SECTIONS = {name.partition(".")[0] for name in SETTINGS if "." in name}
 TOPICS = {row["default"] for name, row in SETTINGS.items() if name.endswith("_topic")}
+TRAINED_BY = {name for kind in SYSTEMS for name in system(kind).config.model_fields}
 METRICS = {row["metric"]: row["kind"] for row in metrics_rows()}
 
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")
@@ -298,7 +300,7 @@ def name_faults(text: str, _path: Path) -> Iterator[tuple[int, str]]:
     for line in lines_of(text):
         for kind, pattern, is_known in (
             ("setting", VARIABLE, is_variable),
-            ("setting", ASSIGNMENT, SETTINGS.__contains__),
+            ("setting", ASSIGNMENT, (SETTINGS.keys() | TRAINED_BY).__contains__),
             ("metric", METRIC, is_metric),
         ):
             unknown = [name for name in pattern.findall(line.text) if not is_known(name)]

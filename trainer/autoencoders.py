@@ -103,7 +103,7 @@ def train_autoencoder(
 
 
 @torch.inference_mode()
-def reproduce(model: Autoencoder, images: Pixels, batch: int = 64) -> Pixels:
+def reproduce(model: nn.Module, images: Pixels, batch: int = 64) -> Pixels:
     """What the autoencoder makes of ``uint8[N, H, W, 3]``: the same shape, rounded to whole grey levels."""
     made = [model(to_planes(images[start : start + batch])) for start in range(0, len(images), batch)]
     pixels = (torch.cat(made).clamp(0, 1) * 255).round().to(torch.uint8)

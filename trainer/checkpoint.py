@@ -1,6 +1,7 @@
 """One file that holds everything a trained network is: weights, config, labels, and where they come from."""
 
 import io
+import json
 import os
 import secrets
 import warnings
@@ -9,19 +10,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from bundle.manifest import Label
 from bundle.preprocess import decoder_version
 from trainer.config import TrainConfig
-from trainer.errors import CheckpointInvalid, CheckpointMissing
-from trainer.models.srm_metric import Detector, SrmMetricNet
+from trainer.detector import Detector
+from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing
+from trainer.systems import make_network, parse_config
 
-FORMAT: Final = "genprint-checkpoint-1"
+FORMAT: Final = "genprint-checkpoint-2"
+"""1 knew S1 only, and cannot be read any more."""
 
 
 class Epoch(BaseModel):
@@ -32,12 +35,28 @@ class Epoch(BaseModel):
     number: int
     lr: float
     loss: float
-    cross_entropy: float
-    centre: float
+    parts: dict[str, float]
+    """What the loss is made of, unweighted, by name."""
     accuracy: float
     """Of the training images, as they were seen; by the class scores (by the logit's sign in the binary variant)."""
     images_per_s: float
     val_accuracy: float | None = None
+
+
+class Addition(BaseModel):
+    """Types that were added to a trained network (``few_shot``)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: dict[str, int]
+    """Of each new type."""
+    replayed: int
+    """Of known types, together."""
+    fingerprint: str
+    """Of the folder that they were drawn from."""
+    settings: dict[str, Any]
+    losses: tuple[float, ...]
+    """Mean of each epoch."""
 
 
 class Origin(BaseModel):
@@ -54,12 +73,12 @@ class Origin(BaseModel):
     processes: int
     versions: dict[str, str]
     created_at: str
+    additions: tuple[Addition, ...] = ()
 
 
 class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    config: TrainConfig
     labels: tuple[Label, ...]
     origin: Origin
     history: tuple[Epoch, ...]
@@ -71,8 +90,8 @@ class Checkpoint:
 
     Attributes:
         labels: in the order of the network's outputs.
-        weights: state of ``SrmMetricNet``, the SRM kernels among them.
-        centres: ``float32[C, D]``, as the centre loss left them; few-shot training starts from them.
+        weights: state of the network, its fixed filters among them.
+        objective: state of what it was trained by, S1's centres for one.
     """
 
     config: TrainConfig
@@ -80,7 +99,7 @@ class Checkpoint:
     origin: Origin
     history: tuple[Epoch, ...]
     weights: Mapping[str, Tensor]
-    centres: Tensor
+    objective: Mapping[str, Tensor]
 
     @property
     def seed(self) -> int:
@@ -92,11 +111,17 @@ class Checkpoint:
         """Of the training data."""
         return self.origin.fingerprint
 
-    def model(self) -> Detector:
-        """A new network in evaluation mode: ``uint8[N, H, W, 3]`` -> (logit, embedding)."""
-        net = SrmMetricNet(self.config, len(self.labels))
+    def network(self) -> nn.Module:
+        """A new network, as it is trained, in evaluation mode: ``uint8[N, H, W, 3]`` -> (scores, embedding)."""
+        net = make_network(self.config, self.labels)
         net.load_state_dict(self.weights)
-        return Detector(net, tuple(label.id for label in self.labels if label.kind == "real")).eval()
+        return net.eval()
+
+    def model(self) -> Detector:
+        """A new network, as it is served, in evaluation mode: ``uint8[N, H, W, 3]`` -> (logit, embedding)."""
+        config = self.config
+        detector = Detector(self.network(), self.labels, binary=config.binary, l2_normalised=config.l2_normalised)
+        return detector.eval()
 
 
 def installed_versions() -> dict[str, str]:
@@ -117,14 +142,13 @@ def now() -> str:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write it whole or not at all."""
-    header = _Header(
-        config=checkpoint.config, labels=checkpoint.labels, origin=checkpoint.origin, history=checkpoint.history
-    )
+    header = _Header(labels=checkpoint.labels, origin=checkpoint.origin, history=checkpoint.history)
     content = {
         "format": FORMAT,
+        "config": checkpoint.config.model_dump_json(),
         "header": header.model_dump_json(),
         "weights": {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()},
-        "centres": checkpoint.centres,
+        "objective": {name: tensor.contiguous() for name, tensor in checkpoint.objective.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -156,22 +180,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointInvalid(f"{path}: not a checkpoint, or damaged") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
-        raise CheckpointInvalid(f"{path}: format {found!r}, expected {FORMAT!r}; was it written by `trainer train`?")
+        raise CheckpointInvalid(f"{path}: format {found!r}, expected {FORMAT!r}; train it anew with `trainer train`")
     try:
         header = _Header.model_validate_json(content["header"])
         checkpoint = Checkpoint(
-            config=header.config,
+            config=parse_config(json.loads(content["config"])),
             labels=header.labels,
             origin=header.origin,
             history=header.history,
             weights=content["weights"],
-            centres=content["centres"],
+            objective=content["objective"],
         )
         checkpoint.model()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointInvalid(f"{path}: {where}: {first['msg']}") from error
-    except (KeyError, RuntimeError, TypeError) as error:
+    except BadConfig as error:
+        raise CheckpointInvalid(f"{path}: config: {error}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointInvalid(f"{path}: incomplete: {' '.join(str(error).split())[:200]}") from error
     return checkpoint

@@ -1,10 +1,11 @@
-"""A folder with one sub-folder a class, as fixed-size ``uint8`` views.
+"""A data set as fixed-size ``uint8`` views, whatever its layout on disk.
 
 Only ``bundle.preprocess`` decodes, so the network learns from the very pixels it will be served.
 """
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from bundle.errors import ImageError
 from bundle.manifest import Label, Preprocessing
 from bundle.preprocess import decode, make_views
 from trainer.errors import DataMissing, RealLabelMissing, TooFewClasses, TooManyUnreadable, UnknownClass
+from trainer.layouts import Entry, Extent, Layout, list_images
 
 Images = npt.NDArray[np.uint8]
 """``uint8[N, size, size, 3]``."""
@@ -33,24 +35,28 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class ImageFolder:
-    """N images of a folder with one sub-folder a class.
+    """N images of a data set in one of the layouts of ``layouts.py``.
 
-    The order is that of the sorted class names and, within a class, of the sorted relative paths: the same on every
-    machine. Sub-folders of a class belong to it; names that begin with a dot are ignored.
+    In folders, the order is that of the sorted class names and, within a class, of the sorted relative paths: the same
+    on every machine. Lists and shards keep their own.
 
     Attributes:
-        classes: sub-folder names, sorted.
-        paths: N files, relative to ``root``.
+        root: the folder that paths are relative to.
+        classes: names, sorted.
+        paths: N names, relative to ``root``.
+        extents: N places of the bytes.
         labels: ``int64[N]``, index into ``classes``.
-        fingerprint: sha256 (hex) over class names, relative paths and the sha256 of every file that was used.
-        unreadable: files that were left out because they are broken.
-        too_small: files that were left out because the preprocessing has no opinion on them.
+        fingerprint: sha256 (hex) over class names and, for every image that was used, relative path, class and the
+            sha256 of its bytes.
+        unreadable: images that were left out because they are broken.
+        too_small: images that were left out because the preprocessing has no opinion on them.
     """
 
     root: Path
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
+    extents: tuple[Extent, ...]
     labels: npt.NDArray[np.int64]
     fingerprint: str
     unreadable: tuple[Unreadable, ...]
@@ -63,6 +69,8 @@ class ImageFolder:
         root: Path,
         preprocessing: Preprocessing,
         *,
+        layout: Layout | None = None,
+        split: str | None = None,
         max_unreadable: int = 20,
         cache_mib: int = 4096,
         progress: Callable[[int, int], None] = lambda *_: None,
@@ -70,59 +78,68 @@ class ImageFolder:
         """Decode every image once, to know which can be used, and keep the views that fit into ``cache_mib``.
 
         Args:
-            root: the folder.
+            root: the folder, list or shard.
             preprocessing: one view an image (its first is taken where there are more).
-            max_unreadable: broken files that are skipped before it is an error.
+            layout: how it is laid out; None to recognise it.
+            split: which images, where they are in splits.
+            max_unreadable: broken images that are skipped before it is an error.
             cache_mib: all views are kept in memory, or none.
-            progress: called with the number of files read and their total.
+            progress: called with the number of images read and their total.
 
         Raises:
-            DataMissing: no folder, or a class without an image that can be used.
-            TooFewClasses: fewer than two sub-folders.
+            DataMissing: nothing there, or a class without an image that can be used.
+            DataMalformed, SplitUnknown: see ``layouts.list_images``.
+            TooFewClasses: fewer than two.
             TooManyUnreadable: names the first of them.
         """
-        classes, found = _list(root)
+        listing = list_images(root, layout)
+        entries = listing.of(split)
+        classes = tuple(sorted({entry.label for entry in entries}))
+        if len(classes) < 2:
+            found = f"only {classes[0]!r}" if classes else "none"
+            raise TooFewClasses(f"{root}: needs one sub-folder a class and at least two, found {found}")
         size = preprocessing.size
         cached = (
-            np.empty((len(found), size, size, 3), np.uint8) if len(found) * size**2 * 3 <= cache_mib << 20 else None
+            np.empty((len(entries), size, size, 3), np.uint8) if len(entries) * size**2 * 3 <= cache_mib << 20 else None
         )
-        kept: list[int] = []
+        kept: list[Entry] = []
         digests: list[str] = []
         unreadable: list[Unreadable] = []
         too_small: list[Path] = []
-        for number, read in enumerate(_read_all(root, found, preprocessing)):
+        for number, (entry, read) in enumerate(zip(entries, _read_all(entries, preprocessing), strict=True), 1):
             if isinstance(read, Unreadable):
                 unreadable.append(read)
                 if len(unreadable) > max_unreadable:
                     listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in unreadable[:5])
                     raise TooManyUnreadable(f"{root}: more than {max_unreadable} unreadable images, first {listed}")
             elif len(read.views) == 0:
-                too_small.append(found[number])
+                too_small.append(entry.path)
             else:
                 if cached is not None:
                     cached[len(kept)] = read.views[0]
-                kept.append(number)
+                kept.append(entry)
                 digests.append(read.sha256)
-            progress(number + 1, len(found))
-        paths = tuple(found[number] for number in kept)
-        labels = np.array([classes.index(path.parts[0]) for path in paths], np.int64)
-        for label, name in enumerate(classes):
-            if label not in labels:
-                raise DataMissing(
-                    f"{root / name}: no image to use ({sum(p.parts[0] == name for p in too_small)} too small for "
-                    f"{size} x {size}, {sum(bad.path.parts[0] == name for bad in unreadable)} unreadable)"
-                )
-        content = [list(classes), [[path.as_posix(), digest] for path, digest in zip(paths, digests, strict=True)]]
+            progress(number, len(entries))
+        counts, all_counts = Counter(entry.label for entry in kept), Counter(entry.label for entry in entries)
+        if empty := [name for name in classes if not counts[name]]:
+            broken = {bad.path for bad in unreadable}
+            bad = sum(entry.path in broken for entry in entries if entry.label == empty[0])
+            raise DataMissing(
+                f"{root / empty[0]}: no image to use ({all_counts[empty[0]] - bad} too small for {size} x {size}, "
+                f"{bad} unreadable)"
+            )
+        used = [[e.path.as_posix(), e.label, digest] for e, digest in zip(kept, digests, strict=True)]
         return cls(
-            root=root,
+            root=listing.root,
             preprocessing=preprocessing,
             classes=classes,
-            paths=paths,
-            labels=labels,
-            fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+            paths=tuple(entry.path for entry in kept),
+            extents=tuple(entry.extent for entry in kept),
+            labels=np.array([classes.index(entry.label) for entry in kept], np.int64),
+            fingerprint=hashlib.sha256(json.dumps([classes, used]).encode()).hexdigest(),
             unreadable=tuple(unreadable),
             too_small=tuple(too_small),
-            cached=None if cached is None else cached[: len(paths)],
+            cached=None if cached is None else cached[: len(kept)],
         )
 
     def __len__(self) -> int:
@@ -137,11 +154,33 @@ class ImageFolder:
         if self.cached is not None:
             return self.cached[indices]
         chosen = np.arange(len(self))[indices]
-        return np.stack([_read(self.root, self.paths[index], self.preprocessing).views[0] for index in chosen])
+        return np.stack([_read(self.extents[index], self.preprocessing).views[0] for index in chosen])
+
+    def encoded(self, index: int) -> bytes:
+        """An image as it is stored, for those who judge files and not pixels."""
+        return self.extents[index].read()
 
     def counts(self) -> tuple[int, ...]:
         """Images a class."""
         return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
+
+    def shuffled(self, rng: np.random.Generator, buffer: int = 8192) -> npt.NDArray[np.int64]:
+        """All indices in a random order, ``int64[N]``.
+
+        Of shards that are not cached, it is one in which they are read from front to back, as disks like it: the
+        shards in random order, and of their images always one of the next ``buffer``, each as likely.
+        """
+        starts = [i for i in range(len(self)) if i == 0 or self.extents[i].file != self.extents[i - 1].file]
+        if self.cached is not None or all(extent.length is None for extent in self.extents):
+            return rng.permutation(len(self))
+        shards = np.split(np.arange(len(self)), starts[1:])
+        stream = np.concatenate([shards[number] for number in rng.permutation(len(shards))])
+        waiting, order = stream[:buffer].copy(), np.empty_like(stream)
+        for place, following in enumerate(stream[buffer:]):
+            slot = rng.integers(len(waiting))
+            order[place], waiting[slot] = waiting[slot], following
+        order[len(stream) - len(waiting) :] = rng.permutation(waiting)
+        return order
 
 
 def make_labels(folder: ImageFolder, real: Sequence[str]) -> tuple[Label, ...]:
@@ -181,34 +220,20 @@ class _Read:
     sha256: str
 
 
-def _list(root: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-    if not root.is_dir():
-        raise DataMissing(f"{root}: no such folder")
-    classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if len(classes) < 2:
-        found = f"only {classes[0]!r}" if classes else "none"
-        raise TooFewClasses(f"{root}: needs one sub-folder a class and at least two, found {found}")
-    files: list[Path] = []
-    for name in classes:
-        relative = [path.relative_to(root) for path in (root / name).rglob("*") if path.is_file()]
-        files += sorted(path for path in relative if not any(part.startswith(".") for part in path.parts))
-    return classes, tuple(files)
-
-
-def _read_all(root: Path, paths: Sequence[Path], preprocessing: Preprocessing) -> Iterator[_Read | Unreadable]:
+def _read_all(entries: Sequence[Entry], preprocessing: Preprocessing) -> Iterator[_Read | Unreadable]:
     """In order; decoding releases the GIL, so threads do. Few are in flight at a time: decoded images are large."""
 
-    def attempt(path: Path) -> _Read | Unreadable:
+    def attempt(entry: Entry) -> _Read | Unreadable:
         try:
-            return _read(root, path, preprocessing)
+            return _read(entry.extent, preprocessing)
         except (ImageError, OSError) as error:
-            return Unreadable(path, str(error))
+            return Unreadable(entry.path, str(error))
 
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), 64):
-            yield from pool.map(attempt, paths[start : start + 64])
+        for start in range(0, len(entries), 64):
+            yield from pool.map(attempt, entries[start : start + 64])
 
 
-def _read(root: Path, path: Path, preprocessing: Preprocessing) -> _Read:
-    data = (root / path).read_bytes()
+def _read(extent: Extent, preprocessing: Preprocessing) -> _Read:
+    data = extent.read()
     return _Read(make_views(decode(data), preprocessing), hashlib.sha256(data).hexdigest())

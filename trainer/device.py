@@ -1,5 +1,6 @@
 """Where a run computes, with whom, and in which precision."""
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,20 +47,26 @@ def join_processes(config: TrainConfig) -> Iterator[World]:
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if config.batch % size:
         raise BadConfig(f"batch: {config.batch} images cannot be shared evenly by {size} processes")
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.deterministic = True
+    device = choose_device()
     if size == 1:
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(rank, size, device)
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        # Once a process: torchrun's processes do not find each other a second time.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    yield World(rank, size, device)
+    dist.barrier()
+
+
+def choose_device() -> torch.device:
+    """The GPU that ``torchrun`` assigns to this process, or the first; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.deterministic = True
+    return device
 
 
 def choose_precision(device: torch.device) -> Precision:

@@ -7,10 +7,13 @@
     ├── OutputExists            something is already where the result should go
     ├── DataError               the images cannot be used as they are
     │   ├── DataMissing         no such folder, or nothing in it
+    │   ├── DataMalformed       a list or a shard is not as it should be
+    │   ├── SplitUnknown        a set has several splits and none, or another, was named
     │   ├── TooFewClasses       fewer than two sub-folders
     │   ├── RealLabelMissing    no sub-folder is named as the photographs' one
     │   ├── UnknownClass        a sub-folder the checkpoint was not trained on
     │   ├── TooManyUnreadable   more broken images than the limit
+    │   ├── NotInCorpus         nothing in it stands for what an experiment needs
     │   └── TooFewPhotographs   not enough to split, or to cut so many patches from
     └── CheckpointError
         ├── CheckpointMissing   no such file
@@ -38,6 +41,14 @@ class DataMissing(DataError):
     """There is no such folder, or no image in it."""
 
 
+class DataMalformed(DataError):
+    """A list of images or a shard is not as its layout wants it."""
+
+
+class SplitUnknown(DataError):
+    """There are several splits, and none, or another, was named."""
+
+
 class TooFewClasses(DataError):
     """A classifier needs two classes."""
 
@@ -52,6 +63,10 @@ class UnknownClass(DataError):
 
 class TooManyUnreadable(DataError):
     """More images are broken than the limit; the message lists the first."""
+
+
+class NotInCorpus(DataError):
+    """An experiment needs a generator that the corpus has not; the message says how to name a stand-in."""
 
 
 class TooFewPhotographs(DataError):

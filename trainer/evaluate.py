@@ -1,5 +1,6 @@
 """How good a checkpoint is on images that it has not seen."""
 
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,6 @@ from bundle.templates import TemplateLibrary
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, Images, label_numbers
 from trainer.metrics import Binary, ClosedSet, Floats, Numbers, binary, closed_set
-from trainer.models.srm_metric import SrmMetricNet
 
 How = Literal["one", "mean"]
 """A label's template: one random training image (the paper's) or the mean of all."""
@@ -47,9 +47,9 @@ def evaluate(checkpoint: Checkpoint, test: ImageFolder, templates: ImageFolder, 
     model = checkpoint.model()
     names = tuple(label.name for label in checkpoint.labels)
     generated = np.array([label.kind == "generator" for label in checkpoint.labels])
-    _, known = embed(model, templates.pixels(slice(None)))
+    _, known = embed(model, templates)
     library = make_templates(known, label_numbers(templates, checkpoint.labels), names, how, seed)
-    logits, embeddings = embed(model, test.pixels(slice(None)))
+    logits, embeddings = embed(model, test)
     truth = label_numbers(test, checkpoint.labels)
     nearest = np.array([names.index(name) for name in library.labels])[library.distances(embeddings).argmin(axis=1)]
     return Evaluation(
@@ -62,16 +62,16 @@ def evaluate(checkpoint: Checkpoint, test: ImageFolder, templates: ImageFolder, 
     )
 
 
-def embed(model: nn.Module, images: Images, batch: int = 256) -> tuple[Floats, Floats]:
-    """Logits ``float32[N]`` and embeddings ``float32[N, D]`` of ``uint8[N, H, W, 3]``, in float32."""
+def embed(model: nn.Module, images: Images | ImageFolder, batch: int = 256) -> tuple[Floats, Floats]:
+    """Logits ``float32[N]`` and embeddings ``float32[N, D]`` of ``uint8[N, H, W, 3]`` or a folder, in float32."""
     logits, embeddings = _in_batches(model, images, batch)
     return logits, embeddings
 
 
-def class_scores(net: SrmMetricNet, folder: ImageFolder, batch: int = 256) -> Floats:
-    """Scores ``float32[N, C]`` of a network in training; its mode is put back."""
+def class_scores(net: nn.Module, folder: ImageFolder, batch: int = 256) -> Floats:
+    """Scores ``float32[N, outputs]`` of a network in training; its mode is put back."""
     training = net.training
-    scores, _ = _in_batches(net.eval(), folder.pixels(slice(None)), batch)
+    scores, _ = _in_batches(net.eval(), folder, batch)
     net.train(training)
     return scores
 
@@ -126,11 +126,14 @@ def show(evaluation: Evaluation, console: Console) -> None:
 
 
 @torch.inference_mode()
-def _in_batches(model: nn.Module, images: Images, batch: int) -> tuple[Floats, Floats]:
-    device = next(model.parameters()).device
+def _in_batches(model: nn.Module, images: Images | ImageFolder, batch: int) -> tuple[Floats, Floats]:
+    """A folder that does not fit its cache is decoded as it goes."""
+    device = next(chain(model.parameters(), model.buffers())).device
     first, second = [], []
     for start in range(0, len(images), batch):
-        a, b = model(torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device))
+        chosen = slice(start, start + batch)
+        pixels = images.pixels(chosen) if isinstance(images, ImageFolder) else images[chosen]
+        a, b = model(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
         first.append(a.float().cpu().numpy())
         second.append(b.float().cpu().numpy())
     return np.concatenate(first), np.concatenate(second)

@@ -1,8 +1,11 @@
-"""Losses of the papers."""
+"""Losses of the papers: each a module with its formula, and where it leaves the paper or the reference code."""
+
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
 
 class CentreLoss(nn.Module):
@@ -37,3 +40,106 @@ class CentreLoss(nn.Module):
             dist.all_reduce(counts)
         counts = counts[:, None]
         self.centres -= self.rate * (counts * self.centres - sums) / (1 + counts)
+
+
+class TripletLoss(nn.Module):
+    """Brings a new type's images together and away from all others (eq. 2 and 3 of S1; Schroff et al., CVPR 2015).
+
+    ``L = sum [ |a - p|^2 - |a - n|^2 + margin ]_+`` over triplets of an anchor, another image of its class and an image
+    of any other class. S1's set of triplets *combines new types with other types*: anchor or negative is of a new type.
+
+    What S1 leaves open follows FaceNet: embeddings are L2-normalised first (S1 does not say so; without it a margin has
+    no scale), the margin is 0.2 on squared distances, every ordered anchor-positive pair counts, and its negative is
+    drawn evenly among those that violate the margin (in FaceNet's public port too; the paper's own *semi-hard* ones
+    are fewer and may be none in a small batch). Like eq. 2 and unlike the port we sum; Adam does not see the scale.
+
+    Args:
+        margin: on squared distances, which lie in [0, 4] where embeddings are normalised.
+        negatives: ``drawn`` takes one for each pair, ``all`` is eq. 2 to the letter.
+        normalise: compare directions, as FaceNet does, or the features as they are.
+    """
+
+    def __init__(
+        self, margin: float = 0.2, negatives: Literal["drawn", "all"] = "drawn", *, normalise: bool = True
+    ) -> None:
+        super().__init__()
+        self.margin, self.negatives, self.normalise = margin, negatives, normalise
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, new: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """A scalar; zero, with a gradient of zero, where no triplet violates the margin.
+
+        Args:
+            embeddings: ``float32[N, D]``.
+            labels: ``int64[N]``.
+            new: ``bool[N]``, which images are of a new type; without it, all triplets count.
+            generator: draws the negatives (``drawn``); torch's own if not given.
+        """
+        rows = F.normalize(embeddings, dim=1) if self.normalise else embeddings
+        lengths = rows.square().sum(dim=1)
+        apart = (lengths[:, None] + lengths - 2 * rows @ rows.T).clamp(min=0)
+        same = labels[:, None] == labels
+        anchors, positives = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).nonzero().T
+        allowed = ~same if new is None else ~same & (new[:, None] | new)
+        excess = apart[anchors, positives][:, None] - apart[anchors] + self.margin
+        violating = allowed[anchors] & (excess > 0)
+        if self.negatives == "drawn":
+            violating &= _one_of_each_row(violating, generator)
+        return excess[violating].sum()
+
+
+def _one_of_each_row(candidates: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A mask like ``bool[P, N]`` with one column of each row, drawn evenly among the row's candidates if it has any."""
+    device = candidates.device if generator is None else generator.device
+    lots = torch.rand(candidates.shape, generator=generator, device=device).to(candidates.device)
+    chosen = torch.where(candidates, lots, -1.0).argmax(dim=1) if candidates.numel() else candidates.new_empty(0).long()
+    return torch.zeros_like(candidates).scatter_(1, chosen[:, None], value=True)
+
+
+class SupervisedContrastiveLoss(nn.Module):
+    """Every image of one's class is a positive (Khosla et al., NeurIPS 2020, eq. 2, ``L_out``).
+
+    ``L = mean_i -1/|P(i)| sum_{p in P(i)} log( exp(z_i z_p / t) / sum_{a != i} exp(z_i z_a / t) )`` with L2-normalised
+    z. Eq. 2 sums over the anchors; we take the mean over those that have a positive, as the authors' code does up to
+    their factor ``t / base``, which we leave out. Several views of an image are rows of their own with its label.
+    With several processes, each contrasts its own images.
+
+    Args:
+        temperature: t; the paper's best is 0.1.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of ``float32[N, D]``, ``int64[N]``: a scalar; zero where no image has a positive."""
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        positive = (labels[:, None] == labels) & ~itself
+        with torch.autocast(labels.device.type, enabled=False):  # bfloat16 has too few digits for angles over t
+            rows = F.normalize(embeddings.float(), dim=1)
+            logits = (rows @ rows.T / self.temperature).masked_fill(itself, torch.finfo(rows.dtype).min)
+        chances = F.log_softmax(logits, dim=1).masked_fill(~positive, 0.0)
+        counts = positive.sum(dim=1)
+        return -(chances.sum(dim=1) / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+
+
+class ActivationLoss(nn.Module):
+    """One half of the latent space is active for reals, the other for fakes (ForensicTransfer, Cozzolino et al. 2018).
+
+    ``L = mean_i |a_{i,1} - l_i| + |a_{i,0} - (1 - l_i)|`` with l = 1 for generated images and ``a_{i,k}`` the mean
+    absolute value of half k of the latent (``part_activations``). We take the batch mean, as the public ports do. The
+    paper's whole objective adds its reconstruction error with weight 0.1. With more than two parts, that of an image's
+    class is to be 1 and all others 0: the same formula for a case that the paper does not have.
+    """
+
+    def forward(self, activations: Tensor, classes: Tensor) -> Tensor:
+        """The loss of ``float32[N, K]`` and the classes ``int64[N]`` (or ``bool[N]``: generated): a scalar."""
+        wanted = F.one_hot(classes.long(), activations.shape[1]).to(activations.dtype)
+        return (activations - wanted).abs().sum(dim=1).mean()
+
+
+def part_activations(latent: Tensor, parts: int = 2) -> Tensor:
+    """Mean absolute value of each part of the channels: ``float32[N, K C, ...]`` -> ``float32[N, K]``; reals' first."""
+    return torch.stack([part.flatten(1).mean(dim=1) for part in latent.abs().chunk(parts, dim=1)], dim=1)

@@ -1,34 +1,43 @@
 """What a run says to people: bars while it works, one line for what is done."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bundle.manifest import Preprocessing
 from trainer.checkpoint import Epoch
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
 from trainer.device import Precision, World
+from trainer.systems import system
+
+NO_FIGURES: Final[dict[str, Any]] = {"speed": "", "loss": ""}
+"""The columns of ``show_progress`` that a task without figures leaves empty."""
 
 
-def read_folder(config: TrainConfig, path: Path, progress: Progress) -> ImageFolder:
-    """The images as the config wants them; what was left out is said."""
-    task = progress.add_task(f"reading {path}", total=None, speed="", loss="")
-    folder = ImageFolder.read(
-        path,
-        config.preprocessing,
-        max_unreadable=config.max_unreadable,
-        cache_mib=config.cache_mib,
-        progress=lambda done, total: progress.update(task, completed=done, total=total),
-    )
-    progress.remove_task(task)
+def read_folder(
+    config: TrainConfig, preprocessing: Preprocessing, path: Path, split: str | None, progress: Progress
+) -> ImageFolder:
+    """The images, as many broken ones left out as the config allows; what was left out is said."""
+    with progress_of(progress, f"reading {path}") as advance:
+        folder = ImageFolder.read(
+            path,
+            preprocessing,
+            layout=config.layout,
+            split=split,
+            max_unreadable=config.max_unreadable,
+            cache_mib=config.cache_mib,
+            progress=advance,
+        )
     for bad in folder.unreadable:
         progress.console.print(f"skipped {path / bad.path}: {bad.reason}", style="yellow")
     if folder.too_small:
         progress.console.print(
-            f"skipped {len(folder.too_small)} images smaller than {config.size} x {config.size} "
+            f"skipped {len(folder.too_small)} images smaller than {preprocessing.size} x {preprocessing.size} "
             f"(first: {folder.too_small[0]}); --fit resize would enlarge them",
             style="yellow",
         )
@@ -51,20 +60,31 @@ def show_progress(console: Console, world: World) -> Iterator[Progress]:
         yield progress
 
 
+@contextmanager
+def progress_of(progress: Progress, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for something that tells how many of how many are done."""
+    task = progress.add_task(what, total=None, **NO_FIGURES)
+    try:
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+    finally:
+        progress.remove_task(task)
+
+
 def describe(config: TrainConfig, folder: ImageFolder, world: World, precision: Precision) -> str:
     """One line on what is about to run."""
     classes = ", ".join(f"{name} {count}" for name, count in zip(folder.classes, folder.counts(), strict=True))
+    summary = system(config.system).summary(config)
     return (
-        f"{config.backbone} on {config.srm} residuals of {config.size} px ({config.fit}), {len(folder)} images "
-        f"({classes}), {world.device.type} x {world.size}, {precision.name}, seed {config.seed}"
+        f"{config.system}: {summary}, {config.size} px ({config.fit}), {len(folder)} images ({classes}), "
+        f"{world.device.type} x {world.size}, {precision.name}, seed {config.seed}"
     )
 
 
 def describe_epoch(epoch: Epoch, of: int) -> str:
     """One line a finished epoch."""
+    parts = ", ".join(f"{name.replace('_', '-')} {value:.4f}" for name, value in epoch.parts.items())
     line = (
-        f"epoch {epoch.number:>2}/{of}  lr {epoch.lr:.2e}  loss {epoch.loss:.4f} (cross-entropy "
-        f"{epoch.cross_entropy:.4f}, centre {epoch.centre:.2f})  accuracy {epoch.accuracy:.3f}  "
-        f"{epoch.images_per_s:.0f} images/s"
+        f"epoch {epoch.number:>2}/{of}  lr {epoch.lr:.2e}  loss {epoch.loss:.4f} ({parts})  "
+        f"accuracy {epoch.accuracy:.3f}  {epoch.images_per_s:.0f} images/s"
     )
     return line if epoch.val_accuracy is None else f"{line}  val {epoch.val_accuracy:.3f}"

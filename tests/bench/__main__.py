@@ -1,4 +1,4 @@
-"""``make bench``: how fast is the worker, against what this machine could do at best and against a naive loop.
+"""``make bench``: how fast are worker and trainer, against what this machine could do at best and a naive loop.
 
 See docs/benchmark.md. The figures go to build/bench/worker.json.
 """
@@ -22,8 +22,9 @@ from tests.bench.report import Measure, Report
 from tests.bench.rig import Rig
 from tests.bench.scaling import measure_scaling
 from tests.bench.throughput import Throughput
+from tests.bench.training import measure_training
 
-PARTS: Final = ("throughput", "cached", "latency", "scaling", "memory")
+PARTS: Final = ("throughput", "cached", "latency", "scaling", "memory", "training")
 
 _PLAIN_WIDTH = 110
 """Columns where there is no terminal that would tell."""
@@ -35,7 +36,7 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Of images, weights and templates.")] = 0,
     out: Annotated[Path, typer.Option(help="Where bundles, logs and worker.json go.")] = Path("build/bench"),
 ) -> None:
-    """Measure the worker on this machine; all that is compared is measured in one run."""
+    """Measure worker and trainer on this machine; all that is compared is measured in one run."""
     wanted = [part.strip() for part in only.split(",")]
     if unknown := set(wanted) - set(PARTS):
         raise typer.BadParameter(f"no such part: {', '.join(sorted(unknown))}", param_hint="--only")
@@ -45,6 +46,15 @@ def main(
         console.width = _PLAIN_WIDTH
     report = Report(console, out / "worker.json", {"only": wanted, "quick": quick, "seed": seed})
     report.introduce()
+    if "training" in wanted:
+        measure_training(report, quick=quick, seed=seed)
+    if set(wanted) - {"training"}:
+        _measure_worker(wanted, report, out, quick=quick, seed=seed)
+    if missed := report.missed():
+        report.say(f"{len(missed)} targets missed: {', '.join(measure.name for measure in missed)}")
+
+
+def _measure_worker(wanted: list[str], report: Report, out: Path, *, quick: bool, seed: int) -> None:
     images = Images(seed)
     with report.section("images"):
         sizes = [len(image) for image in images.first(1000)]
@@ -65,8 +75,6 @@ def main(
             measure_scaling(rig, throughput)
         if "memory" in wanted:
             measure_memory(rig)
-    if missed := report.missed():
-        report.say(f"{len(missed)} targets missed: {', '.join(measure.name for measure in missed)}")
 
 
 if __name__ == "__main__":

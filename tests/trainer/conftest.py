@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.config import TrainConfig
+from trainer.models.srm_metric import S1Config
 
 MakeFolder = Callable[..., Path]
 
@@ -48,5 +48,5 @@ def png() -> bytes:
 
 
 @pytest.fixture
-def tiny() -> TrainConfig:
-    return TrainConfig(size=32, fit="crop", epochs=2, batch=4, embedding=8)
+def tiny() -> S1Config:
+    return S1Config(size=32, fit="crop", epochs=2, batch=4, embedding=8)

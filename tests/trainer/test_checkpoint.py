@@ -8,10 +8,9 @@ import torch
 
 from bundle.manifest import Label
 from trainer.checkpoint import Checkpoint, Epoch, Origin, installed_versions, load_checkpoint, now, save_checkpoint
-from trainer.config import TrainConfig
 from trainer.errors import CheckpointInvalid, CheckpointMissing
 from trainer.evaluate import embed
-from trainer.models.srm_metric import SrmMetricNet
+from trainer.models.srm_metric import S1Config, SrmMetricNet
 
 LABELS = (
     Label(id=0, name="a", kind="generator"),
@@ -22,8 +21,10 @@ LABELS = (
 
 @pytest.fixture
 def checkpoint() -> Checkpoint:
-    config = TrainConfig(size=32, fit="crop", embedding=8, seed=5)
-    epoch = Epoch(number=1, lr=1e-3, loss=1.5, cross_entropy=1.4, centre=20, accuracy=0.5, images_per_s=10)
+    config = S1Config(size=32, fit="crop", embedding=8, seed=5)
+    epoch = Epoch(
+        number=1, lr=1e-3, loss=1.5, parts={"cross_entropy": 1.4, "centre": 20}, accuracy=0.5, images_per_s=10
+    )
     return Checkpoint(
         config=config,
         labels=LABELS,
@@ -38,7 +39,7 @@ def checkpoint() -> Checkpoint:
         ),
         history=(epoch,),
         weights=SrmMetricNet(config, 3).state_dict(),
-        centres=torch.ones(3, 8),
+        objective={"centre.centres": torch.ones(3, 8)},
     )
 
 
@@ -52,7 +53,7 @@ def test_everything_comes_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert loaded.origin == checkpoint.origin
     assert loaded.history == checkpoint.history
     assert (loaded.seed, loaded.fingerprint) == (5, "f" * 64)
-    assert torch.equal(loaded.centres, checkpoint.centres)
+    assert torch.equal(loaded.objective["centre.centres"], torch.ones(3, 8))
     assert {"torch", "genprint", "decoder"} <= loaded.origin.versions.keys()
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     for one, other in zip(embed(loaded.model(), images), embed(checkpoint.model(), images), strict=True):
@@ -84,7 +85,7 @@ def test_what_is_no_checkpoint_is_refused(checkpoint: Checkpoint, tmp_path: Path
     with pytest.raises(CheckpointInvalid, match="not a checkpoint, or damaged"):
         load_checkpoint(path)
     torch.save({"weights": {}}, path)
-    with pytest.raises(CheckpointInvalid, match=r"format None, expected 'genprint-checkpoint-1'"):
+    with pytest.raises(CheckpointInvalid, match=r"format None, expected 'genprint-checkpoint-2'"):
         load_checkpoint(path)
     save_checkpoint(path, checkpoint)
     path.write_bytes(path.read_bytes()[:5000])
@@ -106,7 +107,12 @@ def test_a_checkpoint_that_does_not_fit_its_own_config_is_refused(checkpoint: Ch
     torch.save(content, path)
     with pytest.raises(CheckpointInvalid, match=r"incomplete: .*head\.bias"):
         load_checkpoint(path)
-    content["header"] = content["header"].replace('"rgbn3"', '"rgbn4"')
-    torch.save(content, path)
-    with pytest.raises(CheckpointInvalid, match=r"config\.srm"):
-        load_checkpoint(path)
+    config = content["config"]
+    for good, bad, message in (
+        ('"rgbn3"', '"rgbn4"', r"config: srm: Input should be 'rgbn3' or 'srm30', got 'rgbn4'"),
+        ('"s1"', '"s9"', "config: system: no system 's9', only s1, s2, s3"),
+        ("}", "", "incomplete: .*delimiter"),
+    ):
+        torch.save({**content, "config": config.replace(good, bad)}, path)
+        with pytest.raises(CheckpointInvalid, match=message):
+            load_checkpoint(path)

@@ -1,3 +1,5 @@
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,3 +123,61 @@ def test_numbers_are_those_of_the_checkpoint_and_strangers_are_refused(make_fold
     assert label_numbers(fewer, labels).tolist() == [1, 2]
     with pytest.raises(UnknownClass, match="no class 'z', only a, b, real"):
         label_numbers(ImageFolder.read(make_folder("c", classes=("real", "z")), CROP), labels)
+
+
+def test_splits_lists_and_shards_give_the_same_images(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder("set/train", images=3)
+    make_folder("set/test", images=2)
+    plain = ImageFolder.read(root, CROP)
+
+    split = ImageFolder.read(root.parent, CROP, split="train")
+    assert [path.as_posix() for path in split.paths[:1]] == ["train/grid/00.png"]
+
+    names = [path.as_posix() for path in plain.paths]
+    (root / "list.csv").write_text("path,label\n" + "".join(f"{name},{name.split('/')[0]}\n" for name in names))
+    listed = ImageFolder.read(root / "list.csv", CROP)
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in names:
+            tar.add(root / name, name)
+    shard = ImageFolder.read(tmp_path / "0.tar", CROP, cache_mib=0)
+
+    for other in (split, listed, shard):
+        assert other.classes == plain.classes
+        np.testing.assert_array_equal(other.labels, plain.labels)
+        np.testing.assert_array_equal(other.pixels(slice(None)), plain.pixels(slice(None)))
+        assert other.encoded(4) == (root / names[4]).read_bytes()
+    assert listed.fingerprint == plain.fingerprint
+    assert len({plain.fingerprint, split.fingerprint, shard.fingerprint}) == 3
+
+
+def test_the_fingerprint_knows_the_labels_of_a_list(make_folder: MakeFolder) -> None:
+    root = make_folder(images=2)
+    names = ["grid/00.png", "grid/01.png", "real/00.png", "real/01.png"]
+    prints = set()
+    for labels in ("abab", "aabb", "bbaa"):
+        (root / "list.csv").write_text("path,label\n" + "".join(map("{},{}\n".format, names, labels)))
+        prints.add(ImageFolder.read(root / "list.csv", CROP).fingerprint)
+    assert len(prints) == 3
+
+
+def test_shards_that_are_not_cached_are_shuffled_close_to_their_order(png: bytes, tmp_path: Path) -> None:
+    for number in range(4):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for image in range(50):
+                info = tarfile.TarInfo(f"{'real' if image % 2 else 'grid'}/{number}-{image}.png")
+                info.size = len(png)
+                tar.addfile(info, io.BytesIO(png))
+    streamed = ImageFolder.read(tmp_path, CROP, cache_mib=0)
+    orders = [streamed.shuffled(np.random.default_rng(seed), buffer=20) for seed in (0, 0, 1)]
+    for order in orders:
+        assert sorted(order) == list(range(200))
+        shards = order // 50
+        first_seen = list(dict.fromkeys(shards.tolist()))
+        place = np.argsort(np.argsort([first_seen.index(shard) for shard in shards], kind="stable"))
+        assert (place - np.arange(200)).max() <= 20  # nothing is read before its turn by more than the buffer
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert (orders[0] != orders[2]).any()
+    assert (np.diff(orders[0]) != 1).mean() > 0.8
+
+    cached = ImageFolder.read(tmp_path, CROP)
+    np.testing.assert_array_equal(cached.shuffled(np.random.default_rng(5)), np.random.default_rng(5).permutation(200))

@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.__main__ import app
+from trainer.checkpoint import load_checkpoint
+from trainer.models.dcgan_discriminator import S2Config
 
 MakeFolder = Callable[..., Path]
 
@@ -37,6 +39,31 @@ def test_synth_train_evaluate(photographs: Path, tmp_path: Path) -> None:
     assert "top-1 by template" in table.stdout
 
 
+def test_few_shot_teaches_a_checkpoint_another_class(make_folder: MakeFolder, tmp_path: Path) -> None:
+    run, known, taught = CliRunner().invoke, tmp_path / "a.pt", tmp_path / "b.pt"
+    trained = run(app, ["train", str(make_folder("known")), str(known), *TINY, "--set", "embedding=8"])
+    assert trained.exit_code == 0, trained.output
+    data = make_folder("more", ("grid", "new", "real"))
+    command = ["few-shot", str(known), str(data), str(taught), "--shots", "2", "--epochs", "1"]
+    done = run(app, command)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"wrote {taught}\n"
+    checkpoint = load_checkpoint(taught)
+    assert [label.name for label in checkpoint.labels] == ["grid", "real", "new"]
+    assert checkpoint.origin.images["new"] == 2
+    assert "say --force" in run(app, command).stderr
+
+
+def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_path: Path) -> None:
+    settings = ["--set", "width=4", "--set", "train_preprocessing=noise"]
+    command = ["train", str(make_folder()), str(tmp_path / "a.pt"), "--system", "s2", *TINY, *settings]
+    trained = CliRunner().invoke(app, command)
+    assert trained.exit_code == 0, trained.output
+    config = load_checkpoint(tmp_path / "a.pt").config
+    assert isinstance(config, S2Config)
+    assert (config.width, config.train_preprocessing, config.binary, config.batch) == (4, "noise", True, 10)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -45,6 +72,15 @@ def test_synth_train_evaluate(photographs: Path, tmp_path: Path) -> None:
         (
             ["train", "{data}", "a.pt", "--size", "4"],
             "trainer: size: Input should be greater than or equal to 32, got 4\n",
+        ),
+        (["train", "{data}", "a.pt", "--set", "embedding=x"], "trainer: embedding: Input should be a valid integer"),
+        (["train", "{data}", "a.pt", "--set", "embedding"], "trainer: --set embedding: expected KEY=VALUE\n"),
+        (["train", "{data}", "a.pt", "--system", "s9"], "trainer: system: no system 's9', only s1, s2, s3"),
+        (["train", "{data}", "a.pt", "--system", "s3"], "give them with --val\n"),
+        (["few-shot", "nowhere.pt", "{data}", "b.pt"], "trainer: nowhere.pt: no checkpoint here"),
+        (
+            ["few-shot", "a.pt", "{data}", "b.pt", "--replay", "0"],
+            "--replay: Input should be greater than or equal",
         ),
         (["train", "{data}", "{data}"], "exists; choose another name or say --force\n"),
         (["evaluate", "nowhere.pt", "{data}", "--templates", "{data}"], "trainer: nowhere.pt: no checkpoint here"),
@@ -62,3 +98,28 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     assert message in result.stderr
     assert result.stderr.strip().count("\n") == 0
     assert result.stdout == ""
+
+
+def test_inspect_and_reencode(make_folder: MakeFolder, tmp_path: Path) -> None:
+    run, data, out = CliRunner().invoke, make_folder(images=6), tmp_path / "out"
+    (data / "real/broken.png").write_text("words")
+    done = run(app, ["reencode", str(data), str(out), "--format", "jpeg", "--quality", "80", "--size", "24"])
+    assert done.exit_code == 0, done.output
+    assert f"wrote 12 images to {out}" in done.stdout.replace("\n", "")
+    assert "left out 1 images, unreadable" in done.stderr
+
+    found = json.loads(run(app, ["inspect", str(out), "--json"]).stdout)
+    assert (found["images"], found["layout"]) == (12, "folders")
+    assert found["classes"][0]["qualities"] == {"80": 6}
+    table = run(app, ["inspect", str(out)])
+    assert table.exit_code == 0, table.output
+    assert "24 x 24" in table.stdout
+
+    for arguments, message in (
+        (["inspect", "nowhere"], "trainer: nowhere: no such folder\n"),
+        (["reencode", str(data), str(out), "--format", "png"], "say --force\n"),
+        (["reencode", str(data), "x", "--format", "png", "--quality", "0"], "trainer: --quality: Input should be"),
+    ):
+        wrong = run(app, arguments)
+        assert wrong.exit_code == 2
+        assert message in wrong.stderr

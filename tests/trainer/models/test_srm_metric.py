@@ -1,15 +1,13 @@
 """Kernels against literals typed from the literature; the graph against NumPy."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
-from trainer.config import TrainConfig
-from trainer.models.srm_metric import Detector, SrmFilters, SrmMetricNet, srm_kernels
+from bundle.manifest import Label
+from trainer.models.srm_metric import S1Config, S1Objective, SrmFilters, SrmMetricNet, srm_kernels
 
 KV = (
     np.array(
@@ -86,48 +84,29 @@ def test_a_map_is_the_sum_over_the_channels_on_the_0_255_scale(truncation: float
 
 
 def test_filters_are_fixed_and_travel_with_the_weights() -> None:
-    net = SrmMetricNet(TrainConfig(size=32), 3)
+    net = SrmMetricNet(S1Config(size=32), 3)
     assert "srm.kernels" in net.state_dict()
     assert not any(name.startswith("srm") for name, _ in net.named_parameters())
 
 
-def test_the_logit_is_the_log_odds_of_generated() -> None:
-    net = SrmMetricNet(TrainConfig(size=32), 4).eval()
-    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    with torch.no_grad():
-        scores, features = net(images)
-        logit, embedding = Detector(net, real=(1, 3)).eval()(images)
-    probability = torch.softmax(scores.double(), 1)
-    generated = probability[:, 0] + probability[:, 2]
-    torch.testing.assert_close(torch.sigmoid(logit.double()), generated, rtol=1e-4, atol=1e-7)
-    assert torch.equal(embedding, features)
+def test_the_defaults_are_the_papers() -> None:
+    config = S1Config()
+    assert (config.size, config.embedding, config.epochs, config.batch, config.lr) == (128, 512, 10, 128, 1e-3)
+    assert not config.l2_normalised
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_the_exported_graph_takes_any_batch_and_gives_the_same_numbers(tmp_path: Path) -> None:
-    config = TrainConfig(size=32, srm="srm30", srm_truncation=3)
-    detector = Detector(SrmMetricNet(config, 3), real=(1,))
-    images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
-    detector.train()
-    with torch.no_grad():  # untrained batch norm lets values explode
-        for _ in range(30):
-            detector(images)
-    detector.eval()
-    program = torch.onnx.export(
-        detector,
-        (images[:2],),
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=["logit", "embedding"],
-        dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
-    )
-    assert program is not None
-    program.save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    for count in (1, 5):
-        with torch.no_grad():
-            logit, embedding = detector(images[:count])
-        served = session.run(["logit", "embedding"], {"images": images[:count].numpy()})
-        np.testing.assert_allclose(served[0], logit, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(served[1], embedding, rtol=1e-4, atol=1e-4)
+def test_centres_follow_their_images_after_the_step() -> None:
+    config = S1Config(size=32, embedding=2, centre_weight=0.25, centre_rate=0.5)
+    labels = [Label(id=0, name="a", kind="generator"), Label(id=1, name="real", kind="real")]
+    objective, numbers = S1Objective(config, labels), torch.tensor([0, 0, 1])
+    features = torch.tensor([[1.0, 0.0], [3.0, 2.0], [0.0, -2.0]])
+    scores = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    losses = objective(lambda _: (scores, features), torch.empty(3), numbers)
+    cross_entropy = (np.log(1 + np.exp(-1)) + np.log(2) + np.log(1 + np.exp(2))) / 3
+    centre = 0.5 * (1 + 13 + 4) / 3  # centres start at zero
+    assert losses.parts["cross_entropy"].item() == pytest.approx(cross_entropy)
+    assert losses.parts["centre"].item() == pytest.approx(centre)
+    assert losses.total.item() == pytest.approx(cross_entropy + 0.25 * centre)
+    assert not objective.centre.centres.any()
+    objective.after_step(losses, numbers)
+    np.testing.assert_allclose(objective.centre.centres, [[4 / 6, 2 / 6], [0, -0.5]], rtol=1e-6)

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.errors import BadConfig, DataMissing, RealLabelMissing
+from trainer.protocols.corpus import Corpus, draw, map_names, spread
+
+KINDS = ("0_real", "1_fake")
+
+
+def put(root: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(path)
+
+
+def test_class_folders_share_their_photographs(corpus: Corpus) -> None:
+    assert corpus.generators == ("bilinear", "deconv", "nearest", "rec_other", "shuffle")
+    assert corpus.trainable == ("bilinear", "deconv", "nearest", "shuffle")
+    assert corpus.paired
+    classes = corpus.classes(["deconv"], "test", 3)
+    assert {name: len(pictures) for name, pictures in classes.items()} == {"real": 3, "deconv": 3}
+    assert [p.scene for p in classes["real"]] == [p.scene for p in classes["deconv"]]
+
+
+def test_forensynths_has_reals_of_each_generator(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        *(f"train/{category}/{kind}/{i}.png" for category in ("car", "cat") for kind in KINDS for i in range(3)),
+        *(f"test/progan/{category}/{kind}/0.png" for category in ("car", "cat") for kind in KINDS),
+        *(f"test/stylegan/{kind}/{i}.png" for kind in KINDS for i in range(2)),
+    )
+    corpus = Corpus.read(tmp_path)
+    assert corpus.generators == ("progan", "stylegan")
+    assert corpus.trainable == ("progan",)
+    assert corpus.categories == ("car", "cat")
+    assert not corpus.paired
+    assert {p.generator for p in corpus.classes(["stylegan"], "test")["real"]} == {"stylegan"}
+    assert len(corpus.classes(["stylegan"], "test")["real"]) == 2
+
+
+def test_what_is_set_aside_is_not_trained_on(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{s}/{c}/{i:02}.png" for s in ("train", "test") for c in ("real", "gan") for i in range(20)))
+    corpus = Corpus.read(tmp_path)
+    sizes = {split: len(corpus.fakes("gan", split)) for split in ("train", "val", "calib", "test")}
+    assert sizes == {"train": 17, "val": 2, "calib": 1, "test": 20}
+    assert len(corpus.remarks) == 2
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    put(tmp_path, "test/real/0.png", "test/gan/0.png")
+    with pytest.raises(DataMissing, match="no images in a split 'train'"):
+        Corpus.read(tmp_path)
+    put(tmp_path, "train/photos/0.png", "train/gan/0.png")
+    (tmp_path / "test/real/0.png").unlink()
+    (tmp_path / "test/real").rmdir()
+    with pytest.raises(RealLabelMissing, match="--real"):
+        Corpus.read(tmp_path)
+
+
+def test_other_images_can_be_tested_in_place_of_the_corpus_own(tmp_path: Path) -> None:
+    put(tmp_path / "a", *(f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("real", "gan") for i in range(20)))
+    put(tmp_path / "plain", *(f"{c}/{i}.png" for c in ("real", "gan") for i in range(3)))
+    put(tmp_path / "split", *(f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("real", "gan") for i in range(2)))
+    for name, count in (("plain", 3), ("split", 2)):
+        corpus = Corpus.read(tmp_path / "a", test=tmp_path / name)
+        assert {p.extent.file.parents[1].name for p in corpus.fakes("gan", "test")} <= {"plain", "test"}
+        assert len(corpus.fakes("gan", "test")) == len(corpus.photographs("test")) == count
+        assert len(corpus.fakes("gan", "train")) == 17
+        assert corpus.name == f"a, tested on {name}"
+
+
+def test_other_content_is_another_digest(corpus: Corpus) -> None:
+    first = corpus.fakes("deconv", "test")
+    assert corpus.digest(first) == corpus.digest(first)
+    assert len({corpus.digest(p) for p in (first, first[::-1], first[:-1], corpus.photographs("test"))}) == 4
+
+
+def test_spread_and_draw(corpus: Corpus) -> None:
+    pictures = corpus.fakes("deconv", "train")
+    assert [p.scene for p in spread(pictures, 3)] == [0, 4, 7]
+    assert spread(pictures, None) == spread(pictures, 99) == pictures
+    assert draw(pictures, 4, 1) == draw(pictures, 4, 1) != draw(pictures, 4, 2)
+    assert len(set(draw(pictures, 4, 1))) == 4
+
+
+MAPS = {"mini8": {"PGGAN": "progressive"}, "synth": {"PGGAN": "nearest", "DCGAN": "deconv"}}
+
+
+def test_stand_ins_are_chosen_itself_or_by_the_first_map_that_fits(corpus: Corpus) -> None:
+    names = ("DCGAN", "PGGAN", "Glow")
+    assert map_names(names, corpus, MAPS, {}) == {"DCGAN": "deconv", "PGGAN": "nearest", "Glow": None}
+    assert map_names(names, corpus, MAPS, {"Glow": "shuffle"})["Glow"] == "shuffle"
+    itself = map_names(("Deconv", "PGGAN", "DCGAN"), corpus, MAPS, {})
+    assert itself == {"Deconv": "deconv", "PGGAN": "nearest", "DCGAN": None}
+    with pytest.raises(BadConfig, match="has no 'flow'"):
+        map_names(names, corpus, MAPS, {"Glow": "flow"})
+    with pytest.raises(BadConfig, match="the publication has no 'VAE'"):
+        map_names(names, corpus, MAPS, {"VAE": "shuffle"})

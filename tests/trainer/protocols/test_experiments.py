@@ -1,0 +1,214 @@
+"""Every experiment, from training to its section, on a few images of noise and with tiny networks."""
+
+import math
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer import loop
+from trainer.config import TrainConfig
+from trainer.protocols.section import Figure
+from trainer.protocols.steps import Steps
+from trainer.protocols.study import Findings
+
+NAMES = ("PGGAN", "DCGAN", "Glow")
+MAPS = {"here": {"PGGAN": "nearest", "DCGAN": "deconv"}}
+S1 = {"system": "s1"}
+S2 = {"system": "s2"}
+NOISY = {**S2, "options": {"train_preprocessing": "noise"}}
+S3 = {"system": "s3", "options": {"blur": 0.1, "jpeg": 0.1}}
+PRNU = {"system": "prnu", "options": {"epochs": 0}, "train": 3, "template": "fingerprint"}
+SIMULATED = {
+    "AutoGAN": {
+        **S2,
+        "simulation": {"method": "autogan", "side": 32, "images": 4, "options": {"steps": 2, "width": 2, "blocks": 1}},
+    },
+    "DIP": {
+        **S3,
+        "simulation": {
+            "method": "deep_image_prior",
+            "side": 32,
+            "images": 2,
+            "options": {"steps": 2, "width": 4, "levels": 2},
+        },
+    },
+}
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
+    "binary": (
+        {"variants": {"S2": S2, "all": S1}, "changes": ["jpeg75", "noise5"], "fpr": 0.2},
+        {
+            "auroc": {"S2/PGGAN", "S2/Mixed", "all/DCGAN", "floor: metadata/Mixed", "floor: statistics/PGGAN"},
+            "tpr": {"S2/Mixed"},
+            "changes": {"S2/P mean", "S2/P worst", "S2/P held out, mean", "S2/jpeg75"},
+        },
+    ),
+    "input_size": ({"variants": {"S2": S2}, "sizes": [32, 64]}, {"auroc": {"S2/32x32"}}),
+    "closed_set": (
+        {
+            "variants": {"PRNU": PRNU, "S1": S1, "LDA": {**S1, "adapt": "discriminant", "template": "mean"}},
+            "changes": ["jpeg75", "noise5"],
+        },
+        {
+            "top1": {"PRNU/top-1", "S1/top-1", "LDA/P worst", "floor: statistics/top-1"},
+            "recall": {"S1/real", "S1/deconv"},
+        },
+    ),
+    "few_shot": (
+        {"variants": {"S1": {**S1, "adapt": "triplet", "replay": 4}}, "shots": [0, 3], "summary": True},
+        {"new": {"S1, before/PGGAN", "S1, 3 images/DCGAN"}, "others": {"S1, 3 images/PGGAN"}, "summary": set()},
+    ),
+    "incremental": (
+        {
+            "variants": {"LDA": {**S1, "adapt": "discriminant", "template": "mean"}},
+            "shots": 3,
+            "orders": 2,
+            "summary": True,
+        },
+        {
+            "rest": {"LDA/PGGAN + real", "LDA/add DCGAN", "LDA, order 2/add PGGAN"},
+            "new": {"LDA/add DCGAN"},
+            "summary": {"LDA/the rest, mean", "LDA/the new, worst"},
+        },
+    ),
+    "unknown": (
+        {
+            "variants": {"S1": {**S1, "template": "mean"}, "kNN": {**S1, "neighbours": 2}},
+            "alpha": 0.2,
+            "changes": ["jpeg75"],
+        },
+        {
+            "auroc": {"S1/PGGAN", "S1/rec_other", "kNN/worst"},
+            "oscr": {"S1/mean"},
+            "false_unknown": {"S1/clean", "S1/P mean"},
+        },
+    ),
+    "unsure": (
+        {"variants": {"S1": S1}, "alpha": 0.2, "risks": {"clean": 0.1, "jpeg75": 0.2}},
+        {"unsure": {"S1, clean/decided", "S1, jpeg75/coverage at the risk"}},
+    ),
+    "preprocessed_training": (
+        {"variants": {"M": S2, "M_GN": NOISY}, "train_on": ["PGGAN"]},
+        {
+            "figures": {"PGGAN, M/ACC", "DCGAN, M_GN/TNR at TPR 95", "DCGAN, floor: metadata/AUROC"},
+            "gain": {"M/AUROC", "M_GN - M/AUROC"},
+        },
+    ),
+    "generalisation": (
+        {
+            "variants": {"none": S3, "few": {**S3, "categories": 12}, "half": {**S3, "share": 0.5}, **SIMULATED},
+            "train_on": "PGGAN",
+            "ours": "half",
+        },
+        {
+            "ap": {"none/PGGAN", "few/mAP", "half/mAP, unseen", "floor: statistics/DCGAN", "DIP/mAP", "AutoGAN/DCGAN"},
+            "paired": {"half - none/mAP, unseen"},
+        },
+    ),
+    "robustness": (
+        {"variants": {"none": S3}, "train_on": "PGGAN", "sigmas": [0, 2], "qualities": [90, 30]},
+        {"blur": {"none/0", "none/2"}, "jpeg": {"none/30"}},
+    ),
+    "two_shot": (
+        {"variant": S3, "train_on": "PGGAN", "crops": 4},
+        {"accuracy": {"uncalibrated/DCGAN", "oracle/DCGAN", "two-shot/DCGAN"}},
+    ),
+    "ranking": (
+        {"variant": S3, "train_on": "PGGAN"},
+        {"logits": {"PGGAN, real/0th percentile", "DCGAN, generated/100th percentile"}},
+    ),
+    "spectra": ({"side": 32}, {"peaks": {"PGGAN/real", "PGGAN/generated"}}),
+    "precision_recall": ({"variant": S3, "train_on": "PGGAN"}, {"ap": {"AP/PGGAN", "AP/DCGAN"}}),
+    "out_of_the_box": (
+        {"variant": S3, "train_on": "PGGAN", "before": "jpeg75", "shrunk": "resize:0.75"},
+        {"figures": {"DCGAN, as stored/AP", "DCGAN, resized/accuracy"}},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Steps:
+    """Experiments share the networks that they have in common."""
+    return Steps(tmp_path_factory.mktemp("steps"))
+
+
+def test_no_experiment_is_left_out() -> None:
+    modules = {path.stem for path in (Path(__file__).parents[3] / "trainer/protocols").glob("*.py")}
+    assert {name for name in modules if hasattr(import_module(f"trainer.protocols.{name}"), "run")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_experiment_runs_from_end_to_end(name: str, make_study: Any, steps: Steps) -> None:
+    settings, tables = CASES[name]
+    recipe = {
+        "protocol": name,
+        "names": NAMES,
+        "maps": MAPS,
+        "table": [{"name": table, "title": table, "columns": ["PGGAN"]} for table in tables],
+        "settings": settings,
+    }
+    found: Findings = import_module(f"trainer.protocols.{name}").run(make_study(recipe, steps))
+    assert [table.name for table in found.tables] == list(tables)
+    for table in found.tables:
+        measured = {f"{cell.row}/{cell.column}": cell.measured for cell in table.cells}
+        assert tables[table.name] <= measured.keys()
+        for cell in filter(None, measured.values()):
+            assert math.isfinite(cell.value)
+            assert cell.low is None or cell.low <= cell.value + 1e-9
+            assert name in {"ranking", "spectra"} or -100 <= cell.value <= 100
+    assert all(_stands_alone(figure) for figure in found.figures)
+
+
+def test_the_same_study_gives_the_same_figures_and_trains_nothing_twice(make_study: Any, tmp_path: Path) -> None:
+    recipe = {
+        "protocol": "preprocessed_training",
+        "names": NAMES,
+        "maps": MAPS,
+        "table": [{"name": name, "title": name, "columns": []} for name in ("figures", "gain")],
+        "settings": {"variants": {"M": S2}, "train_on": ["PGGAN"]},
+    }
+    said: list[str] = []
+    run = import_module("trainer.protocols.preprocessed_training").run
+    first = run(make_study(recipe, Steps(tmp_path / "one", said.append)))
+    assert any(line.startswith("train") for line in said)
+    said.clear()
+    again = run(make_study(recipe, Steps(tmp_path / "one", said.append)))
+    assert said == []
+    other = run(make_study(recipe, Steps(tmp_path / "two", said.append)))
+    assert first == again == other
+
+
+def test_a_study_that_is_killed_between_two_networks_trains_only_what_is_left(
+    make_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {
+        "protocol": "preprocessed_training",
+        "names": NAMES,
+        "maps": MAPS,
+        "table": [{"name": name, "title": name, "columns": []} for name in ("figures", "gain")],
+        "settings": {"variants": {"M": S2, "M_GN": NOISY}, "train_on": ["PGGAN"]},
+    }
+    run = import_module("trainer.protocols.preprocessed_training").run
+    train, trained = loop.train, list[TrainConfig]()
+
+    def until_killed(config: TrainConfig, *rest: Any) -> Any:
+        if killed and trained:
+            raise KeyboardInterrupt
+        trained.append(config)
+        return train(config, *rest)
+
+    monkeypatch.setattr(loop, "train", until_killed)
+    killed = True
+    with pytest.raises(KeyboardInterrupt):
+        run(make_study(recipe, Steps(tmp_path / "one")))
+    killed = False
+    found = run(make_study(recipe, Steps(tmp_path / "one")))
+    assert len(trained) == 2
+    monkeypatch.undo()
+    assert found == run(make_study(recipe, Steps(tmp_path / "two")))
+
+
+def _stands_alone(figure: Figure) -> bool:
+    return figure.image.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,"))

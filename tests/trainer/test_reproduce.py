@@ -1,0 +1,138 @@
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from trainer import reproduce as reproduction
+from trainer.__main__ import app
+from trainer.errors import BadConfig
+
+RECIPE = """
+title = "Spectra, small"
+source = "nobody"
+question = "Which traces?"
+protocol = "spectra"
+names = ["PGGAN", "Glow"]
+settings = { side = 16 }
+
+[[table]]
+name = "peaks"
+title = "Peaks"
+columns = ["real"]
+published.PGGAN = [3.5]
+
+[maps.here]
+PGGAN = "grid"
+"""
+
+
+@pytest.fixture
+def data(make_folder: object) -> Path:
+    for split in ("train", "test"):
+        root: Path = make_folder(f"data/{split}", images=4)  # type: ignore[operator]
+    return root.parent
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_the_command_prints_both_figures_and_writes_a_report(data: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["reproduce", str(recipe), "--data", str(data), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"PGGAN\s.*3\.5\s", done.output)
+    assert "scale smoke" in done.output
+    page = (out / "report.html").read_text()
+    assert "Spectra, small" in page
+    assert "Glow = not in this corpus" in page
+    assert_stands_alone(page)
+
+
+def assert_stands_alone(page: str) -> None:
+    """It loads nothing: no address but ``data:`` and places on the page, in what a browser would follow by itself."""
+    addresses = re.findall(r"""(?:src|href|srcset|action|poster|data)\s*=\s*["']([^"']*)""", page)
+    assert addresses
+    assert all(address.startswith(("data:image/", "#")) for address in addresses)
+    assert "<script" not in page
+    assert "<link" not in page
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_json_is_for_machines_and_the_report_can_be_written_anew(data: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["reproduce", str(recipe), "--data", str(data), "--out", str(out), "--map", "PGGAN=grid", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    (section,) = json.loads(done.stdout)
+    assert section["mapping"] == {"PGGAN": "grid", "Glow": None}
+    cell = next(c for c in section["tables"][0]["cells"] if (c["row"], c["column"]) == ("PGGAN", "real"))
+    assert cell["published"] == 3.5
+    assert cell["measured"]["value"] > 0
+    before = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
+    assert (out / "report.html").read_text() == before
+
+
+def test_sections_of_earlier_runs_stay_in_the_report(data: Path, recipe: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace("small", "again"))
+    for path in (recipe, other):
+        reproduction.reproduce(
+            [str(path)],
+            data,
+            tmp_path / "out",
+            "smoke",
+            real=["real"],
+            stand_ins={},
+            fresh=False,
+            console=Console(file=io.StringIO()),
+        )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index("Spectra, small") < page.index("Spectra, again")
+
+
+def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace('PGGAN = "grid"', 'PGGAN = "flow"'))
+    common = ["--data", str(data), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["reproduce", str(other), *common])
+    assert done.exit_code == 2
+    assert "nothing stands for any of PGGAN, Glow; say --map" in done.output
+    done = CliRunner().invoke(app, ["reproduce", str(other), str(recipe), *common])
+    assert done.exit_code == 0
+    assert "left out" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["s9-table1", "--data", "."], "no protocol of that name"),
+        (["s1-table1", "--scale", "mini"], "--data: scale 'mini' needs a corpus"),
+        (["s1-table1", "--map", "PGGAN"], "expected NAME=FOLDER"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["reproduce", *arguments])
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_list_names_every_experiment() -> None:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["reproduce", "--list"])
+    assert done.exit_code == 0
+    assert "s1-table1" in done.output
+    assert "mini8-unknown" in done.output
+
+
+def test_nothing_to_report_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="no sections here"):
+        reproduction.write_report(tmp_path)

@@ -1,0 +1,142 @@
+"""What anyone gets for nothing: the two floors that stand beside every result.
+
+``metadata``: a random forest on what is known of a file without its pixels, its size among it. Where that names the
+source, a network may have learned nothing else.
+
+``statistics``: a linear discriminant with shrinkage (Ledoit and Wolf 2004) on the hand-made statistics of
+``traces.py``. What a network adds to it is what learning was good for.
+
+Both name a label and rank *generated* against real, by the log-odds of their class probabilities, so they stand for the
+closed set and for the binary decision. Thresholds and everything else come from the training images alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from bundle.manifest import Label
+from trainer.data import ImageFolder, label_numbers
+from trainer.metadata import read_metadata, tabulate
+from trainer.metrics import Binary, ClosedSet, Floats, Numbers, binary, closed_set
+from trainer.separation import metadata_forest
+from trainer.traces import measure
+
+Kind = Literal["metadata", "statistics"]
+Features = npt.NDArray[np.float32]
+"""``float32[N, F]``."""
+Report = Callable[[int, int], None]
+"""Called with the number of images done and their total."""
+
+
+def _quiet(_done: int, _total: int) -> None:
+    pass
+
+
+class Floor(BaseModel):
+    """What one of the floors reaches on a set of images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    closed_set: ClosedSet
+    binary: Binary | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What a floor says of N images."""
+
+    predicted: Numbers
+    """``int64[N]``, the likeliest label's number."""
+    logits: Floats
+    """``float32[N]``, log-odds of *generated*."""
+
+
+class Judge:
+    """A floor that has seen its training images."""
+
+    def __init__(self, kind: Kind, labels: Sequence[Label], classifier: Any, numbers: Numbers) -> None:
+        self.kind = kind
+        self.labels = tuple(labels)
+        self._classifier = classifier
+        self._generated = np.array([label.kind == "generator" for label in labels])[np.unique(numbers)]
+
+    def judge(self, features: Features) -> Judged:
+        """Of ``float32[N, F]``."""
+        probabilities = self._classifier.predict_proba(features)
+        generated, real = (
+            np.log(np.maximum(probabilities[:, columns].sum(axis=1), np.finfo(np.float64).tiny))
+            for columns in (self._generated, ~self._generated)
+        )
+        numbers = self._classifier.classes_[probabilities.argmax(axis=1)]
+        return Judged(numbers.astype(np.int64), (generated - real).astype(np.float32))
+
+    def floor(self, features: Features, truth: Numbers) -> Floor:
+        """Figures of ``float32[N, F]`` with the labels ``int64[N]``."""
+        judged = self.judge(features)
+        generated = np.array([label.kind == "generator" for label in self.labels])[truth]
+        names = tuple(label.name for label in self.labels)
+        return Floor(
+            kind=self.kind,
+            closed_set=closed_set(truth, judged.predicted, names),
+            binary=binary(judged.logits, generated),
+        )
+
+
+def fit_metadata(features: Features, numbers: Numbers, labels: Sequence[Label], seed: int = 0) -> Judge:
+    """A forest on ``metadata.tabulate(...)``, with the labels ``int64[N]``."""
+    return Judge("metadata", labels, metadata_forest(seed).fit(features, numbers), numbers)
+
+
+def fit_statistics(features: Features, numbers: Numbers, labels: Sequence[Label]) -> Judge:
+    """A discriminant on ``traces.measure(...)``, with the labels ``int64[N]``."""
+    discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    return Judge("statistics", labels, make_pipeline(StandardScaler(), discriminant).fit(features, numbers), numbers)
+
+
+def metadata_floor(train: ImageFolder, test: ImageFolder, labels: Sequence[Label], progress: Report = _quiet) -> Floor:
+    """What files alone tell of ``test`` after a look at those of ``train``.
+
+    Raises:
+        OSError: a file is gone that was there when the folder was read.
+        UnknownClass: a class is none of ``labels``.
+    """
+    known, asked = (metadata_of(folder, progress) for folder in (train, test))
+    return fit_metadata(known, label_numbers(train, labels), labels).floor(asked, label_numbers(test, labels))
+
+
+def statistics_floor(
+    train: ImageFolder, test: ImageFolder, labels: Sequence[Label], progress: Report = _quiet
+) -> Floor:
+    """What hand-made statistics of the views that a network sees tell of ``test``, after a look at ``train``.
+
+    Raises:
+        UnknownClass: a class is none of ``labels``.
+    """
+    known, asked = (statistics_of(folder, progress) for folder in (train, test))
+    return fit_statistics(known, label_numbers(train, labels), labels).floor(asked, label_numbers(test, labels))
+
+
+def metadata_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
+    """Of all files of a folder, ``float32[N, F]``."""
+    read = []
+    for index in range(len(folder)):
+        read.append(read_metadata(folder.encoded(index)))
+        progress(index + 1, len(folder))
+    return tabulate(read).values
+
+
+def statistics_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
+    """Of all views of a folder, ``float32[N, F]``, few of them in memory at a time."""
+    parts = []
+    for start in range(0, len(folder), 128):
+        parts.append(measure(folder.pixels(slice(start, start + 128))))
+        progress(min(start + 128, len(folder)), len(folder))
+    return np.concatenate(parts)

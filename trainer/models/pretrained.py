@@ -1,0 +1,32 @@
+"""Weights that were trained elsewhere, from a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer.errors import BadConfig
+
+
+def load_pretrained(module: nn.Module, path: Path, what: str, without: Sequence[str]) -> None:
+    """Take over a state dict, all but the entries that begin with one of ``without``: the last layer's.
+
+    Args:
+        module: exactly what is left.
+        path: the file; no code in it is run.
+        what: the file that is wanted, for people: ``a torchvision state dict of resnet50``.
+        without: beginnings of names.
+
+    Raises:
+        BadConfig: the file is missing, no state dict, or one of another network.
+    """
+    where = f"pretrained: {path}"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(tuple(without))})
+    except OSError as error:
+        raise BadConfig(f"{where}: no weights here: {error.strerror}") from error
+    except Exception as error:  # the unpickler raises almost anything on bytes that are no weights
+        reason = " ".join(str(error).split())[:200]
+        raise BadConfig(f"{where}: not {what}: {reason}") from error

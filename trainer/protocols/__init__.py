@@ -1,0 +1,1 @@
+"""One file an experiment, and what they share; ``trainer.reproduce`` runs them."""

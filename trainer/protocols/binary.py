@@ -1,0 +1,127 @@
+"""Real or generated: each generator alone, and all mixed (S1, Table I); clean and post-processed.
+
+A variant with a single output is trained anew against each generator, as published; one with an output a class is
+trained once on all of them. *Mixed* has as many reals as fakes: an equal share of each generator's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from sklearn.linear_model import LogisticRegression
+
+from trainer.plots import precision_recall, reliability_diagram
+from trainer.protocols.changes import changes_of
+from trainer.protocols.closed_set import summary
+from trainer.protocols.corpus import Picture
+from trainer.protocols.floors import binary_floors
+from trainer.protocols.measures import Sample, percent_of
+from trainer.protocols.recipe import Variant
+from trainer.protocols.section import Figure, Measured
+from trainer.protocols.study import Findings, Floats, Study, Trained
+from trainer.reliability import Reliability, reliability
+from trainer.transforms import CLEAN, Transform
+
+MIXED = "Mixed"
+
+
+class Settings(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, Variant]
+    changes: tuple[str, ...] = ()
+    """Post-processing, beside clean images: names of ``trainer.transforms``, or groups of them."""
+    fpr: float | None = None
+    """Also the share of fakes found at this share of false alarms."""
+
+
+def run(study: Study) -> Findings:
+    """Tables ``auroc`` and, where asked for, ``tpr`` and ``changes``."""
+    settings: Settings = study.settings(Settings)
+    columns = {**study.generators, MIXED: None}
+    auroc: dict[tuple[str, str], Measured] = {}
+    tpr: dict[tuple[str, str], Measured] = {}
+    after: dict[tuple[str, str], Measured] = {}
+    curves: dict[str, tuple[Floats, np.ndarray]] = {}
+    trust: dict[str, Reliability] = {}
+    for row, variant in settings.variants.items():
+        nets = _trained(study, variant)
+        for column, generator in columns.items():
+            pictures = _test(study, generator)
+            sample = Sample.of(study, pictures, len(study.seeds_of(variant)))
+            logits = _logits(study, nets[column], pictures)
+            auroc[row, column] = percent_of(sample.auroc(logits))
+            if settings.fpr is not None:
+                tpr[row, column] = percent_of(sample.tpr_at_fpr(logits, settings.fpr))
+        curves[row] = (logits[0, 0], sample.generated)
+        trust[row] = _reliability(study, nets[MIXED][0], logits[0, 0], sample.generated)
+        changed = {c.name: sample.auroc(_logits(study, nets[MIXED], pictures, c)) for c in changes_of(settings.changes)}
+        for column, found in {**summary(changed, changes_of(settings.changes)), **changed}.items():
+            after[row, column] = percent_of(found)
+    for column, generator in columns.items():
+        names = _names(study, generator)
+        for floor, value in binary_floors(study, names).items():
+            auroc[floor, column] = value
+    tables = [study.recipe.published("auroc").beside(auroc)]
+    if settings.fpr is not None:
+        tables.append(study.recipe.published("tpr").beside(tpr))
+    if after:
+        tables.append(study.recipe.published("changes").beside(after, "Mixed test images, after the transform."))
+    figures = (
+        Figure(title="Precision and recall, mixed", image=precision_recall(curves)),
+        Figure(
+            title="Reliability, mixed",
+            image=reliability_diagram(trust),
+            caption="Probabilities by Platt scaling on calibration images of the same share of fakes.",
+        ),
+    )
+    return Findings(tables=tuple(tables), figures=figures)
+
+
+def _trained(study: Study, variant: Variant) -> Mapping[str, list[Trained]]:
+    """Column -> a network a seed."""
+    nets: dict[str, list[Trained]] = {column: [] for column in (*study.generators, MIXED)}
+    for seed in study.seeds_of(variant):
+        config = study.config(variant, seed)
+        every = tuple(study.generators.values())
+        count = study.least(variant)
+        val = study.corpus.classes(every, "val", study.scale.val)
+        if not config.binary:
+            trained = study.train(config, study.corpus.classes(every, "train", count), val)
+            for column_nets in nets.values():
+                column_nets.append(trained)
+            continue
+        for column, generator in study.generators.items():
+            classes = study.corpus.classes([generator], "train", count)
+            pair = study.corpus.classes([generator], "val", study.scale.val)
+            nets[column].append(study.train(config, classes, pair))
+        reals = study.corpus.photographs("train", count)
+        share = max(1, len(reals) // len(every))
+        mixed = {"real": reals, **{name: study.corpus.fakes(name, "train", share) for name in every}}
+        nets[MIXED].append(study.train(config, mixed, val))
+    return nets
+
+
+def _names(study: Study, generator: str | None) -> tuple[str, ...]:
+    return tuple(study.generators.values()) if generator is None else (generator,)
+
+
+def _test(study: Study, generator: str | None) -> tuple[Picture, ...]:
+    classes = study.corpus.classes(_names(study, generator), "test", study.scale.test)
+    return tuple(picture for pictures in classes.values() for picture in pictures)
+
+
+def _logits(study: Study, nets: Sequence[Trained], pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:
+    """``float32[S, 1, N]``."""
+    return np.stack([study.outputs(net, pictures, change).logits for net in nets])[:, None]
+
+
+def _reliability(study: Study, net: Trained, logits: Floats, generated: np.ndarray) -> Reliability:
+    """After a logistic regression on ``calib``, which has the same share of fakes."""
+    classes = study.corpus.classes(study.generators.values(), "calib", study.scale.calib)
+    pictures = [picture for some in classes.values() for picture in some]
+    known = study.outputs(net, pictures).logits
+    fit = LogisticRegression(C=1e3).fit(known[:, None], [picture.generated for picture in pictures])
+    return reliability(fit.predict_proba(logits[:, None])[:, 1], generated)

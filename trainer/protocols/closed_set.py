@@ -1,0 +1,114 @@
+"""Who made it, among known generators: the nearest template's label (S1, Table III); clean and post-processed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from trainer import bootstrap
+from trainer.bootstrap import Estimate
+from trainer.plots import confusion, embedding_map
+from trainer.protocols.changes import changes_of
+from trainer.protocols.corpus import Picture
+from trainer.protocols.floors import closed_set_floors
+from trainer.protocols.measures import Sample, Values, percent_of
+from trainer.protocols.naming import Namer, confusion_of, make_namer
+from trainer.protocols.recipe import Variant
+from trainer.protocols.section import Figure, Measured
+from trainer.protocols.study import Findings, Study
+from trainer.transforms import CLEAN, Transform
+
+TOP1 = "top-1"
+
+
+class Settings(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, Variant]
+    changes: tuple[str, ...] = ()
+    """Post-processing, beside clean images; see ``changes.py``."""
+
+
+def run(study: Study) -> Findings:
+    """Tables ``top1`` (clean; after each change, their mean and their worst) and ``recall`` (a column a class)."""
+    settings: Settings = study.settings(Settings)
+    classes = study.corpus.classes(study.generators.values(), "test", study.scale.test)
+    pictures = [picture for some in classes.values() for picture in some]
+    truth = np.array([picture.label for picture in pictures])
+    top1: dict[tuple[str, str], Measured] = {}
+    recall: dict[tuple[str, str], Measured] = {}
+    figures: list[Figure] = []
+    remarks: list[str] = []
+    for row, variant in settings.variants.items():
+        if (variant.train or 0) > fewest(study):
+            remarks.append(f"{row} is left out: there are {fewest(study)} training images a class.")
+            continue
+        namers = trained_namers(study, variant)
+        sample = Sample.of(study, pictures, len(namers))
+        clean = _right(namers, pictures)
+        top1[row, TOP1] = percent_of(sample.mean(clean))
+        changes = changes_of(settings.changes)
+        after = {change.name: sample.mean(_right(namers, pictures, change)) for change in changes}
+        for column, found in {**summary(after, changes), **after}.items():
+            top1[row, column] = percent_of(found)
+        for name, own in classes.items():
+            recall[row, name] = percent_of(Sample.of(study, own, len(namers)).mean(clean[:, :, truth == name]))
+        if variant.template != "fingerprint":  # noise patterns have no neighbourhoods to show
+            figures += _figures(row, namers[0], pictures)
+    for floor, value in closed_set_floors(study, tuple(study.generators.values())).items():
+        top1[floor, TOP1] = value
+    tables = (study.recipe.published("top1").beside(top1), study.recipe.published("recall").beside(recall))
+    return Findings(tables=tables, figures=tuple(figures), remarks=tuple(remarks))
+
+
+def fewest(study: Study) -> int:
+    """Training images of the class with the fewest."""
+    train = study.corpus.classes(study.generators.values(), "train", study.scale.train)
+    return min(len(pictures) for pictures in train.values())
+
+
+def trained_namers(study: Study, variant: Variant) -> list[Namer]:
+    """A backbone a seed, trained on all generators, with its templates."""
+    generators = tuple(study.generators.values())
+    train = study.corpus.classes(generators, "train", study.least(variant))
+    val = study.corpus.classes(generators, "val", study.scale.val)
+    return [
+        make_namer(study, variant, study.train(study.config(variant, seed), train, val), train, seed=seed)
+        for seed in study.seeds_of(variant)
+    ]
+
+
+def summary(after: dict[str, Estimate], changes: Sequence[Transform]) -> dict[str, Estimate]:
+    """Mean and worst over the changes of track P, and the mean of those held out of training."""
+    track = [after[change.name] for change in changes if change.track == "post-processed"]
+    held_out = [after[change.name] for change in changes if change.held_out]
+    found = {}
+    if track:
+        found = {"P mean": bootstrap.average(track), "P worst": bootstrap.worst(track)}
+    if held_out:
+        found["P held out, mean"] = bootstrap.average(held_out)
+    return found
+
+
+def _right(namers: Sequence[Namer], pictures: Sequence[Picture], change: Transform = CLEAN) -> Values:
+    """``bool[S, 1, N]``."""
+    return np.stack([namer.right(pictures, change) for namer in namers])[:, None]
+
+
+def _figures(row: str, namer: Namer, pictures: Sequence[Picture]) -> list[Figure]:
+    labels = namer.library.labels
+    truth = [picture.label for picture in pictures]
+    return [
+        Figure(
+            title=f"{row}: confusion",
+            image=confusion(labels, confusion_of(namer.name(pictures), pictures, labels)),
+            caption="First backbone, clean.",
+        ),
+        Figure(
+            title=f"{row}: embeddings",
+            image=embedding_map(namer.embed(pictures), truth),
+            caption="t-SNE of test images, first backbone: neighbours stay neighbours, distances mean nothing.",
+        ),
+    ]

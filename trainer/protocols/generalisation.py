@@ -1,0 +1,130 @@
+"""Trained on one generator, tested on others (S3, Tables 2 and 4): augmentations, number of classes, size of the data.
+
+AP is taken on each generator's own reals and fakes; mAP is the plain mean. Published means count the generator that was
+trained on: the mean without it stands beside them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer import bootstrap
+from trainer.bootstrap import Estimate
+from trainer.errors import NotInCorpus
+from trainer.protocols.categories import some_categories
+from trainer.protocols.corpus import REAL, Picture, spread
+from trainer.protocols.floors import binary_floors
+from trainer.protocols.measures import Sample, percent_of
+from trainer.protocols.recipe import Variant
+from trainer.protocols.section import Measured
+from trainer.protocols.simulated import Simulation, simulate
+from trainer.protocols.study import Classes, Findings, Study, Trained
+
+ALL, UNSEEN = "mAP", "mAP, unseen"
+
+
+class Trial(Variant):
+    """A variant, and what it is trained on."""
+
+    train_on: str | None = None
+    """Another of the publication's generators than the experiment's."""
+
+    simulation: Simulation | None = None
+    """In place of the generator's images: fakes made of its photographs."""
+    categories: int | None = Field(default=None, ge=1)
+    """Only what shows one of so many things."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the images, spread evenly."""
+
+
+class Settings(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, Trial]
+    train_on: str
+    """The publication's name."""
+    ours: str | None = None
+    """A variant that is to beat the best of the others, by a paired difference of *mAP, unseen*."""
+
+
+def run(study: Study) -> Findings:
+    """Table ``ap``; ``paired`` where one variant is to beat the others."""
+    settings: Settings = study.settings(Settings)
+    found: dict[tuple[str, str], Measured] = {}
+    unseen: dict[str, Estimate] = {}
+    remarks: set[str] = set()
+    for row, trial in settings.variants.items():
+        source = trial.train_on or settings.train_on
+        nets, remark = trained_on(study, trial, source)
+        remarks |= {remark} if remark else set()
+        estimates = average_precisions(study, nets)
+        for column, estimate in estimates.items():
+            found[row, column] = percent_of(estimate)
+        found[row, ALL] = percent_of(bootstrap.average(list(estimates.values())))
+        known = None if trial.simulation is not None else source
+        others = [estimate for name, estimate in estimates.items() if name != known]
+        if others:
+            unseen[row] = bootstrap.average(others)
+            found[row, UNSEEN] = percent_of(unseen[row])
+    trained = (study.generators[settings.train_on],)
+    for column, generator in study.generators.items():
+        for floor, value in binary_floors(study, trained, (generator,), "AP").items():
+            found[floor, column] = value
+    tables = [study.recipe.published("ap").beside(found)]
+    if settings.ours is not None:
+        tables.append(study.recipe.published("paired").beside(_paired(settings.ours, unseen)))
+    return Findings(tables=tuple(tables), remarks=tuple(sorted(remarks)))
+
+
+def trained_on(study: Study, trial: Trial, name: str) -> tuple[list[Trained], str]:
+    """A network a seed, trained on one generator and its reals; and what has to be said about the data.
+
+    Raises:
+        NotInCorpus: the corpus has nothing that stands for the generator.
+    """
+    if name not in study.generators:
+        raise NotInCorpus(f"train_on: nothing in {study.corpus.root} stands for {name}; say --map {name}=FOLDER")
+    generator = study.generators[name]
+    train: Classes = study.corpus.classes([generator], "train")
+    remark = ""
+    if trial.categories is not None:
+        train, remark = some_categories(train, trial.categories)
+    val: Classes = study.corpus.classes([generator], "val", study.scale.val)
+    train = {label: spread(pictures, study.least(trial)) for label, pictures in train.items()}
+    if trial.simulation is not None:
+        train, val = simulate(study, train[REAL], trial.simulation)
+    train = {label: _part(pictures, trial.share) for label, pictures in train.items()}
+    return [study.train(study.config(trial, seed), train, val) for seed in study.seeds_of(trial)], remark
+
+
+def average_precisions(study: Study, nets: Sequence[Trained], **how: Any) -> dict[str, Estimate]:
+    """Of each generator of the publication; ``how`` the images are seen, see ``Study.outputs``."""
+    found = {}
+    for name in study.generators:
+        pictures = tested(study, name)
+        logits = np.stack([study.outputs(net, pictures, **how).logits for net in nets])[:, None]
+        found[name] = Sample.of(study, pictures, len(nets)).average_precision(logits)
+    return found
+
+
+def tested(study: Study, name: str) -> tuple[Picture, ...]:
+    """A generator's test images and its reals."""
+    classes = study.corpus.classes([study.generators[name]], "test", study.scale.test)
+    return tuple(picture for pictures in classes.values() for picture in pictures)
+
+
+def _part(pictures: Sequence[Picture], share: float) -> tuple[Picture, ...]:
+    return spread(pictures, max(2, round(len(pictures) * share)))
+
+
+def _paired(ours: str, unseen: Mapping[str, Estimate]) -> dict[tuple[str, str], Measured]:
+    """Ours minus each other, over photographs (and backbones, where both have as many)."""
+    return {
+        (f"{ours} - {row}", UNSEEN): percent_of(unseen[ours] - estimate)
+        for row, estimate in unseen.items()
+        if row != ours and ours in unseen
+    }

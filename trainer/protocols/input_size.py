@@ -1,0 +1,51 @@
+"""AUROC of one generator at several input sizes, for several networks (S1, Table II).
+
+As in the paper, images are resized to the input. A size above the stored one is left out: enlarging adds no evidence.
+"""
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from bundle.preprocess import decode
+from trainer.protocols.floors import binary_floors
+from trainer.protocols.measures import Sample, percent_of
+from trainer.protocols.recipe import Variant
+from trainer.protocols.section import Measured
+from trainer.protocols.study import Findings, Study
+
+
+class Settings(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, Variant]
+    sizes: tuple[int, ...]
+    """Sides of the input, in pixels."""
+
+
+def run(study: Study) -> Findings:
+    """Table ``auroc``."""
+    settings: Settings = study.settings(Settings)
+    (generator,) = list(study.generators.values())[:1]
+    train = {row: study.corpus.classes([generator], "train", study.least(v)) for row, v in settings.variants.items()}
+    val = study.corpus.classes([generator], "val", study.scale.val)
+    pictures = [p for some in study.corpus.classes([generator], "test", study.scale.test).values() for p in some]
+    stored = min(decode(pictures[0].extent.read()).image.size)
+    usable = [size for size in settings.sizes if size <= stored]
+    found: dict[tuple[str, str], Measured] = {}
+    for row, variant in settings.variants.items():
+        sample = Sample.of(study, pictures, len(study.seeds_of(variant)))
+        for size in usable:
+            nets = [
+                study.train(study.config(variant, seed, size=size, fit="resize"), train[row], val)
+                for seed in study.seeds_of(variant)
+            ]
+            logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
+            found[row, f"{size}x{size}"] = percent_of(sample.auroc(logits))
+    for size in usable:  # of the images as stored: the same at every size
+        for floor, value in binary_floors(study, (generator,)).items():
+            found[floor, f"{size}x{size}"] = value
+    left_out = [f"{size}" for size in settings.sizes if size not in usable]
+    remarks = (f"{generator} has {stored} pixels: {', '.join(left_out)} would only be enlarged.",) if left_out else ()
+    return Findings(tables=(study.recipe.published("auroc").beside(found),), remarks=remarks)

@@ -1,0 +1,83 @@
+"""Figures of a study with their bounds: backbones and photographs resampled (``trainer.bootstrap``)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import bootstrap
+from trainer.bootstrap import Estimate, Resamples
+from trainer.metrics import average_precision, tnr_at_tpr, tpr_at_fpr
+from trainer.protocols.corpus import Picture
+from trainer.protocols.section import Measured
+from trainer.protocols.study import Study
+
+Scores = npt.NDArray[np.floating[Any]]
+Values = Scores | npt.NDArray[np.bool_]
+Flags = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The N test files that figures are taken on, and how they are resampled.
+
+    Figures of samples of one study, one number of seeds and draws, and one split, are paired: resample b draws the same
+    photographs for all of them where they show the same ones.
+    """
+
+    generated: Flags
+    photograph: Numbers
+    resamples: Resamples
+
+    @classmethod
+    def of(cls, study: Study, pictures: Sequence[Picture], seeds: int, draws: int = 1) -> "Sample":
+        """Of these files; photographs are shared between classes where the corpus is paired."""
+        if study.corpus.paired:
+            _, photograph = np.unique([picture.scene for picture in pictures], return_inverse=True)
+        else:
+            photograph = np.arange(len(pictures))
+        count = int(photograph.max()) + 1
+        resamples = Resamples.draw(seeds, draws, count, seed=0, count=study.scale.resamples)
+        return cls(np.array([picture.generated for picture in pictures]), photograph, resamples)
+
+    def among(self, chosen: Flags) -> "Sample":
+        """Some of the files, resampled with the rest."""
+        return Sample(self.generated[chosen], self.photograph[chosen], self.resamples)
+
+    def auroc(self, logits: Values) -> Estimate:
+        """Of ``float[S, D, N]``."""
+        return bootstrap.auroc(logits, self.generated, self.photograph, self.resamples)
+
+    def mean(self, right: Values) -> Estimate:
+        """Of ``bool[S, D, N]``, or of shares."""
+        return bootstrap.mean(right, self.photograph, self.resamples)
+
+    def average_precision(self, logits: Scores) -> Estimate:
+        """S3's AP of ``float[S, D, N]``."""
+        return self._figure(average_precision, logits)
+
+    def tpr_at_fpr(self, logits: Scores, fpr: float) -> Estimate:
+        """Share of fakes found at the threshold that ``fpr`` of the reals reach."""
+        return self._figure(lambda s, g: tpr_at_fpr(s, g, fpr), logits)
+
+    def tnr_at_tpr(self, logits: Scores, tpr: float) -> Estimate:
+        """Share of fakes found at the threshold below which ``tpr`` of the reals lie: S2's, *real* is positive."""
+        return self._figure(lambda s, g: tnr_at_tpr(-s, ~g, tpr), logits)
+
+    def _figure(self, statistic: Callable[[Scores, Flags], float], logits: Scores) -> Estimate:
+        def of(backbone: int, draw: int, files: Numbers) -> float:
+            flags = self.generated[files]
+            if flags.all() or not flags.any():
+                return float("nan")
+            return float(statistic(logits[backbone, draw, files], flags))
+
+        return bootstrap.figure(of, self.photograph, self.resamples)
+
+
+def percent_of(estimate: Estimate) -> Measured:
+    """A share in 0..1, in per cent, with its 95 % bounds."""
+    interval = estimate.interval()
+    return Measured(value=100 * interval.value, low=100 * interval.low, high=100 * interval.high)

@@ -1,0 +1,33 @@
+"""Precision and recall on each generator (S3, Fig. 8)."""
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from trainer.plots import precision_recall
+from trainer.protocols.generalisation import Trial, average_precisions, tested, trained_on
+from trainer.protocols.measures import percent_of
+from trainer.protocols.section import Figure
+from trainer.protocols.study import Findings, Study
+
+
+class Settings(BaseModel):
+    """Which network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: Trial
+    train_on: str
+
+
+def run(study: Study) -> Findings:
+    """Table ``ap`` and the curves, of the first backbone."""
+    settings: Settings = study.settings(Settings)
+    nets, _ = trained_on(study, settings.variant, settings.train_on)
+    scores = {}
+    for name in study.generators:
+        pictures = tested(study, name)
+        generated = np.array([picture.generated for picture in pictures])
+        scores[name] = study.outputs(nets[0], pictures).logits, generated
+    found = {("AP", name): percent_of(estimate) for name, estimate in average_precisions(study, nets).items()}
+    figure = Figure(title="Precision and recall (S3, Fig. 8)", image=precision_recall(scores))
+    return Findings(tables=(study.recipe.published("ap").beside(found),), figures=(figure,))

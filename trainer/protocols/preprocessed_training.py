@@ -1,0 +1,94 @@
+"""Does blurring or noise in training help on generators never seen? (S2, Table 1). *Positive* is a real image there.
+
+Published gains are in accuracy at one threshold, where a model that calls more images generated wins as well: AUROC and
+TNR at TPR 95 % do not depend on that. Differences to the first variant are paired over photographs.
+"""
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer import bootstrap
+from trainer.bootstrap import Estimate
+from trainer.protocols.floors import binary_floors
+from trainer.protocols.measures import Sample, Scores, percent_of
+from trainer.protocols.recipe import Variant
+from trainer.protocols.section import Measured
+from trainer.protocols.study import Findings, Study
+
+
+class Settings(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, Variant] = Field(min_length=1)
+    """Differences are taken to the first."""
+    train_on: tuple[str, ...] = Field(min_length=1)
+    """The publication's names: one network for each, which is tested on all others."""
+
+
+FIGURES = ("ACC", "TPR", "TNR", "AUROC", "TNR at TPR 95")
+
+
+def run(study: Study) -> Findings:
+    """Tables ``figures`` (a row for each test set and variant), ``gain`` (differences, unseen generators together)."""
+    settings: Settings = study.settings(Settings)
+    figures: dict[tuple[str, str], Measured] = {}
+    sources = [name for name in settings.train_on if name in study.generators]
+    unseen: dict[str, list[dict[str, Estimate]]] = {name: [] for name in settings.variants}
+    for source in sources:
+        prefix = "" if len(sources) == 1 else f"{source} -> "
+        for row, variant in settings.variants.items():
+            for target, estimates in _tested(study, variant, source).items():
+                figures |= {(f"{prefix}{target}, {row}", name): percent_of(one) for name, one in estimates.items()}
+                unseen[row] += [estimates] if target != source else []
+        for target, generator in study.generators.items():
+            floors = binary_floors(study, (study.generators[source],), (generator,))
+            figures |= {(f"{prefix}{target}, {floor}", "AUROC"): value for floor, value in floors.items()}
+    gains = _gains({row: _means(found) for row, found in unseen.items() if found})
+    tables = (study.recipe.published("figures").beside(figures), study.recipe.published("gain").beside(gains))
+    return Findings(tables=tables)
+
+
+def _means(found: list[dict[str, Estimate]]) -> dict[str, Estimate]:
+    return {name: bootstrap.average([estimates[name] for estimates in found]) for name in FIGURES}
+
+
+def _gains(means: dict[str, dict[str, Estimate]]) -> dict[tuple[str, str], Measured]:
+    """Of each variant, and what each gains over the first."""
+    found: dict[tuple[str, str], Measured] = {}
+    first = next(iter(means), "")
+    for row, estimates in means.items():
+        for name, estimate in estimates.items():
+            found[row, name] = percent_of(estimate)
+            if row != first:
+                found[f"{row} - {first}", name] = percent_of(estimate - means[first][name])
+    return found
+
+
+def _tested(study: Study, variant: Variant, source: str) -> dict[str, dict[str, Estimate]]:
+    generator = study.generators[source]
+    train = study.corpus.classes([generator], "train", study.least(variant))
+    val = study.corpus.classes([generator], "val", study.scale.val)
+    nets = [study.train(study.config(variant, seed), train, val) for seed in study.seeds_of(variant)]
+    found = {}
+    for target, family in study.generators.items():
+        pictures = [p for some in study.corpus.classes([family], "test", study.scale.test).values() for p in some]
+        logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
+        found[target] = _figures(Sample.of(study, pictures, len(nets)), logits)
+    return found
+
+
+def _figures(sample: Sample, logits: Scores) -> dict[str, Estimate]:
+    called_real = logits <= 0
+    generated = sample.generated
+    # Reals and fakes count the same, as in the paper, whose sets are equally large.
+    tpr = sample.among(~generated).mean(called_real[:, :, ~generated])
+    tnr = sample.among(generated).mean(~called_real[:, :, generated])
+    return {
+        "ACC": bootstrap.average([tpr, tnr]),
+        "TPR": tpr,
+        "TNR": tnr,
+        "AUROC": sample.auroc(logits),
+        "TNR at TPR 95": sample.tnr_at_tpr(logits, 0.95),
+    }

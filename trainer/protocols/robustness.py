@@ -1,0 +1,56 @@
+"""AP after blur and after JPEG at test time, for each training augmentation (S3, Fig. 5)."""
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from trainer.metrics import average_precision
+from trainer.plots import panels
+from trainer.protocols.changes import blurred, coded
+from trainer.protocols.generalisation import Trial, tested, trained_on
+from trainer.protocols.section import Figure, Measured
+from trainer.protocols.study import Findings, Study, Trained
+from trainer.transforms import Transform
+
+
+class Settings(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, Trial]
+    train_on: str
+    sigmas: tuple[float, ...]
+    """Of the blur, in pixels."""
+    qualities: tuple[int, ...]
+    """Of JPEG, in the order in which they are drawn."""
+
+
+def run(study: Study) -> Findings:
+    """Tables ``blur`` and ``jpeg``, means over generators; a diagram for each generator."""
+    settings: Settings = study.settings(Settings)
+    sweeps = {
+        "blur": [(sigma, blurred(sigma)) for sigma in settings.sigmas],
+        "jpeg": [(float(quality), coded(quality)) for quality in settings.qualities],
+    }
+    axes = {"blur": "blur, sigma", "jpeg": "JPEG quality"}
+    nets = {row: trained_on(study, trial, settings.train_on)[0][0] for row, trial in settings.variants.items()}
+    tables, figures = [], []
+    for kind, sweep in sweeps.items():
+        means: dict[tuple[str, str], Measured] = {}
+        groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in study.generators}
+        for row, net in nets.items():
+            for amount, change in sweep:
+                found = {name: 100 * _ap(study, net, name, change) for name in study.generators}
+                means[row, f"{amount:g}"] = Measured(value=float(np.mean(list(found.values()))))
+                for name, value in found.items():
+                    groups[name].setdefault(row, []).append((amount, value))
+        tables.append(study.recipe.published(kind).beside(means))
+        image = panels(groups, x=axes[kind], y="AP, %", limits=(35, 102))
+        figures.append(Figure(title=f"Robustness to {kind} (S3, Fig. 5)", image=image))
+    return Findings(tables=tuple(tables), figures=tuple(figures))
+
+
+def _ap(study: Study, net: Trained, name: str, change: Transform) -> float:
+    pictures = tested(study, name)
+    generated = np.array([picture.generated for picture in pictures])
+    return average_precision(study.outputs(net, pictures, change).logits, generated)

@@ -1,0 +1,151 @@
+"""What a protocol found: tables with published and measured figures side by side, pictures, remarks."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+NOTHING = "-"
+"""Where there is no figure."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measured(_Value):
+    """One figure, with its 95 % bounds where they were worked out."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Cell(_Value):
+    """A figure at its place."""
+
+    row: str
+    column: str
+    published: float | None = None
+    measured: Measured | None = None
+    target: float | None = None
+    """What we set ourselves to reach; met when the bound on its side is."""
+    at_most: bool = False
+    """The target is a ceiling."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached, by the lower bound (the upper one of a ceiling); None without either."""
+        if self.target is None or self.measured is None:
+            return None
+        if self.at_most:
+            return _or(self.measured.high, self.measured.value) <= self.target
+        return _or(self.measured.low, self.measured.value) >= self.target
+
+
+class Table(_Value):
+    """Rows and columns in the order in which they are shown."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    note: str = ""
+
+    def cell(self, row: str, column: str) -> Cell:
+        """At its place; an empty one where nothing is known."""
+        return next((c for c in self.cells if (c.row, c.column) == (row, column)), Cell(row=row, column=column))
+
+
+class Figure(_Value):
+    """A picture that needs nothing else."""
+
+    title: str
+    image: str
+    """A ``data:`` address."""
+    caption: str = ""
+
+
+class Section(_Value):
+    """All that one protocol found in one run."""
+
+    protocol: str
+    title: str
+    source: str
+    question: str
+    scale: str
+    settings: dict[str, Any]
+    """Of the scale: images, seeds, what was changed of the systems' defaults."""
+    corpus: str
+    fingerprint: str
+    mapping: dict[str, str | None]
+    """The publication's names -> what stands for them here."""
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+    remarks: tuple[str, ...]
+    seconds: float
+    """Of this run; steps that were there already took none."""
+    versions: dict[str, str]
+    created_at: str
+
+    def without_pictures(self) -> "Section":
+        """For programs."""
+        return self.model_copy(update={"figures": ()})
+
+
+def show(section: Section, console: Console) -> None:
+    """For people: published | measured [95 % bounds]."""
+    console.rule(f"[bold]{section.protocol}[/] · scale {section.scale}")
+    console.print(f"{section.title} ({section.source})", highlight=False)
+    names = ", ".join(f"{a} = {b if b is not None else 'not in this corpus'}" for a, b in section.mapping.items())
+    if names:
+        console.print(f"Stand-ins: {names}", highlight=False)
+    for table in section.tables:
+        console.print(_rich(table))
+    for remark in section.remarks:
+        console.print(f"- {remark}", highlight=False)
+
+
+def spoken(cell: Cell) -> Iterator[str]:
+    """The parts of a cell: published, measured with bounds, target."""
+    yield NOTHING if cell.published is None else figure(cell.published)
+    yield NOTHING if cell.measured is None else _bounds(cell.measured)
+    yield "" if cell.target is None else f"{'≤' if cell.at_most else '≥'} {figure(cell.target)}"
+
+
+def figure(value: float) -> str:
+    """At most two places; none that say nothing."""
+    return NOTHING if math.isnan(value) else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _bounds(measured: Measured) -> str:
+    if measured.low is None or measured.high is None:
+        return figure(measured.value)
+    return f"{figure(measured.value)} [{figure(measured.low)}, {figure(measured.high)}]"
+
+
+def _rich(table: Table) -> RichTable:
+    """One line a figure: the columns of some tables would not fit a terminal."""
+    targets = any(cell.target is not None for cell in table.cells)
+    shown = RichTable(
+        "", "", "published", "measured", title=table.title, title_justify="left", caption=table.note or None
+    )
+    if targets:
+        shown.add_column("to reach")
+    for row in table.rows:
+        name = row
+        for cell in (cell for cell in table.cells if cell.row == row):
+            published, measured, target = spoken(cell)
+            mark = {None: "", True: " [green]met[/]", False: " [red]missed[/]"}[cell.met]
+            shown.add_row(name, cell.column, published, escape(measured), *([target + mark] if targets else []))
+            name = ""
+    return shown
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value

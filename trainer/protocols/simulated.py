@@ -1,0 +1,88 @@
+"""Training fakes made of real images alone: AutoGAN's (Zhang et al.) and deep image prior's (S3, A.4)."""
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from bundle.manifest import Crop, Preprocessing, View
+from trainer.autoencoders import reproduce
+from trainer.autogan import GanConfig, GanUpsampling, train_simulator
+from trainer.deep_image_prior import PriorConfig, reconstruct
+from trainer.layouts import Extent
+from trainer.protocols.corpus import REAL, Picture, spread
+from trainer.protocols.study import Pixels, Study, load_views
+
+
+class Simulation(BaseModel):
+    """How fakes are made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["autogan", "deep_image_prior"]
+    upsampling: GanUpsampling = "transposed"
+    """AutoGAN's."""
+    images: int | None = Field(default=None, ge=1)
+    """Photographs that are used; None for all. Each prior is a network of its own, fitted for minutes."""
+    side: int = Field(default=256, ge=16)
+    """Of their central squares, in pixels."""
+    options: dict[str, Any] = {}
+    """Of ``GanConfig`` or ``PriorConfig``."""
+
+
+Folder = dict[str, tuple[Picture, ...]]
+
+
+def simulate(study: Study, photographs: Sequence[Picture], how: Simulation) -> tuple[Folder, Folder]:
+    """Photographs and what was made of them, equally many: where a prior has six snapshots, photographs six times.
+
+    Returns:
+        Images to train on, and those of an eighth of the photographs to watch, which have no others to be watched by.
+    """
+    chosen = spread(photographs, how.images)
+    inputs = {
+        "what": f"{len(chosen)} photographs by {how.method}",
+        "how": how.model_dump(mode="json"),
+        "pictures": study.corpus.digest(chosen),
+    }
+
+    def make(out: Path) -> None:
+        cut = Preprocessing(views=(View(crop=Crop(mode="centre", size=how.side)),))
+        real = np.concatenate(list(load_views(chosen, cut)))
+        _write(out, _autogan(real, how) if how.method == "autogan" else _priors(real, how))
+
+    path = study.steps.file("simulate", inputs, "tar", make)
+    with tarfile.open(path, "r:") as tar:
+        extents = [Extent(path, member.offset_data, member.size) for member in tar]
+    fakes = tuple(Picture(extent, "train", how.method, "", generated=True) for extent in extents)
+    times = len(fakes) // len(chosen)
+    images = {REAL: tuple(picture for picture in chosen for _ in range(times)), how.method: fakes}
+    watched = times * max(1, len(chosen) // 8)
+    train = {label: pictures[:-watched] for label, pictures in images.items()}
+    return train, {label: pictures[-watched:] for label, pictures in images.items()}
+
+
+def _autogan(real: Pixels, how: Simulation) -> Pixels:
+    simulator = train_simulator(how.upsampling, real, GanConfig.model_validate(how.options), seed=0)
+    return reproduce(simulator, real)
+
+
+def _priors(real: Pixels, how: Simulation) -> Pixels:
+    config = PriorConfig.model_validate(how.options)
+    return np.stack([made for seed, image in enumerate(real) for made in reconstruct(image, config, seed=seed)])
+
+
+def _write(out: Path, made: Pixels) -> None:
+    with tarfile.open(out, "w") as tar:
+        for number, pixels in enumerate(made):
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "PNG")
+            member = tarfile.TarInfo(f"{number:06}.png")
+            member.size = data.tell()
+            data.seek(0)
+            tar.addfile(member, data)

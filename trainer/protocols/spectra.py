@@ -1,0 +1,76 @@
+"""The average spectrum of each generator's images and of its reals, after a high-pass filter (S3, Fig. 7).
+
+Filter: the image minus its median blur (3x3), as Marra et al. do; S3 does not say how large. Spectrum: the mean over
+images and channels of ``log(1 + |FFT|)``; S3 averages up to 2,000 images of each set. The publication has pictures
+only; we add how high the strongest peak stands over its surroundings, which is what people look for in them.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.ndimage import median_filter
+
+from bundle.manifest import Crop, Preprocessing, View
+from trainer.plots import images, spectrum_picture
+from trainer.protocols.corpus import Picture
+from trainer.protocols.section import Figure, Measured
+from trainer.protocols.study import Findings, Pixels, Study, load_views
+
+Spectrum = npt.NDArray[np.float64]
+"""``float64[S, S]``, zero frequency first."""
+
+
+class Settings(BaseModel):
+    """How it is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    side: int = Field(default=256, ge=16)
+    """Of the central crop, in pixels."""
+    images: int = Field(default=2000, ge=1)
+    """Of each set at most."""
+    neighbourhood: int = 9
+    """Frequencies around a peak that it is compared with, a side."""
+
+
+def run(study: Study) -> Findings:
+    """Table ``peaks`` and the spectra."""
+    settings: Settings = study.settings(Settings)
+    found: dict[tuple[str, str], Measured] = {}
+    shown: dict[str, list[Pixels]] = {"real": [], "generated": []}
+    for name, generator in study.generators.items():
+        classes = study.corpus.classes([generator], "test", study.scale.test)
+        for kind, pictures in zip(shown, classes.values(), strict=True):
+            spectrum = mean_spectrum(_views(pictures[: settings.images], settings.side))
+            shown[kind].append(spectrum_picture(spectrum))
+            found[name, kind] = Measured(value=highest_peak(spectrum, settings.neighbourhood))
+    picture = images(shown, list(study.generators), grey=True)
+    figure = Figure(title="Average spectra (S3, Fig. 7)", image=picture, caption="Zero frequency in the middle.")
+    return Findings(tables=(study.recipe.published("peaks").beside(found),), figures=(figure,))
+
+
+def mean_spectrum(batches: Iterator[Pixels]) -> Spectrum:
+    """Of all images of ``uint8[n, S, S, 3]`` batches."""
+    total, count = np.zeros(()), 0
+    for batch in batches:
+        residual = batch.astype(np.float64) - median_filter(batch, size=(1, 3, 3, 1))
+        total = total + np.log1p(np.abs(np.fft.fft2(residual, axes=(1, 2)))).mean(axis=3).sum(axis=0)
+        count += len(batch)
+    return total / count
+
+
+def highest_peak(spectrum: Spectrum, neighbourhood: int) -> float:
+    """How far the highest point stands over the median around it, in standard deviations of all such differences.
+
+    The zero frequency and its neighbours are left out: what is left of the content lies there.
+    """
+    above = spectrum - median_filter(spectrum, size=neighbourhood, mode="wrap")
+    row, column = np.meshgrid(*(np.abs(np.fft.fftfreq(n, 1 / n)) for n in spectrum.shape), indexing="ij")
+    chosen = above[np.maximum(row, column) > neighbourhood // 2]
+    return float(chosen.max() / chosen.std())
+
+
+def _views(pictures: Sequence[Picture], side: int) -> Iterator[Pixels]:
+    return load_views(pictures, Preprocessing(views=(View(crop=Crop(mode="centre", size=side)),)))

@@ -1,0 +1,287 @@
+"""What an experiment works with: its corpus, its sizes, networks trained once, and what they say of images."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import Progress
+
+from bundle.manifest import Preprocessing
+from bundle.preprocess import DecodedImage, decode, make_views
+from trainer import loop
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.config import TrainConfig
+from trainer.errors import BadConfig, NotInCorpus
+from trainer.evaluate import embed
+from trainer.few_shot import FewShotConfig, few_shot
+from trainer.protocols.corpus import Corpus, Picture
+from trainer.protocols.recipe import Recipe, Scale, ScaleName, Variant, merged
+from trainer.protocols.section import Figure, Measured, Table
+from trainer.protocols.steps import Steps, key_of
+from trainer.systems import parse_config
+from trainer.transforms import CLEAN, Transform
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Classes = Mapping[str, Sequence[Picture]]
+"""Label -> its images."""
+
+_BATCH: Final = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a detector says of N images.
+
+    Attributes:
+        logits: ``float32[N]``, log-odds of *generated*.
+        embeddings: ``float32[N, D]``, as they are served.
+    """
+
+    logits: Floats
+    embeddings: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A checkpoint on disk, loaded when it is needed."""
+
+    key: str
+    path: Path
+    config: TrainConfig
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """Its content."""
+        return load_checkpoint(self.path)
+
+    @cached_property
+    def model(self) -> torch.nn.Module:
+        """As it is served, on the device that there is."""
+        return self.checkpoint.model().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Findings(BaseModel):
+    """What a protocol returns."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+class Study:
+    """One protocol, on one corpus, at one scale.
+
+    Attributes:
+        mapping: the publication's names -> the corpus's generators, None where there is none.
+        generators: those of ``mapping`` that the corpus has, no more than the scale's; all that can be trained on where
+            the recipe names none.
+
+    Raises:
+        NotInCorpus: there are none.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        scale: ScaleName,
+        corpus: Corpus,
+        mapping: Mapping[str, str | None],
+        steps: Steps,
+        work: Path,
+        console: Console,
+    ) -> None:
+        self.recipe, self.corpus, self.mapping, self.steps, self.console = recipe, corpus, mapping, steps, console
+        self.scale_name = scale
+        self.scale: Scale = getattr(recipe, scale)
+        self._work = work
+        named = {name: folder for name, folder in mapping.items() if folder is not None}
+        every = named if recipe.names else {name: name for name in corpus.trainable}
+        if not every:
+            published = ", ".join(recipe.names)
+            raise NotInCorpus(f"{corpus.root}: nothing stands for any of {published}; say --map NAME=FOLDER")
+        self.generators: dict[str, str] = dict(list(every.items())[: self.scale.generators])
+
+    @property
+    def seeds(self) -> range:
+        """Of the backbones."""
+        return range(self.scale.seeds)
+
+    def seeds_of(self, variant: Variant) -> range:
+        """No more than the variant allows."""
+        return range(min(self.scale.seeds, variant.seeds or self.scale.seeds))
+
+    def settings(self, model: type[BaseModel]) -> Any:
+        """The protocol's own, of recipe and scale.
+
+        Raises:
+            BadConfig: a key or value is not the protocol's.
+        """
+        try:
+            return model.model_validate(merged(self.recipe.settings, self.scale.settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadConfig(f"{self.recipe.protocol}: settings.{where}: {first['msg']}") from error
+
+    def config(self, variant: Variant, seed: int, **over: Any) -> TrainConfig:
+        """The system's defaults, the scale's changes, the variant's, ``over``: later ones win."""
+        scale = {**self.scale.common, **self.scale.systems.get(variant.system, {})}
+        return parse_config({"system": variant.system, **scale, **variant.options, **over, "seed": seed})
+
+    def train(self, config: TrainConfig, classes: Classes, val: Classes | None = None) -> Trained:
+        """A network of that config on these images, trained now or before.
+
+        ``val`` only reaches systems that are steered by it.
+        """
+        used = {"train": classes} | ({"val": val} if val is not None and config.needs_val else {})
+        images_of = ", ".join(f"{len(pictures)} {name}" for name, pictures in classes.items())
+        inputs = {
+            "what": f"{config.system} on {images_of}, seed {config.seed}",
+            "config": config.model_dump(mode="json"),
+            "data": {split: [self.corpus.digest(p) for p in images.values()] for split, images in used.items()},
+            "labels": list(classes),
+        }
+
+        def make(out: Path) -> None:
+            folders = {split: self._folder(images) for split, images in used.items()}
+            loop.train(config, folders["train"], out, folders.get("val"), self.console)
+
+        return Trained(key_of(inputs), self.steps.file("train", inputs, "pt", make), config)
+
+    def fine_tune(self, trained: Trained, new: Classes, known: Classes, seed: int) -> Trained:
+        """S1's triplet fine-tuning on all images of ``new`` and of ``known``; see ``trainer.few_shot``."""
+        base = trained.config.model_dump()
+        settings = FewShotConfig(
+            replay=max(len(pictures) for pictures in known.values()),
+            seed=seed,
+            **{key: base[key] for key in ("epochs", "batch", "lr", "lr_decay")},
+        )
+        inputs = {
+            "what": f"of {', '.join(f'{len(pictures)} {name}' for name, pictures in new.items())}",
+            "checkpoint": trained.key,
+            "data": [[name, self.corpus.digest(pictures)] for name, pictures in {**known, **new}.items()],
+            "new": sorted(new),
+            "settings": settings.model_dump(mode="json"),
+        }
+
+        def make(out: Path) -> None:
+            few_shot(trained.checkpoint, self._folder({**known, **new}), out, sorted(new), settings, self.console)
+
+        path = self.steps.file("fine-tune", inputs, "pt", make)
+        return Trained(key_of(inputs), path, trained.config)
+
+    def outputs(
+        self,
+        trained: Trained,
+        pictures: Sequence[Picture],
+        change: Transform = CLEAN,
+        preprocessing: Preprocessing | None = None,
+    ) -> Outputs:
+        """Logits and embeddings, worked out now or before.
+
+        Steps are the images of one label at a time, so that other selections of labels share them.
+        """
+        parts = [
+            self._outputs(trained, tuple(run), change, preprocessing or trained.config.preprocessing)
+            for _, run in groupby(pictures, key=lambda picture: picture.label)
+        ]
+        logits = np.concatenate([part.logits for part in parts])
+        return Outputs(logits, np.concatenate([part.embeddings for part in parts]))
+
+    def _outputs(self, trained: Trained, pictures: Sequence[Picture], change: Transform, cut: Preprocessing) -> Outputs:
+        inputs = {
+            "what": f"of {len(pictures)} images of {pictures[0].label}, {change.name}",
+            "checkpoint": trained.key,
+            "pictures": self.corpus.digest(pictures),
+            "change": change.name,
+            "preprocessing": cut.digest,
+        }
+        path = self.steps.file("outputs", inputs, "npz", lambda out: self._judge(trained, pictures, change, cut, out))
+        with np.load(path) as arrays:
+            return Outputs(arrays["logits"], arrays["embeddings"])
+
+    def draws_of(self, variant: Variant) -> range:
+        """No more than the variant allows."""
+        return range(min(self.scale.draws, variant.draws or self.scale.draws))
+
+    def least(self, variant: Variant) -> int | None:
+        """Training images a class."""
+        given = [count for count in (self.scale.train, variant.train) if count is not None]
+        return min(given, default=None)
+
+    def _folder(self, classes: Classes) -> Path:
+        digest = key_of({"sets": [[name, self.corpus.digest(pictures)] for name, pictures in classes.items()]})
+        folder = self._work / "sets" / digest
+        if folder.exists():
+            return folder
+        staging = folder.with_name(f".{digest}")
+        shutil.rmtree(staging, ignore_errors=True)
+        for name, pictures in classes.items():
+            (staging / name).mkdir(parents=True)
+            for number, picture in enumerate(pictures):
+                place = staging / name / f"{number:06}"
+                if picture.extent.length is None:
+                    place.symlink_to(picture.extent.file.resolve())
+                else:  # a stretch of a shard
+                    place.write_bytes(picture.extent.read())
+        staging.replace(folder)
+        return folder
+
+    def _judge(
+        self, trained: Trained, pictures: Sequence[Picture], change: Transform, cut: Preprocessing, out: Path
+    ) -> None:
+        logits, embeddings = [], []
+        with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as bars:
+            task = bars.add_task("judging", total=len(pictures))
+            for views in load_views(pictures, cut, change):
+                first, second = embed(trained.model, views)
+                logits.append(first)
+                embeddings.append(second)
+                bars.advance(task, len(views))
+        np.savez(out, logits=np.concatenate(logits), embeddings=np.concatenate(embeddings))
+
+
+def load_views(pictures: Sequence[Picture], cut: Preprocessing, change: Transform = CLEAN) -> Iterator[Pixels]:
+    """Images as a network sees them, ``uint8[n, size, size, 3]`` at a time.
+
+    Images smaller than a crop are mirrored at their border: test sets are compared image by image, so none is left out.
+    """
+    padded = Preprocessing(views=(cut.views[0].model_copy(update={"on_small": "reflect"}),))
+
+    def view(picture: Picture) -> Pixels:
+        one: Pixels = make_views(changed(decode(picture.extent.read()), change), padded)[0]
+        return one
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(pictures), _BATCH):
+            yield np.stack(list(pool.map(view, pictures[start : start + _BATCH])))
+
+
+def changed(image: DecodedImage, change: Transform) -> DecodedImage:
+    """The image after ``change``."""
+    if change is CLEAN:
+        return image
+    pixels = change.apply(np.array(image.image))
+    return DecodedImage(image.facts, Image.fromarray(np.ascontiguousarray(pixels)), image.orientation)
+
+
+def percent(value: float, low: float | None = None, high: float | None = None) -> Measured:
+    """Of a share in 0..1."""
+    return Measured(
+        value=100 * value, low=None if low is None else 100 * low, high=None if high is None else 100 * high
+    )

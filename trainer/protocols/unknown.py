@@ -1,0 +1,164 @@
+"""Is an unseen generator rejected as unknown, before any image of it? One family left out after another, then others.
+
+The papers reject nothing: the nearest template always wins. Here an image is unknown where the conformal p-value of its
+nearest label is not above alpha, calibrated on the calibration images of the known labels alone. Generators that the
+corpus keeps from training (``rec_*``) are judged by the backbones that know all families.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer import bootstrap
+from trainer.bootstrap import Estimate
+from trainer.metrics import proportion
+from trainer.open_set import Calibration, Judged, nearest_neighbours
+from trainer.plots import curves
+from trainer.protocols.changes import changes_of
+from trainer.protocols.corpus import Picture
+from trainer.protocols.measures import Sample, percent_of
+from trainer.protocols.naming import Namer, make_namer
+from trainer.protocols.recipe import Variant
+from trainer.protocols.section import Figure, Measured
+from trainer.protocols.study import Classes, Findings, Floats, Study, percent
+from trainer.transforms import CLEAN, Transform
+
+
+class Judge(Variant):
+    """A variant, and what *far* means for it."""
+
+    neighbours: int | None = Field(default=None, ge=1)
+    """Distance to so many-th nearest training image of a label, in place of that to its template."""
+
+
+class Settings(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, Judge]
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Share of known images that may be rejected."""
+    changes: tuple[str, ...] = ()
+    """After which known images should still be known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """One that knows some labels, calibrated."""
+
+    namer: Namer
+    judge: Judge
+    known: Classes
+    """Training images."""
+    calibration: Calibration
+
+    def judged(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Judged:
+        """Nearest label, p-value and score of each image."""
+        return self.calibration.judge(distances_of(self.namer, self.judge, self.known, pictures, change))
+
+
+def run(study: Study) -> Findings:
+    """Tables ``auroc``, ``oscr`` (a column a family) and ``false_unknown``; means and worst."""
+    settings: Settings = study.settings(Settings)
+    auroc: dict[tuple[str, str], Measured] = {}
+    oscr: dict[tuple[str, str], Measured] = {}
+    false_unknown: dict[tuple[str, str], Measured] = {}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    kept = [name for name in study.corpus.generators if name not in study.corpus.trainable]
+    for row, judge in settings.variants.items():
+        left_out = {}
+        for name, family in study.generators.items():
+            known = [generator for generator in study.generators.values() if generator != family]
+            left_out[name] = _told_apart(study, _backbones(study, judge, known), family)
+        every = _backbones(study, judge, list(study.generators.values()))
+        others = {name: _told_apart(study, every, name) for name in kept}
+        for table, place in ((auroc, 0), (oscr, 1)):
+            for name, found in {**left_out, **others}.items():
+                table[row, name] = percent_of(found[place])
+            families = [found[place] for found in left_out.values()]
+            table[row, "mean"] = percent_of(bootstrap.average(families))
+            table[row, "worst"] = percent_of(bootstrap.worst(families))
+        rates = _false_unknowns(study, every, settings)
+        false_unknown |= {(row, column): rate for column, rate in rates.items()}
+        lines[row] = _promise(study, every)
+    tables = {"auroc": auroc, "oscr": oscr, "false_unknown": false_unknown}
+    image = curves({"as promised": [(0, 0), (30, 30)], **lines}, x="alpha, %", y="known images rejected, %")
+    return Findings(
+        tables=tuple(study.recipe.published(name).beside(table) for name, table in tables.items()),
+        figures=(Figure(title="False unknowns against alpha, clean test images", image=image),),
+    )
+
+
+def distances_of(
+    namer: Namer, judge: Judge, known: Classes, pictures: Sequence[Picture], change: Transform = CLEAN
+) -> Floats:
+    """``float32[N, L]``, in the order of the library's labels."""
+    if judge.neighbours is None:
+        return namer.library.distances(namer.embed(pictures, change))
+    labels = namer.library.labels
+    references = [namer.embed(known[label]) for label in labels]
+    numbers = np.repeat(np.arange(len(labels)), [len(rows) for rows in references])
+    embedded = namer.embed(pictures, change)
+    return nearest_neighbours(np.concatenate(references), numbers, len(labels), embedded, judge.neighbours)
+
+
+def _backbones(study: Study, judge: Judge, generators: Sequence[str]) -> list[Backbone]:
+    train = study.corpus.classes(generators, "train", study.least(judge))
+    val = study.corpus.classes(generators, "val", study.scale.val)
+    calib = [p for some in study.corpus.classes(generators, "calib", study.scale.calib).values() for p in some]
+    found = []
+    for seed in study.seeds_of(judge):
+        namer = make_namer(study, judge, study.train(study.config(judge, seed), train, val), train, seed=seed)
+        numbers = np.array([namer.library.labels.index(picture.label) for picture in calib])
+        calibration = Calibration.of(distances_of(namer, judge, train, calib), numbers)
+        found.append(Backbone(namer, judge, train, calibration))
+    return found
+
+
+def _told_apart(study: Study, backbones: Sequence[Backbone], unknown: str) -> tuple[Estimate, Estimate]:
+    """AUROC and OSCR of the backbones' known labels against one generator."""
+    known = _known_test(study, backbones[0])
+    pictures = [*known, *study.corpus.fakes(unknown, "test", study.scale.test)]
+    is_known = np.arange(len(pictures)) < len(known)
+    scores, right = [], []
+    for backbone in backbones:
+        judged = backbone.judged(pictures)
+        scores.append(judged.score)
+        names = [backbone.namer.library.labels[number] for number in judged.nearest]
+        right.append([name == p.label for name, p in zip(names, pictures, strict=True)])
+    sample = Sample.of(study, pictures, len(backbones))
+    values, hits = np.stack(scores)[:, None], np.array(right)[:, None]
+    return (
+        bootstrap.auroc(values, is_known, sample.photograph, sample.resamples),
+        bootstrap.oscr(values, is_known, hits, sample.photograph, sample.resamples),
+    )
+
+
+def _false_unknowns(study: Study, backbones: Sequence[Backbone], settings: Settings) -> dict[str, Measured]:
+    """Share of known test images that is rejected, clean with its exact interval; after changes the mean and all."""
+    known = _known_test(study, backbones[0])
+    rejected = [backbone.judged(known).p_value <= settings.alpha for backbone in backbones]
+    exact = proportion(int(rejected[0].sum()), len(known))
+    found = {"clean, first backbone": percent(exact.rate, exact.low, exact.high)}
+    sample = Sample.of(study, known, len(backbones))
+    found["clean"] = percent_of(sample.mean(np.stack(rejected)[:, None]))
+    after = {}
+    for change in changes_of(settings.changes):
+        lost = np.stack([backbone.judged(known, change).p_value <= settings.alpha for backbone in backbones])
+        after[change.name] = sample.mean(lost[:, None])
+    if after:
+        found["P mean"] = percent_of(bootstrap.average(list(after.values())))
+    return {**found, **{name: percent_of(estimate) for name, estimate in after.items()}}
+
+
+def _promise(study: Study, backbones: Sequence[Backbone]) -> list[tuple[float, float]]:
+    p_values = backbones[0].judged(_known_test(study, backbones[0])).p_value
+    return [(100 * alpha, 100 * float(np.mean(p_values <= alpha))) for alpha in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)]
+
+
+def _known_test(study: Study, backbone: Backbone) -> list[Picture]:
+    generators = [name for name in backbone.known if name != "real"]
+    return [p for some in study.corpus.classes(generators, "test", study.scale.test).values() for p in some]

@@ -1,0 +1,205 @@
+"""Published experiments, top to bottom: read this first.
+
+A recipe (``recipes/protocols``) says what was published and how large each scale is; a module in ``protocols`` does the
+experiment with a ``Study``, whose steps are kept, so that an interrupted run goes on where it stopped. What was found
+becomes a section: tables with published and measured figures side by side, for people, for programs and in one HTML
+report.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from trainer import html_report
+from trainer.checkpoint import installed_versions, now
+from trainer.errors import BadConfig, NotInCorpus
+from trainer.protocols.corpus import Corpus, map_names
+from trainer.protocols.recipe import Recipe, ScaleName, names, read_recipe
+from trainer.protocols.section import Section, show
+from trainer.protocols.steps import Steps
+from trainer.protocols.study import Findings, Study
+from trainer.synth import SynthConfig, synthesise
+
+REPORT: Final = "report.html"
+SMOKE_DATA: Final = SynthConfig(train=64, calib=32, test=32, steps=60)
+
+
+def reproduce(
+    protocols: Sequence[str],
+    data: Path | None,
+    out: Path,
+    scale: ScaleName,
+    *,
+    test: Path | None = None,
+    real: Sequence[str],
+    stand_ins: Mapping[str, str],
+    rows: Sequence[str] = (),
+    fresh: bool,
+    console: Console,
+) -> tuple[Section, ...]:
+    """Do experiments and write ``out/sections/*.json`` and ``out/report.html``; steps stay in ``out/steps``.
+
+    Args:
+        protocols: names or TOML files; ``all`` is every one.
+        data: the corpus, see ``Corpus.read``; None makes a small one (smoke only).
+        out: results, and all that is kept between runs.
+        scale: how much of everything.
+        test: another data set to test on, in place of the corpus's own test images.
+        real: the corpus's folders of photographs.
+        stand_ins: the publication's names -> the corpus's generators, over the recipe's own maps.
+        rows: of what the experiments compare, these alone; empty: all.
+        fresh: work everything out anew.
+        console: where progress goes.
+
+    Raises:
+        BadConfig: no such protocol; no data where the scale needs some; a stand-in that is not there.
+        NotInCorpus: it lacks what the experiment needs (one of several is left out and said).
+        DataError: the corpus cannot be used.
+    """
+    recipes = {
+        name: read_recipe(name).only(rows) for given in protocols for name in (names() if given == "all" else [given])
+    }
+    root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
+    corpus = Corpus.read(root, real, test)
+    steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
+    sections = []
+    for number, (name, recipe) in enumerate(recipes.items(), start=1):
+        console.print(f"[bold]{number}/{len(recipes)} {name}[/]: {recipe.title}", highlight=False)
+        known = {key: value for key, value in stand_ins.items() if key in recipe.names or len(recipes) == 1}
+        mapping = map_names(recipe.names, corpus, recipe.maps, known)
+        try:
+            section = _run(name, Study(recipe, scale, corpus, mapping, steps, out, console))
+        except NotInCorpus as error:
+            if len(recipes) == 1:
+                raise
+            console.print(f"[red]left out: {error}[/]", highlight=False)
+            continue
+        _write_section(out, section)
+        sections.append(section)
+    if not sections:
+        raise NotInCorpus(f"{corpus.root}: none of these experiments can be done on it")
+    write_report(out)
+    return tuple(sections)
+
+
+def write_report(out: Path) -> Path:
+    """The HTML report of all sections that are in ``out``, in the order of the protocols.
+
+    Raises:
+        BadConfig: there is none.
+    """
+    sections = read_sections(out)
+    path = out / REPORT
+    staging = path.with_suffix(".part")
+    staging.write_text(html_report.render(sections))
+    staging.replace(path)
+    return path
+
+
+def read_sections(out: Path) -> tuple[Section, ...]:
+    """What runs have left in ``out``.
+
+    Raises:
+        BadConfig: nothing, or not ours.
+    """
+    paths = sorted((out / "sections").glob("*.json"))
+    if not paths:
+        raise BadConfig(f"{out}: no sections here; run `trainer reproduce` with this --out first")
+    order = {name: number for number, name in enumerate(names())}
+    try:
+        sections = [Section.model_validate_json(path.read_text()) for path in paths]
+    except ValidationError as error:
+        raise BadConfig(f"{out / 'sections'}: of another version; run `trainer reproduce` again") from error
+    return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol)))
+
+
+def as_json(sections: Sequence[Section]) -> str:
+    """For programs: everything but the pictures."""
+    return json.dumps([section.without_pictures().model_dump(mode="json") for section in sections], indent=1)
+
+
+def show_all(sections: Sequence[Section], console: Console) -> None:
+    """For people."""
+    for section in sections:
+        show(section, console)
+
+
+def listing() -> Table:
+    """Which experiments there are."""
+    table = Table("name", "experiment", "source")
+    for name in names():
+        recipe = read_recipe(name)
+        table.add_row(name, recipe.title, recipe.source)
+    return table
+
+
+def parse_stand_ins(pairs: Sequence[str]) -> dict[str, str]:
+    """``NAME=FOLDER`` each.
+
+    Raises:
+        BadConfig: one is not.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not (name and equals and folder):
+            raise BadConfig(f"--map {pair}: expected NAME=FOLDER")
+        found[name] = folder
+    return found
+
+
+def _run(name: str, study: Study) -> Section:
+    recipe: Recipe = study.recipe
+    started = monotonic()
+    module = f"trainer.protocols.{recipe.protocol}"
+    if find_spec(module) is None:
+        raise BadConfig(f"{name}: protocol: no experiment {recipe.protocol!r}")
+    found: Findings = import_module(module).run(study)
+    return Section(
+        protocol=Path(name).stem,
+        title=recipe.title,
+        source=recipe.source,
+        question=recipe.question,
+        scale=study.scale_name,
+        settings=study.scale.model_dump(mode="json"),
+        corpus=study.corpus.name,
+        fingerprint=study.corpus.fingerprint,
+        mapping=dict(study.mapping),
+        tables=found.tables,
+        figures=found.figures,
+        remarks=(*found.remarks, *study.corpus.remarks),
+        seconds=monotonic() - started,
+        versions=installed_versions(),
+        created_at=now(),
+    )
+
+
+def _given(data: Path | None, scale: ScaleName) -> Path:
+    if data is None:
+        raise BadConfig(f"--data: scale {scale!r} needs a corpus; only 'smoke' makes its own")
+    return data
+
+
+def _smoke_data(out: Path, console: Console) -> Path:
+    """A few images of each of `synth`'s generators, made once."""
+    folder = out / "smoke-data"
+    if not (folder / "synth.json").exists():
+        console.print("[dim]making a small corpus[/]")
+        synthesise(folder, None, SMOKE_DATA, force=True)
+    return folder
+
+
+def _write_section(out: Path, section: Section) -> None:
+    path = out / "sections" / f"{section.protocol}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_suffix(".part")
+    staging.write_text(section.model_dump_json(indent=1))
+    staging.replace(path)

@@ -1,0 +1,89 @@
+"""How the learning rate goes on, and when a run ends before its last epoch."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch.optim import Optimizer
+
+
+class Schedule(Protocol):
+    """Sets the rates of an optimiser."""
+
+    def after_step(self) -> None:
+        """After each step of the optimiser."""
+
+    def after_epoch(self, val_accuracy: float | None) -> bool:
+        """After each epoch, with the accuracy (0..1) on images watched, if there are any; False ends the run."""
+
+
+class Constant:
+    """The rate stays as it is."""
+
+    def after_step(self) -> None:
+        """Nothing changes."""
+
+    def after_epoch(self, val_accuracy: float | None) -> bool:  # noqa: ARG002  the protocol's
+        """Go on."""
+        return True
+
+
+class Exponential(Constant):
+    """Multiplied by ``decay`` after every epoch."""
+
+    def __init__(self, optimiser: Optimizer, decay: float) -> None:
+        self._optimiser, self._decay = optimiser, decay
+
+    def after_epoch(self, val_accuracy: float | None) -> bool:  # noqa: ARG002  the protocol's
+        """The rate falls."""
+        scale(self._optimiser, self._decay)
+        return True
+
+
+class ByStep(Constant):
+    """``first rate * factor(steps done / all steps)``, from 0 before the first step to 1 after the last."""
+
+    def __init__(self, optimiser: Optimizer, steps: int, factor: Callable[[float], float]) -> None:
+        self._optimiser, self._steps, self._factor, self._done = optimiser, steps, factor, 0
+        self._first = [float(group["lr"]) for group in optimiser.param_groups]
+        self._set()
+
+    def after_step(self) -> None:
+        """On to the next rate."""
+        self._done += 1
+        self._set()
+
+    def _set(self) -> None:
+        factor = self._factor(self._done / self._steps)
+        for group, first in zip(self._optimiser.param_groups, self._first, strict=True):
+            group["lr"] = first * factor
+
+
+class Plateau(Constant):
+    """Divided by ten when validation accuracy has not risen by ``delta`` in ``patience`` epochs (S3).
+
+    It counts from the best accuracy of the whole run: the authors' code forgets it at each fall of the rate. The run
+    ends when the rate falls below ``floor``.
+    """
+
+    def __init__(self, optimiser: Optimizer, patience: int, delta: float, floor: float) -> None:
+        self._optimiser, self._patience, self._delta, self._floor = optimiser, patience, delta, floor
+        self._best, self._waited = float("-inf"), 0
+
+    def after_epoch(self, val_accuracy: float | None) -> bool:
+        """Watch; ``val_accuracy`` must be given."""
+        assert val_accuracy is not None  # TrainConfig.needs_val, checked before the first epoch
+        if val_accuracy >= self._best + self._delta:
+            self._best, self._waited = val_accuracy, 0
+            return True
+        self._waited += 1
+        if self._waited >= self._patience:
+            self._waited = 0
+            scale(self._optimiser, 0.1)
+        # A thousandth of tolerance: 1e-4 divided by ten twice is 1e-6 but for rounding, and not below it.
+        return all(group["lr"] >= self._floor * 0.999 for group in self._optimiser.param_groups)
+
+
+def scale(optimiser: Optimizer, factor: float) -> None:
+    """All its rates."""
+    for group in optimiser.param_groups:
+        group["lr"] *= factor
