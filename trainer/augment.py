@@ -4,7 +4,6 @@ Always from whole grey levels to whole grey levels, as in a file: a network is s
 come from torch's global generator, those of single images from a NumPy generator that belongs to image and epoch.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -14,6 +13,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from trainer.transforms import coded
 
 Pixels = npt.NDArray[np.uint8]
 """``uint8[H, W, 3]``, RGB."""
@@ -111,13 +112,13 @@ def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
         happens = rng.random(3) < (0.4, 0.4, 0.55)
         if not happens.any():
             happens[rng.integers(3)] = True
-        shrunk, blurred, coded = happens
+        shrunk, blurred, compressed = happens
         if shrunk:
             image = _smaller_and_back(image, rng)
         if blurred:
             sigma = float(rng.uniform(0.3, 1.3))
             image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.uint8)
-        if coded:
+        if compressed:
             image = _jpeg_anywhere(image, rng)
         return image
 
@@ -140,9 +141,7 @@ def _jpeg_anywhere(image: Pixels, rng: np.random.Generator) -> Pixels:
     y, x = rng.integers(0, 8, 2) if rng.random() < 0.3 else (0, 0)
     if y or x:
         image = np.pad(image, ((y, 8 - y), (x, 8 - x), (0, 0)), mode="reflect")
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=sampling)
-    return np.asarray(Image.open(buffer))[y : y + height, x : x + width]
+    return coded(image, "JPEG", quality=quality, subsampling=sampling)[y : y + height, x : x + width]
 
 
 def blur_image(image: Pixels, sigma: float) -> Pixels:
@@ -160,13 +159,11 @@ def jpeg_image(image: Pixels, quality: int, coder: Coder) -> Pixels:
     """To JPEG and back."""
     if coder == "opencv":
         # OpenCV takes B, G, R.
-        _, coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
         assert decoded is not None
         return np.asarray(decoded[..., ::-1], np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    return coded(image, "JPEG", quality=quality)
 
 
 def _whole(values: Tensor) -> Tensor:

@@ -148,6 +148,11 @@ class Projection:
         projected: Floats = (embeddings - self.centre).astype(np.float32) @ self.matrix
         return projected
 
+    def onto(self, directions: int) -> "Projection":
+        """The first so many, or all and as many more that are always 0: networks have a size before they are fitted."""
+        first = self.matrix[:, :directions]
+        return Projection(self.centre, np.pad(first, ((0, 0), (0, directions - first.shape[1]))))
+
     def layer(self) -> nn.Linear:
         """The same, to end a network with: L2 distances of its output are the discriminant's."""
         layer = nn.Linear(*self.matrix.shape)

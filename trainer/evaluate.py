@@ -1,5 +1,6 @@
 """How good a checkpoint is on images that it has not seen."""
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Literal
 
@@ -8,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console, Group
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from bundle.templates import TemplateLibrary
 from trainer.checkpoint import Checkpoint
@@ -64,14 +65,14 @@ def evaluate(checkpoint: Checkpoint, test: ImageFolder, templates: ImageFolder, 
 
 def embed(model: nn.Module, images: Images | ImageFolder, batch: int = 256) -> tuple[Floats, Floats]:
     """Logits ``float32[N]`` and embeddings ``float32[N, D]`` of ``uint8[N, H, W, 3]`` or a folder, in float32."""
-    logits, embeddings = _in_batches(model, images, batch)
+    logits, embeddings = in_batches(model, images, _device_of(model), batch)
     return logits, embeddings
 
 
 def class_scores(net: nn.Module, folder: ImageFolder, batch: int = 256) -> Floats:
     """Scores ``float32[N, outputs]`` of a network in training; its mode is put back."""
     training = net.training
-    scores, _ = _in_batches(net.eval(), folder, batch)
+    scores, _ = in_batches(net.eval(), folder, _device_of(net), batch)
     net.train(training)
     return scores
 
@@ -126,14 +127,21 @@ def show(evaluation: Evaluation, console: Console) -> None:
 
 
 @torch.inference_mode()
-def _in_batches(model: nn.Module, images: Images | ImageFolder, batch: int) -> tuple[Floats, Floats]:
-    """A folder that does not fit its cache is decoded as it goes."""
-    device = next(chain(model.parameters(), model.buffers())).device
-    first, second = [], []
+def in_batches(
+    function: Callable[[Tensor], tuple[Tensor, ...]],
+    images: Images | ImageFolder,
+    device: torch.device,
+    batch: int = 256,
+) -> tuple[Floats, ...]:
+    """What a function makes of ``uint8[N, H, W, 3]``, in float32; a folder beyond its cache is decoded as it goes."""
+    found = []
     for start in range(0, len(images), batch):
         chosen = slice(start, start + batch)
         pixels = images.pixels(chosen) if isinstance(images, ImageFolder) else images[chosen]
-        a, b = model(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
-        first.append(a.float().cpu().numpy())
-        second.append(b.float().cpu().numpy())
-    return np.concatenate(first), np.concatenate(second)
+        outputs = function(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
+        found.append([output.float().cpu().numpy() for output in outputs])
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(chain(model.parameters(), model.buffers())).device

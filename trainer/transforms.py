@@ -38,12 +38,12 @@ def clean(image: Pixels) -> Pixels:
 
 def jpeg(image: Pixels, quality: int) -> Pixels:
     """Through Pillow's JPEG coder, with halved colour resolution (4:2:0)."""
-    return _through(image, "JPEG", quality=quality, subsampling="4:2:0")
+    return coded(image, "JPEG", quality=quality, subsampling="4:2:0")
 
 
 def webp(image: Pixels, quality: int) -> Pixels:
     """Through Pillow's lossy WebP coder."""
-    return _through(image, "WEBP", quality=quality)
+    return coded(image, "WEBP", quality=quality)
 
 
 def resize_and_back(image: Pixels, factor: float) -> Pixels:
@@ -102,7 +102,8 @@ def apply_to_all(transform: Transform, images: Pixels) -> Pixels:
     return np.stack([transform.apply(image) for image in images])
 
 
-def _through(image: Pixels, coder: str, **options: object) -> Pixels:
+def coded(image: Pixels, coder: str, **options: object) -> Pixels:
+    """Through one of Pillow's coders and back, in memory."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, coder, **options)
     with Image.open(buffer) as opened:

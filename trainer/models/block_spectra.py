@@ -26,6 +26,7 @@ from trainer.config import TrainConfig
 from trainer.data import ImageFolder
 from trainer.discriminant import Statistics
 from trainer.errors import BadConfig
+from trainer.evaluate import in_batches
 from trainer.random_upsamplers import simulate
 from trainer.systems import System
 
@@ -40,7 +41,6 @@ _KERNEL: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 """The KB kernel of the Spatial Rich Model, times 4: the residual."""
 _FAR: Final = 8.0
 """Standardised statistics are cut off here: what lies farther is far, and no matter how far."""
-_BATCH: Final = 256
 _MADE: dict[tuple[str, int, int, int], list[npt.NDArray[np.uint8]]] = {}
 """What ``_simulated`` made last, for so many seeds or sets of photographs."""
 _KEPT: Final = 4
@@ -176,28 +176,26 @@ def fit(
         raise BadConfig(f"{folder.root}: {len(folder)} images are too few for {len(folder.classes)} classes")
     total = config.simulated + 1
     pixels = folder.pixels(slice(None))
-    raw = _statistics(net, pixels)
+    device = net.centre.device
+    raw = torch.from_numpy(in_batches(lambda x: (net.statistics(x),), pixels, device)[0]).to(device)
     progress(1, total)
     with torch.no_grad():
         net.centre.copy_(raw.mean(dim=0))
         net.spread.copy_(raw.std(dim=0) + 1e-3)
-    known = _of_classes(net, raw, labels, folder.classes)
+    known = Statistics.of_classes(net.standardised(raw).cpu().numpy(), labels, folder.classes)
     photographs = np.isin(labels, [folder.classes.index(name) for name in config.real])
     places = np.flatnonzero(photographs)[: config.simulated_images]
     made = _simulated(pixels[places], config, lambda done, _: progress(done + 1, total))
-    others = [_of_classes(net, _statistics(net, images), None, (f"~{i:04d}",)) for i, images in enumerate(made)]
+    standardised = [in_batches(lambda x: (net.standardised(net.statistics(x)),), images, device)[0] for images in made]
+    others = [Statistics.of(f"~{number:04d}", rows) for number, rows in enumerate(standardised)]
     projection = known.projection(
         config.shrinkage,
         keep="between" if config.directions else "all",
         beside=Statistics.sum(others) if others else None,
-    )
-    layer, kept = projection.layer(), min(net.projection.out_features, projection.matrix.shape[1])
-    means = torch.zeros(len(known.names), net.projection.out_features)
-    means[:, :kept] = torch.from_numpy(projection(known.means)[:, :kept])
-    means = means[[known.names.index(name) for name in folder.classes]]
+    ).onto(net.projection.out_features)
+    means = torch.from_numpy(projection(known.means))[[known.names.index(name) for name in folder.classes]]
     with torch.no_grad():
-        net.projection.weight.zero_()[:kept] = layer.weight[:kept]
-        net.projection.bias.zero_()[:kept] = layer.bias[:kept]
+        net.projection.load_state_dict(projection.layer().state_dict())
         net.head.weight.copy_(means)
         net.head.bias.copy_(-means.square().sum(dim=1) / 2)
 
@@ -213,22 +211,6 @@ def _simulated(
             _MADE.clear()
         _MADE[key] = simulate(photographs, config.simulated, config.simulated_steps, config.seed, progress)
     return _MADE[key]
-
-
-@torch.inference_mode()
-def _statistics(net: BlockSpectraNet, images: npt.NDArray[np.uint8]) -> Tensor:
-    parts = np.array_split(images, -(-len(images) // _BATCH))
-    device = net.centre.device
-    return torch.cat([net.statistics(torch.from_numpy(part).to(device)).cpu() for part in parts])
-
-
-def _of_classes(
-    net: BlockSpectraNet, raw: Tensor, labels: npt.NDArray[np.int64] | None, names: tuple[str, ...]
-) -> Statistics:
-    rows = net.standardised(raw.to(net.centre.device)).cpu().numpy()
-    if labels is None:
-        labels = np.zeros(len(rows), np.int64)
-    return Statistics.of_classes(rows, labels, names)
 
 
 def _convolve(planes: Tensor, kernel: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from trainer.augment import handled
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
 from trainer.discriminant import Statistics
+from trainer.evaluate import in_batches
 from trainer.losses import SupervisedContrastiveLoss
 from trainer.models.srm_metric import SQUARE3, SQUARE5
 from trainer.schedules import ByStep, Schedule
@@ -30,7 +31,6 @@ from trainer.systems import AugmentImage, Losses, Objective, System
 
 _BEND: Final = 16.0
 """Grey levels at which a residual is halved on the way to its limit, in units of four of them: 4 x / (x + 16)."""
-_BATCH: Final = 256
 _GRID: Final = 8
 """Crops begin at multiples of it, so that generators' and JPEG's grids stay where they are."""
 
@@ -185,20 +185,13 @@ def fit(
     for number, name in enumerate(folder.classes):
         pixels = folder.pixels(np.flatnonzero(labels == number))
         copies = np.stack([augment(image, rng) for image in pixels])
-        parts.append(Statistics.of(name, _features(net, np.concatenate([pixels, copies]))))
+        (features,) = in_batches(lambda x: (net.features(x),), np.concatenate([pixels, copies]), net.bias.device)
+        parts.append(Statistics.of(name, features))
         progress(number + 1, len(folder.classes))
-    layer = Statistics.sum(parts).projection(config.shrinkage, keep="between").layer()
-    kept = min(config.directions, layer.out_features)
+    layer = Statistics.sum(parts).projection(config.shrinkage, keep="between").onto(config.directions).layer()
     with torch.no_grad():
-        net.weight.zero_()[:kept] = layer.weight[:kept]
-        net.bias.zero_()[:kept] = layer.bias[:kept]
-
-
-@torch.inference_mode()
-def _features(net: ContrastiveNet, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    parts = np.array_split(images, -(-len(images) // _BATCH))
-    found = [net.features(torch.from_numpy(part).to(net.bias.device)).cpu().numpy() for part in parts]
-    return np.concatenate(found)
+        net.weight.copy_(layer.weight)
+        net.bias.copy_(layer.bias)
 
 
 def _crop(images: Tensor) -> Tensor:

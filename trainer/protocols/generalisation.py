@@ -39,6 +39,16 @@ class Trial(Variant):
     """Of the images, spread evenly."""
 
 
+class OneNetwork(BaseModel):
+    """Settings of the experiments that look at a single network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: Trial
+    train_on: str
+    """The publication's name."""
+
+
 class Settings(BaseModel):
     """What is compared."""
 

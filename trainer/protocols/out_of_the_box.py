@@ -5,24 +5,19 @@ corpus is already as small as the input, a transform that shrinks and enlarges s
 """
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from bundle.manifest import Preprocessing, Resize, View
 from trainer.protocols.changes import changes_of
-from trainer.protocols.generalisation import Trial, tested, trained_on
+from trainer.protocols.generalisation import OneNetwork, tested, trained_on
 from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.section import Measured
 from trainer.protocols.study import Findings, Study, Trained
 from trainer.transforms import Transform
 
 
-class Settings(BaseModel):
+class Settings(OneNetwork):
     """What is tried."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: Trial
-    train_on: str
     before: str = "clean"
     """What all images go through first; the web's JPEG coding, where the corpus has none."""
     shorter: int | None = None

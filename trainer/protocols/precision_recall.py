@@ -1,27 +1,17 @@
 """Precision and recall on each generator (S3, Fig. 8)."""
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from trainer.plots import precision_recall
-from trainer.protocols.generalisation import Trial, average_precisions, tested, trained_on
+from trainer.protocols.generalisation import OneNetwork, average_precisions, tested, trained_on
 from trainer.protocols.measures import percent_of
 from trainer.protocols.section import Figure
 from trainer.protocols.study import Findings, Study
 
 
-class Settings(BaseModel):
-    """Which network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: Trial
-    train_on: str
-
-
 def run(study: Study) -> Findings:
     """Table ``ap`` and the curves, of the first backbone."""
-    settings: Settings = study.settings(Settings)
+    settings: OneNetwork = study.settings(OneNetwork)
     nets, _ = trained_on(study, settings.variant, settings.train_on)
     scores = {}
     for name in study.generators:

@@ -5,30 +5,20 @@ and beside them how far apart reals and fakes lie.
 """
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from bundle.preprocess import decode
 from trainer.plots import images
 from trainer.protocols.corpus import Picture
-from trainer.protocols.generalisation import Trial, tested, trained_on
+from trainer.protocols.generalisation import OneNetwork, tested, trained_on
 from trainer.protocols.section import Figure, Measured
 from trainer.protocols.study import Findings, Floats, Pixels, Study
 
 PERCENTILES = (0, 25, 50, 75, 100)
 
 
-class Settings(BaseModel):
-    """Which network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: Trial
-    train_on: str
-
-
 def run(study: Study) -> Findings:
     """Table ``logits``, at each percentile, and the images there."""
-    settings: Settings = study.settings(Settings)
+    settings: OneNetwork = study.settings(OneNetwork)
     net = trained_on(study, settings.variant, settings.train_on)[0][0]
     columns = [f"{p}th percentile" for p in PERCENTILES]
     shown: dict[str, list[Pixels]] = {}

@@ -4,27 +4,22 @@ Which pair is drawn matters, so there are several draws; the publication has one
 """
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from bundle.preprocess import decode
 from trainer import bootstrap
 from trainer.evaluate import embed
 from trainer.metrics import oracle
 from trainer.protocols.corpus import Picture, draw
-from trainer.protocols.generalisation import Trial, tested, trained_on
+from trainer.protocols.generalisation import OneNetwork, tested, trained_on
 from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.section import Measured
 from trainer.protocols.study import Findings, Floats, Pixels, Study, Trained, percent
 from trainer.reliability import two_shot_bias
 
 
-class Settings(BaseModel):
+class Settings(OneNetwork):
     """How it is calibrated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: Trial
-    train_on: str
     crops: int = 128
     """Random crops of each of the two images."""
 
