@@ -33,7 +33,9 @@ def export_command(
     out: Annotated[Path, typer.Argument(help="Bundle directory to make; {digest} stands for its digest.")],
     data: Annotated[Path, typer.Option(help="Folder with train, calib and (only reported) test.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle in verdicts; default genprint-SYSTEM.")] = None,
-    template: Annotated[How, typer.Option(help="Class mean, or one random image as in the paper.")] = DEFAULTS.template,
+    template: Annotated[
+        How, typer.Option(help="Class mean, one random image as in S1, or what training itself made, where it does.")
+    ] = DEFAULTS.template,
     alpha: Annotated[float, typer.Option(help="Templates reject p-values up to this.")] = DEFAULTS.alpha,
     error_target: Annotated[float, typer.Option(help="Error each threshold allows.")] = DEFAULTS.error_target,
     tolerance: Annotated[float, typer.Option(help="Largest PyTorch/ONNX difference.")] = DEFAULTS.tolerance,

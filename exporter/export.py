@@ -28,7 +28,7 @@ from exporter.errors import ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
-from trainer.evaluate import How, embed, make_templates
+from trainer.evaluate import How, embed, templates_of
 from trainer.metrics import binary, closed_set
 from trainer.systems import system
 
@@ -113,7 +113,7 @@ def export(
     logit_error, embedding_error = check_parity(calib.outputs, expected, options.tolerance)
 
     progress("templates, calibration, thresholds")
-    library = make_templates(train.outputs.embedding, train.numbers, names, options.template, options.seed)
+    library = templates_of(checkpoint, train.outputs.embedding, train.numbers, options.template, options.seed)
     library = library.with_calibration(
         {name: calib.outputs.embedding[calib.numbers == i] for i, name in enumerate(names)}
     )

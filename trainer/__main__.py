@@ -23,6 +23,8 @@ from trainer.errors import BadConfig, OutputExists, TrainerError
 from trainer.evaluate import How, evaluate, show
 from trainer.few_shot import FewShotConfig, few_shot
 from trainer.inspection import inspect
+from trainer.judge import judge
+from trainer.judge import show as show_judgement
 from trainer.layouts import Layout
 from trainer.photographs import SPLITS
 from trainer.protocols.recipe import ScaleName
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 
 FEW_SHOT = FewShotConfig()
+TEMPLATE = "One random image a class, the mean of all, or what training itself made, where it does."
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -164,22 +167,55 @@ def evaluate_command(
     templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
     split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
     templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
-    template: Annotated[Literal["one", "mean"], typer.Option(help="One random image a class, or their mean.")] = "one",
+    template: Annotated[How, typer.Option(help=TEMPLATE)] = "one",
     seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Top-1 by template, AUROC and AP of the binary decision, confusion matrix."""
-    how: How = template
     with one_line_errors():
         loaded = load_checkpoint(checkpoint)
         with stderr().status("reading and embedding images"):
             test = ImageFolder.read(data, loaded.config.preprocessing, split=split)
             known = ImageFolder.read(templates, loaded.config.preprocessing, split=templates_split)
-            evaluation = evaluate(loaded, test, known, how, seed)
+            evaluation = evaluate(loaded, test, known, template, seed)
     if json:
         sys.stdout.write(evaluation.model_dump_json(indent=1) + "\n")
     else:
         show(evaluation, stdout())
+
+
+@app.command("judge")
+def judge_command(
+    checkpoint: Annotated[Path, typer.Argument(help="What `train` wrote.")],
+    data: Annotated[Path, typer.Argument(help="Images of any families, one sub-folder each.")],
+    templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
+    calibration: Annotated[Path, typer.Option(help="Other images of the same classes: how far their own ones lie.")],
+    split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
+    templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
+    calibration_split: Annotated[str | None, typer.Option(help="Likewise, of --calibration.")] = None,
+    template: Annotated[How, typer.Option(help=TEMPLATE)] = "mean",
+    alpha: Annotated[float, typer.Option(help="Share of known images that may be unknown.", min=0, max=1)] = 0.05,
+    seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Which family made each image of any folder, or that none of the known did."""
+    with one_line_errors():
+        loaded = load_checkpoint(checkpoint)
+        cut = loaded.config.preprocessing
+        with stderr().status("reading and embedding images"):
+            found = judge(
+                loaded,
+                ImageFolder.read(data, cut, split=split, least=1),
+                ImageFolder.read(templates, cut, split=templates_split),
+                ImageFolder.read(calibration, cut, split=calibration_split),
+                template,
+                alpha,
+                seed,
+            )
+    if json:
+        sys.stdout.write(found.model_dump_json(indent=1) + "\n")
+    else:
+        show_judgement(found, stdout())
 
 
 @app.command("inspect")

@@ -22,6 +22,7 @@ Coder = Literal["opencv", "pillow"]
 CODERS: tuple[Coder, ...] = ("opencv", "pillow")
 _KERNELS = (Image.Resampling.BICUBIC, Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
 """Bicubic twice: it is what most software takes."""
+_PALETTES = (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE, Image.Quantize.FASTOCTREE)
 
 
 def flip_half(images: Tensor) -> Tensor:
@@ -98,9 +99,10 @@ def blur_jpeg_crop(
 
 
 def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
-    """What happens to images on the web: at random made smaller and back, blurred, coded as JPEG, one of them at least.
+    """What happens to images on the web: made smaller and back, blurred, coded as JPEG, reduced to a palette as in GIF.
 
-    Noise, enlarging and WebP are not among them, so that robustness to what was never seen can be measured.
+    One of them at least, by chance. Noise, enlarging and WebP are not among them, so that robustness to what was never
+    seen can be measured; what a palette's dithering adds is the nearest to noise.
 
     Args:
         clean: share of images that stay as they are.
@@ -109,10 +111,10 @@ def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
     def augment(image: Pixels, rng: np.random.Generator) -> Pixels:
         if rng.random() < clean:
             return image
-        happens = rng.random(3) < (0.4, 0.4, 0.55)
+        happens = rng.random(4) < (0.4, 0.4, 0.55, 0.2)
         if not happens.any():
-            happens[rng.integers(3)] = True
-        shrunk, blurred, compressed = happens
+            happens[rng.integers(4)] = True
+        shrunk, blurred, compressed, indexed = happens
         if shrunk:
             image = _smaller_and_back(image, rng)
         if blurred:
@@ -120,7 +122,7 @@ def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
             image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.uint8)
         if compressed:
             image = _jpeg_anywhere(image, rng)
-        return image
+        return _in_palette(image, rng) if indexed else image
 
     return augment
 
@@ -142,6 +144,15 @@ def _jpeg_anywhere(image: Pixels, rng: np.random.Generator) -> Pixels:
     if y or x:
         image = np.pad(image, ((y, 8 - y), (x, 8 - x), (0, 0)), mode="reflect")
     return coded(image, "JPEG", quality=quality, subsampling=sampling)[y : y + height, x : x + width]
+
+
+def _in_palette(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """To 16 to 256 colours of its own; seven in ten images are dithered (Floyd and Steinberg)."""
+    whole = Image.fromarray(image)
+    indexed = whole.quantize(int(2 ** rng.uniform(4, 8)), _PALETTES[rng.integers(len(_PALETTES))])
+    if rng.random() < 0.7:
+        indexed = whole.quantize(palette=indexed, dither=Image.Dither.FLOYDSTEINBERG)
+    return np.asarray(indexed.convert("RGB"))
 
 
 def blur_image(image: Pixels, sigma: float) -> Pixels:

@@ -10,13 +10,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
 from trainer.device import World
+from trainer.enlarged import Enlarged
 from trainer.systems import AugmentImage
 
 
 class Batches:
     """This process's share of every batch of an epoch: ``uint8[N, size, size, 3]``, ``int64[N]``."""
 
-    def __init__(self, config: TrainConfig, folder: ImageFolder, augment: AugmentImage | None, world: World) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: ImageFolder | Enlarged, augment: AugmentImage | None, world: World
+    ) -> None:
         self._order = _Order(folder, config.batch // world.size, world, config.seed)
         self._images = _Gathered(folder, augment, config.seed)
         self._loader = DataLoader(
@@ -43,7 +46,7 @@ class _Order(Sampler[list[int]]):
     batch of an epoch is dropped (batch norm suffers from a small one), unless it is the only one.
     """
 
-    def __init__(self, folder: ImageFolder, batch: int, world: World, seed: int) -> None:
+    def __init__(self, folder: ImageFolder | Enlarged, batch: int, world: World, seed: int) -> None:
         self._folder, self._world, self._seed = folder, world, seed
         self._share = -(-len(folder) // world.size)
         self._batch = min(batch, self._share)
@@ -66,7 +69,7 @@ class _Order(Sampler[list[int]]):
 class _Gathered(Dataset[tuple[Tensor, Tensor]]):
     """Many images at once; what an image goes through depends on seed, epoch and its number alone."""
 
-    def __init__(self, folder: ImageFolder, augment: AugmentImage | None, seed: int) -> None:
+    def __init__(self, folder: ImageFolder | Enlarged, augment: AugmentImage | None, seed: int) -> None:
         self._folder, self._augment, self._seed = folder, augment, seed
         self.epoch = 0
 

@@ -71,6 +71,7 @@ class ImageFolder:
         *,
         layout: Layout | None = None,
         split: str | None = None,
+        least: int = 2,
         max_unreadable: int = 20,
         cache_mib: int = 4096,
         progress: Callable[[int, int], None] = lambda *_: None,
@@ -82,6 +83,7 @@ class ImageFolder:
             preprocessing: one view an image (its first is taken where there are more).
             layout: how it is laid out; None to recognise it.
             split: which images, where they are in splits.
+            least: so many classes.
             max_unreadable: broken images that are skipped before it is an error.
             cache_mib: all views are kept in memory, or none.
             progress: called with the number of images read and their total.
@@ -89,15 +91,15 @@ class ImageFolder:
         Raises:
             DataMissing: nothing there, or a class without an image that can be used.
             DataMalformed, SplitUnknown: see ``layouts.list_images``.
-            TooFewClasses: fewer than two.
+            TooFewClasses: fewer than ``least``.
             TooManyUnreadable: names the first of them.
         """
         listing = list_images(root, layout)
         entries = listing.of(split)
         classes = tuple(sorted({entry.label for entry in entries}))
-        if len(classes) < 2:
+        if len(classes) < least:
             found = f"only {classes[0]!r}" if classes else "none"
-            raise TooFewClasses(f"{root}: needs one sub-folder a class and at least two, found {found}")
+            raise TooFewClasses(f"{root}: needs one sub-folder a class and at least {least}, found {found}")
         size = preprocessing.size
         cached = (
             np.empty((len(entries), size, size, 3), np.uint8) if len(entries) * size**2 * 3 <= cache_mib << 20 else None

@@ -1,6 +1,7 @@
 """How good a checkpoint is on images that it has not seen."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from typing import Literal
 
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from bundle.templates import TemplateLibrary
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, Images, label_numbers
+from trainer.errors import BadConfig
 from trainer.metrics import Binary, ClosedSet, Floats, Numbers, binary, closed_set
+from trainer.systems import system
 
-How = Literal["one", "mean"]
-"""A label's template: one random training image (the paper's) or the mean of all."""
+How = Literal["one", "mean", "own"]
+"""A label's template: one random training image (S1's), the mean of all, or what training itself made (``System``)."""
 
 
 class Evaluation(BaseModel):
@@ -42,14 +45,17 @@ def evaluate(checkpoint: Checkpoint, test: ImageFolder, templates: ImageFolder, 
         checkpoint: the network.
         test: images that it was not trained on.
         templates: images to take the templates from: the training folder.
-        how: ``one`` or ``mean``.
+        how: see ``How``.
         seed: of the choice of ``one``.
+
+    Raises:
+        BadConfig: the system has no templates of its own.
     """
     model = checkpoint.model()
     names = tuple(label.name for label in checkpoint.labels)
     generated = np.array([label.kind == "generator" for label in checkpoint.labels])
     _, known = embed(model, templates)
-    library = make_templates(known, label_numbers(templates, checkpoint.labels), names, how, seed)
+    library = templates_of(checkpoint, known, label_numbers(templates, checkpoint.labels), how, seed)
     logits, embeddings = embed(model, test)
     truth = label_numbers(test, checkpoint.labels)
     nearest = np.array([names.index(name) for name in library.labels])[library.distances(embeddings).argmin(axis=1)]
@@ -77,8 +83,35 @@ def class_scores(net: nn.Module, folder: ImageFolder, batch: int = 256) -> Float
     return scores
 
 
+def templates_of(checkpoint: Checkpoint, embeddings: Floats, numbers: Numbers, how: How, seed: int) -> TemplateLibrary:
+    """One template a label, without calibration distances.
+
+    Args:
+        checkpoint: whose labels.
+        embeddings: ``float32[N, D]``, of images of these labels.
+        numbers: ``int64[N]``, which.
+        how: see ``How``.
+        seed: of the choice of ``one``.
+
+    Raises:
+        BadConfig: the system has no templates of its own, or not of all labels.
+    """
+    names = tuple(label.name for label in checkpoint.labels)
+    if how != "own":
+        return make_templates(embeddings, numbers, names, how, seed)
+    kind = checkpoint.config.system
+    of_training = system(kind).templates
+    if of_training is None:
+        raise BadConfig(f"template: {kind} has none of its own; say one or mean")
+    vectors = of_training(checkpoint.weights, len(names)).numpy()
+    if len(vectors) < len(names):
+        raise BadConfig(f"template: {kind} has {len(vectors)} of its own for {len(names)} labels; say one or mean")
+    images = np.bincount(numbers, minlength=len(names))
+    return replace(make_templates(vectors, np.arange(len(names)), names, "mean", seed), counts=images)
+
+
 def make_templates(
-    embeddings: Floats, numbers: Numbers, names: tuple[str, ...], how: How, seed: int
+    embeddings: Floats, numbers: Numbers, names: tuple[str, ...], how: Literal["one", "mean"], seed: int
 ) -> TemplateLibrary:
     """One template a label that has images, without calibration distances.
 

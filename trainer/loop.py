@@ -20,6 +20,7 @@ from trainer.checkpoint import Checkpoint, Epoch, Origin, installed_versions, no
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder, label_numbers, make_labels
 from trainer.device import Precision, World, choose_precision, join_processes
+from trainer.enlarged import Enlarged
 from trainer.errors import BadConfig
 from trainer.evaluate import class_scores
 from trainer.metrics import Numbers
@@ -67,7 +68,11 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
         objective = kind.objective(config, labels).to(world.device)
         history: tuple[Epoch, ...] = ()
         if config.epochs > 0:
-            history = Run(config, net, objective, folder, world, precision).train(watched, progress)
+            images: ImageFolder | Enlarged = folder
+            if kind.enlarge is not None:
+                with progress_of(progress, "enlarging") as advance:
+                    images = kind.enlarge(config, folder, advance)
+            history = Run(config, net, objective, images, world, precision).train(watched, progress)
         if kind.fit is not None:
             with progress_of(progress, "fitting") as advance:
                 kind.fit(config, net.eval(), folder, folder.labels, advance)
@@ -113,13 +118,13 @@ class Run:
         config: TrainConfig,
         net: nn.Module,
         objective: Objective,
-        folder: ImageFolder,
+        images: ImageFolder | Enlarged,
         world: World,
         precision: Precision,
     ) -> None:
         kind = system(config.system)
         self.config, self.net, self.objective, self.world, self.precision = config, net, objective, world, precision
-        self.batches = Batches(config, folder, kind.augment_image(config), world)
+        self.batches = Batches(config, images, kind.augment_image(config), world)
         self.augment_batch = kind.augment_batch(config)
         step = _Step(net, objective)
         self.optimiser = kind.optimiser(config, step)
@@ -156,6 +161,7 @@ class Run:
     def epoch(self, number: int, progress: Progress) -> Epoch:
         """Every image once."""
         self.parallel.train()
+        self.objective.done = number / self.config.epochs
         rate = float(self.optimiser.param_groups[0]["lr"])
         task = progress.add_task(f"epoch {number + 1}/{self.config.epochs}", total=len(self.batches), **NO_FIGURES)
         sums, names = torch.zeros((), dtype=torch.float64, device=self.world.device), list[str]()

@@ -5,6 +5,7 @@ activation and width. What they make of photographs spans more of what decoders 
 generators does, so directions in which *they* differ are where to look for an unknown one.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -26,6 +27,9 @@ _FAR: Final = 14.0
 """Grey levels of mean absolute error beyond which a generator has failed to learn, and another is drawn."""
 _ATTEMPTS: Final = 6
 """After so many the last is taken as it is: photographs that nothing learns in so few steps are hard for all."""
+_MADE: dict[tuple[str, int, int, int], list[Images]] = {}
+"""What ``simulate_once`` made last, for so many seeds or sets of photographs."""
+_KEPT: Final = 4
 MULTIPLE: Final = 8
 """Of which both sides of an image must be multiples: three steps of up-sampling."""
 
@@ -132,6 +136,18 @@ def simulate(
             made.append(images)
             progress(number + 1, count)
     return made
+
+
+def simulate_once(
+    photographs: Images, count: int, steps: int, seed: int, progress: Callable[[int, int], None] = lambda *_: None
+) -> list[Images]:
+    """As ``simulate``; once a process for the same photographs, on which protocols train dozens of networks."""
+    key = hashlib.sha256(photographs.tobytes()).hexdigest(), count, steps, seed
+    if key not in _MADE:
+        if len(_MADE) == _KEPT:
+            _MADE.clear()
+        _MADE[key] = simulate(photographs, count, steps, seed, progress)
+    return _MADE[key]
 
 
 def _attempt(real: Tensor, steps: int, seed: tuple[int, int, int]) -> tuple[Images, float]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bundle.manifest import Label
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
+from trainer.enlarged import Enlarged
 from trainer.errors import BadConfig
 from trainer.schedules import Constant, Schedule
 
@@ -53,7 +54,7 @@ class Losses(NamedTuple):
     parts: dict[str, Tensor]
     """Scalars by name, unweighted; reported for each epoch."""
     scores: Tensor
-    """``float32[N, outputs]``, one row an image."""
+    """``float32[N, outputs]``, one row an image; classes that are only there to learn from come after the outputs."""
     embedding: Tensor
     """``float32[N, D]``."""
 
@@ -66,6 +67,8 @@ class Objective(nn.Module):
     """
 
     generated: Tensor
+    done: float = 0.0
+    """Share of the run's epochs that are; the loop says so before each."""
 
     def __init__(self, config: TrainConfig, labels: Sequence[Label]) -> None:
         super().__init__()
@@ -126,6 +129,9 @@ class System(Generic[C]):
             ``float32[N, D]``); casting, normalisation and filters are inside, and it exports to ONNX with a free batch.
             outputs is the number of labels, or 1 (log-odds of *generated*) in the binary variant.
         start: (config, new network): takes weights from elsewhere before training, pretrained ones for instance.
+        enlarge: (config, training images, progress(done, total)): the images that an epoch goes through, where they are
+            not just those; their classes after the known ones are the objective's matter. Runs in every process and
+            must give the same in each.
         objective: (config, labels in the order of the outputs) -> losses.
         optimiser: (config, module that holds ``net`` and ``objective``) -> optimiser.
         schedule: (config, optimiser, steps an epoch) -> the learning rate over time.
@@ -134,6 +140,8 @@ class System(Generic[C]):
         fit: (config, network, training images, labels of the images ``int64[N]``, progress(done, total)): what has a
             closed form is fitted after the epochs, on the network in evaluation mode; systems without gradients set
             ``epochs`` to 0. Runs in every process and must give the same in each.
+        templates: (trained weights, number of labels) -> ``float32[C, D]``: a template a label in the space of the
+            embeddings as they are served, where training itself makes some.
     """
 
     source: str
@@ -141,12 +149,14 @@ class System(Generic[C]):
     summary: Callable[[C], str]
     network: Callable[[C, int], nn.Module]
     start: Callable[[C, nn.Module], None] = lambda _config, _net: None
+    enlarge: Callable[[C, ImageFolder, Callable[[int, int], None]], Enlarged] | None = None
     objective: Callable[[C, Sequence[Label]], Objective] = Objective
     optimiser: Callable[[C, nn.Module], torch.optim.Optimizer] = adam
     schedule: Callable[[C, torch.optim.Optimizer, int], Schedule] = constant
     augment_image: Callable[[C], AugmentImage | None] = lambda _: None
     augment_batch: Callable[[C], AugmentBatch | None] = lambda _: None
     fit: Callable[[C, nn.Module, ImageFolder, npt.NDArray[np.int64], Callable[[int, int], None]], None] | None = None
+    templates: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
 
 
 def system(name: str) -> System[Any]:

@@ -1,9 +1,17 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
-from trainer.evaluate import embed, make_templates
+from tests.trainer.conftest import MakeFolder
+from trainer.data import ImageFolder
+from trainer.errors import BadConfig
+from trainer.evaluate import embed, evaluate, make_templates, templates_of
+from trainer.loop import train
+from trainer.systems import parse_config
 
 
 class Sum(nn.Module):
@@ -54,3 +62,32 @@ def test_one_template_is_an_image_that_the_seed_chooses() -> None:
 def test_templates_attribute_by_distance(how: str) -> None:
     library = make_templates(EMBEDDINGS, NUMBERS, NAMES, "one" if how == "one" else "mean", seed=1)
     assert library.distances(EMBEDDINGS).argmin(axis=1).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_templates_of_training_are_the_prototypes_that_scores_compare_with(
+    make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    values = {"size": 32, "widths": [4, 4, 8, 8, 8], "epochs": 1, "batch": 8, "simulated": 1, "simulated_steps": 1}
+    config = parse_config({"system": "contrastive", "simulated_images": 16, **values})
+    data = make_folder(classes=("coarse", "grid", "real"), images=8)
+    checkpoint = train(config, data, tmp_path / "a.pt", None, Console(quiet=True))
+    folder = ImageFolder.read(data, config.preprocessing)
+    _, embeddings = embed(checkpoint.model(), folder)
+    library = templates_of(checkpoint, embeddings, folder.labels, "own", 0)
+    assert library.labels == ("coarse", "grid", "real")
+    assert library.counts.tolist() == [8, 8, 8]
+    np.testing.assert_allclose(np.linalg.norm(library.vectors, axis=1), 1, atol=1e-6)
+    with torch.inference_mode():
+        net = checkpoint.model().net
+        scores = net.scores(torch.from_numpy(embeddings))[:, :3]
+    np.testing.assert_array_equal(library.distances(embeddings).argmin(axis=1), scores.argmax(dim=1))
+    assert evaluate(checkpoint, folder, folder, "own", 0).template == "own"
+
+
+def test_not_every_system_has_templates_of_its_own(make_folder: MakeFolder, tmp_path: Path) -> None:
+    config = parse_config({"system": "block_spectra", "size": 32, "simulated": 0})
+    data = make_folder(images=8)
+    checkpoint = train(config, data, tmp_path / "a.pt", None, Console(quiet=True))
+    folder = ImageFolder.read(data, config.preprocessing)
+    with pytest.raises(BadConfig, match="block_spectra has none of its own; say one or mean"):
+        evaluate(checkpoint, folder, folder, "own", 0)

@@ -39,6 +39,29 @@ def test_synth_train_evaluate(photographs: Path, tmp_path: Path) -> None:
     assert "top-1 by template" in table.stdout
 
 
+def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, tmp_path: Path) -> None:
+    run, checkpoint = CliRunner().invoke, tmp_path / "a.pt"
+    known, others = make_folder("known", images=60), make_folder("others", images=60)
+    settings = ["--system", "block_spectra", "--size", "32", "--set", "simulated=0", "--set", "directions=0"]
+    assert run(app, ["train", str(known), str(checkpoint), *settings]).exit_code == 0
+    command = ["judge", str(checkpoint), "--templates", str(known), "--calibration", str(others), "--alpha", "0.1"]
+    new = make_folder("new", ("grid", "newer", "real"), images=40)
+    found = json.loads(run(app, [*command, str(new), "--json"]).stdout)
+    assert found["alpha"] == 0.1
+    folders = found["folders"]
+    for name in ("grid", "real"):
+        assert folders[name]["right"]["rate"] == 1
+        assert folders[name]["unknown"]["rate"] < 0.35
+        assert folders[name]["auroc"] is None
+        assert sum(folders[name]["named"].values()) + folders[name]["unknown"]["hits"] == 40
+    assert folders["newer"]["right"] is None
+    assert folders["newer"]["unknown"]["rate"] > 0.9
+    assert folders["newer"]["auroc"] > 0.95
+    alone = run(app, [*command, str(make_folder("alone", ("real",)))])
+    assert alone.exit_code == 0, alone.output
+    assert "real" in alone.stdout
+
+
 def test_few_shot_teaches_a_checkpoint_another_class(make_folder: MakeFolder, tmp_path: Path) -> None:
     run, known, taught = CliRunner().invoke, tmp_path / "a.pt", tmp_path / "b.pt"
     trained = run(app, ["train", str(make_folder("known")), str(known), *TINY, "--set", "embedding=8"])

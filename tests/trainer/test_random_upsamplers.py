@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.random_upsamplers import MULTIPLE, Design, simulate
+from trainer.random_upsamplers import MULTIPLE, Design, simulate, simulate_once
 
 
 def photographs(count: int = 8, size: int = 32) -> np.ndarray:
@@ -40,3 +40,13 @@ def test_generators_learn_differ_and_come_again() -> None:
     assert (made[0] != made[1]).any()
     again = simulate(real, 1, 60, seed=3)
     np.testing.assert_array_equal(again[0], made[0])  # and does not depend on how many are made
+
+
+def test_once_for_the_same_photographs() -> None:
+    real = photographs()
+    told: list[int] = []
+    first = simulate_once(real, 1, 2, 0, lambda done, _: told.append(done))
+    assert simulate_once(real.copy(), 1, 2, 0, lambda done, _: told.append(done)) is first
+    assert told == [1]
+    assert simulate_once(real[1:], 1, 2, 0) is not first
+    np.testing.assert_array_equal(first[0], simulate(real, 1, 2, 0)[0])

@@ -11,7 +11,6 @@ and trained for seconds on the training photographs (``random_upsamplers``), and
 classes are kept: what distinguishes decoders at large.
 """
 
-import hashlib
 from collections.abc import Callable
 from typing import Final, Literal, Self
 
@@ -27,7 +26,7 @@ from trainer.data import ImageFolder
 from trainer.discriminant import Statistics
 from trainer.errors import BadConfig
 from trainer.evaluate import in_batches
-from trainer.random_upsamplers import simulate
+from trainer.random_upsamplers import simulate_once
 from trainer.systems import System
 
 BLOCK: Final = 8
@@ -41,9 +40,6 @@ _KERNEL: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 """The KB kernel of the Spatial Rich Model, times 4: the residual."""
 _FAR: Final = 8.0
 """Standardised statistics are cut off here: what lies farther is far, and no matter how far."""
-_MADE: dict[tuple[str, int, int, int], list[npt.NDArray[np.uint8]]] = {}
-"""What ``_simulated`` made last, for so many seeds or sets of photographs."""
-_KEPT: Final = 4
 
 
 class BlockSpectraConfig(TrainConfig):
@@ -185,7 +181,9 @@ def fit(
     known = Statistics.of_classes(net.standardised(raw).cpu().numpy(), labels, folder.classes)
     photographs = np.isin(labels, [folder.classes.index(name) for name in config.real])
     places = np.flatnonzero(photographs)[: config.simulated_images]
-    made = _simulated(pixels[places], config, lambda done, _: progress(done + 1, total))
+    made = simulate_once(
+        pixels[places], config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
+    )
     standardised = [in_batches(lambda x: (net.standardised(net.statistics(x)),), images, device)[0] for images in made]
     others = [Statistics.of(f"~{number:04d}", rows) for number, rows in enumerate(standardised)]
     projection = known.projection(
@@ -198,19 +196,6 @@ def fit(
         net.projection.load_state_dict(projection.layer().state_dict())
         net.head.weight.copy_(means)
         net.head.bias.copy_(-means.square().sum(dim=1) / 2)
-
-
-def _simulated(
-    photographs: npt.NDArray[np.uint8], config: BlockSpectraConfig, progress: Callable[[int, int], None]
-) -> list[npt.NDArray[np.uint8]]:
-    """As ``simulate`` makes them; once for all fits on the same photographs, of which protocols have dozens."""
-    digest = hashlib.sha256(photographs.tobytes()).hexdigest()
-    key = digest, config.simulated, config.simulated_steps, config.seed
-    if key not in _MADE:
-        if len(_MADE) == _KEPT:
-            _MADE.clear()
-        _MADE[key] = simulate(photographs, config.simulated, config.simulated_steps, config.seed, progress)
-    return _MADE[key]
 
 
 def _convolve(planes: Tensor, kernel: Tensor) -> Tensor:

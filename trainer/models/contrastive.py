@@ -1,9 +1,13 @@
-"""Ours, for images that were handled on their way: a small network, contrasted, trained on re-coded copies.
+"""Ours, for images that were handled on their way: a small network, contrasted, with simulated generators as classes.
 
 Colours and SRM residuals of each colour go through a residual network that keeps the full resolution in its first
 stage, where the traces are. Means **and deviations** of all stages are the features: a grid shows in how much a map
-varies, not in its mean. Cross-entropy and supervised contrast train them; a linear discriminant, in closed form and on
-clean and re-coded copies, makes of them the space in which templates are compared.
+varies, not in its mean. The statistics of ``block_spectra`` stand beside them. A normalised softmax and supervised
+contrast train what is made of them, on copies that were handled as on the web: so that an image's traces are where it
+is on the sphere, whatever happened to it, and templates are compared by angle.
+
+Generators drawn at random (``random_upsamplers``) are further classes in training. A few known ones can be told apart
+by their coarsest traces; dozens cannot, and what tells dozens apart survives more, and tells unknown ones apart, too.
 """
 
 import math
@@ -22,10 +26,11 @@ from bundle.manifest import Label
 from trainer.augment import handled
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
-from trainer.discriminant import Statistics
-from trainer.evaluate import in_batches
+from trainer.enlarged import Enlarged
 from trainer.losses import SupervisedContrastiveLoss
+from trainer.models.block_spectra import STATISTICS, BlockSpectra
 from trainer.models.srm_metric import SQUARE3, SQUARE5
+from trainer.random_upsamplers import simulate_once
 from trainer.schedules import ByStep, Schedule
 from trainer.systems import AugmentImage, Losses, Objective, System
 
@@ -33,6 +38,10 @@ _BEND: Final = 16.0
 """Grey levels at which a residual is halved on the way to its limit, in units of four of them: 4 x / (x + 16)."""
 _GRID: Final = 8
 """Crops begin at multiples of it, so that generators' and JPEG's grids stay where they are."""
+_LEAST: Final = 24
+"""Pixels that block spectra need."""
+_FAR: Final = 8.0
+"""Features are cut off here, in deviations: what lies farther is far, and no matter how far."""
 
 
 class ContrastiveConfig(TrainConfig):
@@ -42,23 +51,32 @@ class ContrastiveConfig(TrainConfig):
 
     size: int = Field(default=64, ge=32, le=1024, multiple_of=_GRID)
     fit: Literal["resize", "crop"] = "crop"
-    flip: bool = True
-    epochs: int = Field(default=10, ge=0)
-    batch: int = Field(default=64, ge=2)
+    l2_normalised: bool = True
+    epochs: int = Field(default=16, ge=0)
+    batch: int = Field(default=80, ge=2)
     lr: float = Field(default=3e-3, gt=0)
     """Its peak, after a tenth of the steps; it falls as a cosine."""
     widths: tuple[int, int, int, int, int] = (16, 24, 48, 64, 128)
     """Channels: two layers at full size, then one stage for each halving."""
+    embedding: int = Field(default=128, ge=2)
+    scale: float = Field(default=16.0, gt=0)
+    """Of the cosines before their softmax: the inverse of its temperature."""
+    smoothing: float = Field(default=0.05, ge=0, lt=1)
+    """Of labels, shared by all classes."""
     contrast: float = Field(default=0.5, ge=0)
     """Weight of the supervised contrast beside the cross-entropy."""
     clean: float = Field(default=0.35, ge=0, le=1)
     """Share of training images that stay as they are stored."""
     small: float = Field(default=0.65, ge=0, le=1)
-    """Share of batches that are cropped to half their sides: four times as cheap."""
-    shrinkage: float = Field(default=0.02, ge=0, le=1)
-    """Of the discriminant's covariance."""
-    directions: int = Field(default=24, ge=1)
-    """Of the embedding: those between classes, and zeros."""
+    """Share of epochs, the first ones, on crops of half the sides: a quarter of the work."""
+    photographs: int = Field(default=3, ge=1)
+    """How often an epoch has each photograph: it is to be told from all generators."""
+    simulated: int = Field(default=24, ge=0)
+    """Random generators that are classes beside the known ones."""
+    simulated_steps: int = Field(default=150, ge=1)
+    """Training steps of each."""
+    simulated_images: int = Field(default=150, ge=16)
+    """Photographs that each is given, at most."""
 
 
 class Residuals(nn.Module):
@@ -104,38 +122,49 @@ class _Block(nn.Module):
 
 
 class ContrastiveNet(nn.Module):
-    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, directions]``).
+    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, embedding]``).
 
-    The embedding is what ``fit`` makes of the features; before that, the first of them.
+    Scores are scaled cosines of the embedding and a prototype a class. Prototypes of simulated classes come after those
+    of the C outputs. An image that looks like a simulated class is no photograph: as likely as it looks so, the scores
+    of photographs are lowered, and the log-odds of *generated* know more generators than have a name.
+
+    Attributes:
+        photographs: ``bool[C]``, which outputs are of photographs.
     """
 
-    weight: Tensor
-    bias: Tensor
+    photographs: Tensor
 
     def __init__(self, config: ContrastiveConfig, outputs: int) -> None:
         super().__init__()
         first, *widths = config.widths
+        self.scale, self.outputs = config.scale, outputs
         self.residuals = Residuals()
+        self.statistics = BlockSpectra()
         stem = nn.Sequential(_convolution(15, first), _convolution(first, widths[0]))
         blocks = [_Block(before, width) for before, width in pairwise(widths)]
         self.stages = nn.ModuleList([stem, *blocks])
-        features = 2 * sum(widths)
+        features = 2 * sum(widths) + STATISTICS
         self.norm = nn.BatchNorm1d(features)
-        self.contrasted = nn.Linear(features, 128)
-        self.head = nn.Linear(128, outputs)
-        self.register_buffer("weight", torch.eye(config.directions, features))
-        self.register_buffer("bias", torch.zeros(config.directions))
+        self.embedding = nn.Linear(features, config.embedding)
+        classes = outputs if config.binary else outputs + config.simulated
+        self.prototypes = nn.Parameter(torch.randn(classes, config.embedding))
+        self.register_buffer("photographs", torch.zeros(outputs, dtype=torch.bool))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class scores, and embeddings in the discriminant's space."""
-        features = self.features(images)
-        with torch.autocast(images.device.type, enabled=False):
-            return self.head(self.contrasted(features)), F.linear(features, self.weight, self.bias)
+        """Class scores and embeddings."""
+        embedding = self.embed(images)
+        scores = self.scores(embedding)
+        known, simulated = scores[:, : self.outputs], scores[:, self.outputs :]
+        if simulated.shape[1] > 0:
+            named = known.masked_fill(self.photographs, -torch.inf).logsumexp(1, keepdim=True)
+            more = F.softplus(simulated.logsumexp(1, keepdim=True) - named)
+            known = known - more * self.photographs
+        return known, embedding
 
-    def features(self, images: Tensor) -> Tensor:
-        """Means and deviations of all stages, normalised by batch: ``float32[N, 2 * channels]``."""
+    def embed(self, images: Tensor) -> Tensor:
+        """``float32[N, embedding]``, of any length."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 kernels would not sum to zero
-            maps = self.residuals(images)
+            maps, statistics = self.residuals(images), self.statistics(images)
         maps = maps.contiguous(memory_format=torch.channels_last)
         found = []
         for stage in self.stages:
@@ -145,58 +174,72 @@ class ContrastiveNet(nn.Module):
             variance = (values.square().mean(dim=(2, 3)) - mean.square()).clamp(min=0)
             found += [mean, (variance + 1e-4).sqrt()]
         with torch.autocast(images.device.type, enabled=False):
-            return cast("Tensor", self.norm(torch.cat(found, dim=1)))
+            features = self.norm(torch.cat([*found, statistics], dim=1)).clamp(-_FAR, _FAR)
+            return cast("Tensor", self.embedding(features))
+
+    def scores(self, embedding: Tensor) -> Tensor:
+        """Of all classes, simulated ones last: ``float32[N, C + simulated]``."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.scale * F.normalize(embedding, dim=1) @ F.normalize(self.prototypes, dim=1).T
 
 
 class ContrastiveObjective(Objective):
-    """Cross-entropy, and ``contrast`` times the supervised contrast of the 128 numbers before the scores."""
+    """Cross-entropy, and ``contrast`` times the supervised contrast of the embeddings."""
 
     def __init__(self, config: ContrastiveConfig, labels: Sequence[Label]) -> None:
         super().__init__(config, labels)
-        self.weight, self.small = config.contrast, config.small
+        self.weight, self.small, self.smoothing = config.contrast, config.small, config.smoothing
         self.contrast = SupervisedContrastiveLoss()
+        self.generated = torch.cat([self.generated, torch.ones(config.simulated, dtype=torch.bool)])
 
     def forward(self, net: nn.Module, images: Tensor, labels: Tensor) -> Losses:
-        """On the images, or on crops of half their sides."""
+        """On crops of half the sides, and towards the end on the images."""
         assert isinstance(net, ContrastiveNet)
-        if float(torch.rand(())) < self.small:
+        if self.done < self.small:
             images = _crop(images)
-        contrasted = net.contrasted(net.features(images)).float()
-        scores = net.head(contrasted).float()
+        embedding = net.embed(images)
+        scores = net.scores(embedding)
         parts = {
             "cross_entropy": self.classification(scores, labels),
-            "contrast": self.contrast(contrasted, self.generated[labels].long() if self.binary else labels),
+            "contrast": self.contrast(embedding, self.generated[labels].long() if self.binary else labels),
         }
-        return Losses(parts["cross_entropy"] + self.weight * parts["contrast"], parts, scores, contrasted)
+        return Losses(parts["cross_entropy"] + self.weight * parts["contrast"], parts, scores, embedding)
+
+    def classification(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """With smoothed labels, simulated classes among them."""
+        if self.binary:
+            return super().classification(scores, labels)
+        return F.cross_entropy(scores, labels, label_smoothing=self.smoothing)
+
+
+def enlarge(config: ContrastiveConfig, folder: ImageFolder, progress: Callable[[int, int], None]) -> Enlarged:
+    """Photographs several times, and what random generators make of them as further classes."""
+    photographs = _of_photographs(config, folder)
+    places = np.flatnonzero(photographs[folder.labels])[: config.simulated_images]
+    made = simulate_once(folder.pixels(places), config.simulated, config.simulated_steps, config.seed, progress)
+    return Enlarged.of(folder, made, np.where(photographs[folder.labels], config.photographs, 1))
 
 
 def fit(
     config: ContrastiveConfig,
     net: nn.Module,
     folder: ImageFolder,
-    labels: npt.NDArray[np.int64],
-    progress: Callable[[int, int], None],
+    _labels: npt.NDArray[np.int64],
+    _progress: Callable[[int, int], None],
 ) -> None:
-    """The discriminant of the features of all training images and of a re-coded copy of each."""
+    """Say which outputs are of photographs."""
     assert isinstance(net, ContrastiveNet)
-    rng = np.random.default_rng(config.seed)
-    augment = handled(0.0)
-    parts: list[Statistics] = []
-    for number, name in enumerate(folder.classes):
-        pixels = folder.pixels(np.flatnonzero(labels == number))
-        copies = np.stack([augment(image, rng) for image in pixels])
-        (features,) = in_batches(lambda x: (net.features(x),), np.concatenate([pixels, copies]), net.bias.device)
-        parts.append(Statistics.of(name, features))
-        progress(number + 1, len(folder.classes))
-    layer = Statistics.sum(parts).projection(config.shrinkage, keep="between").onto(config.directions).layer()
-    with torch.no_grad():
-        net.weight.copy_(layer.weight)
-        net.bias.copy_(layer.bias)
+    if not config.binary:
+        net.photographs.copy_(torch.from_numpy(_of_photographs(config, folder)))
+
+
+def _of_photographs(config: ContrastiveConfig, folder: ImageFolder) -> npt.NDArray[np.bool_]:
+    return np.array([name in config.real for name in folder.classes])
 
 
 def _crop(images: Tensor) -> Tensor:
     """Half of both sides, at a place of the grid."""
-    half = images.shape[1] // 2 // _GRID * _GRID
+    half = max(_LEAST, images.shape[1] // 2 // _GRID * _GRID)
     places = (images.shape[1] - half) // _GRID + 1
     y, x = (_GRID * int(place) for place in torch.randint(places, (2,)))
     return images[:, y : y + half, x : x + half]
@@ -226,11 +269,15 @@ def _augment_image(config: ContrastiveConfig) -> AugmentImage:
 SYSTEM: Final = System(
     source="ours",
     config=ContrastiveConfig,
-    summary=lambda config: f"residual network of {len(config.widths) - 1} stages, contrasted, LDA",
+    summary=lambda config: (
+        f"residual network of {len(config.widths) - 1} stages, contrasted, {config.simulated} simulated generators"
+    ),
     network=ContrastiveNet,
+    enlarge=enlarge,
     objective=ContrastiveObjective,
     optimiser=_optimiser,
     schedule=_schedule,
     augment_image=_augment_image,
     fit=fit,
+    templates=lambda weights, labels: F.normalize(weights["prototypes"][:labels], dim=1),
 )

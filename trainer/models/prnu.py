@@ -229,6 +229,7 @@ def _fit(
 SYSTEM: Final = System(
     source="Lukas, Fridrich, Goljan, IEEE TIFS 2006; Marra et al., MIPR 2019",
     config=PrnuConfig,
+    templates=lambda weights, _labels: weights["fingerprints"],
     summary=lambda config: f"db4 wavelet noise, one fingerprint a label, {config.score.upper()}",
     network=Prnu,
     fit=_fit,

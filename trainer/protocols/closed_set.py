@@ -55,7 +55,7 @@ def run(study: Study) -> Findings:
             top1[row, column] = percent_of(found)
         for name, own in classes.items():
             recall[row, name] = percent_of(Sample.of(study, own, len(namers)).mean(clean[:, :, truth == name]))
-        if variant.template != "fingerprint":  # noise patterns have no neighbourhoods to show
+        if variant.system != "prnu":  # noise patterns have no neighbourhoods to show
             figures += _figures(row, namers[0], pictures)
     for floor, value in closed_set_floors(study, tuple(study.generators.values())).items():
         top1[floor, TOP1] = value

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bundle.templates import TemplateLibrary
 from trainer.discriminant import Prior, Projection, Statistics
-from trainer.evaluate import make_templates
+from trainer.evaluate import make_templates, templates_of
 from trainer.protocols.corpus import Picture, draw, spread
 from trainer.protocols.recipe import Variant
 from trainer.protocols.study import Classes, Floats, Study, Trained
@@ -61,13 +61,16 @@ def make_namer(
         seed: of the choice of single templates and of the fine-tuning.
     """
     fresh = new or {}
-    if variant.template == "fingerprint":
-        return Namer(study, trained, None, _fingerprints(trained))
     if variant.adapt == "discriminant":
         return _by_discriminant(study, trained, known, fresh)
     if fresh and variant.adapt == "triplet":
         replayed = {name: spread(pictures, variant.replay) for name, pictures in known.items()}
         trained = study.fine_tune(trained, fresh, replayed, seed)
+    if variant.template == "own" and not fresh:
+        none = np.empty(0, np.int64)
+        return Namer(
+            study, trained, None, templates_of(trained.checkpoint, np.empty((0, 0), np.float32), none, "own", 0)
+        )
     of_known = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in known.items()}
     # The published method draws one image of a new type as well; where it has a few we let it use them all alike.
     of_new = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in fresh.items()}
@@ -86,13 +89,6 @@ def _means(study: Study, trained: Trained, classes: Mapping[str, Sequence[Pictur
     embeddings = [study.outputs(trained, pictures).embeddings for pictures in classes.values()]
     numbers = np.repeat(np.arange(len(classes)), [len(rows) for rows in embeddings])
     return make_templates(np.concatenate(embeddings), numbers, tuple(classes), "mean", 0)
-
-
-def _fingerprints(trained: Trained) -> TemplateLibrary:
-    """PRNU's, which weigh pixels by their brightness and are cleaned: no mean of embeddings."""
-    vectors = trained.checkpoint.weights["fingerprints"].numpy()
-    names = tuple(label.name for label in trained.checkpoint.labels)
-    return make_templates(vectors, np.arange(len(names)), names, "mean", 0)
 
 
 def _by_discriminant(study: Study, trained: Trained, known: Classes, new: Classes) -> Namer:

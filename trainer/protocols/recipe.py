@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainer.errors import BadConfig
+from trainer.evaluate import How
 from trainer.protocols.section import Cell, Measured, Table
 
 ScaleName = Literal["smoke", "mini", "full"]
@@ -26,8 +27,10 @@ class Variant(_Exact):
     options: dict[str, Any] = {}
     adapt: Literal["none", "triplet", "discriminant"] = "none"
     """How it learns a new type: by a template alone, by fine-tuning, or in closed form."""
-    template: Literal["one", "mean", "fingerprint"] = "one"
-    """Types are named by one random training image each (S1), by the mean of all, or by what PRNU makes of them."""
+    template: How = "one"
+    """Types are named by one random training image each (S1), by the mean of all, or by what training itself made.
+
+    A type that is learnt later has no template from training: then all have means."""
     train: int | None = None
     """Images a class, where the scale has more."""
     seeds: int | None = None

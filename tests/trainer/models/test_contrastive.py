@@ -7,15 +7,27 @@ import pytest
 import torch
 from rich.console import Console
 from scipy.signal import correlate2d
+from sklearn.metrics.pairwise import cosine_similarity
 
 from tests.trainer.conftest import MakeFolder
+from trainer.data import ImageFolder
 from trainer.evaluate import embed
 from trainer.loop import train
-from trainer.models.contrastive import ContrastiveConfig, ContrastiveNet, Residuals
+from trainer.models.contrastive import ContrastiveConfig, ContrastiveNet, Residuals, enlarge
 from trainer.models.srm_metric import SQUARE3, SQUARE5
 from trainer.systems import parse_config
 
-SMALL = {"system": "contrastive", "size": 32, "widths": [4, 4, 8, 8, 8], "directions": 4, "epochs": 3, "batch": 8}
+SMALL = {
+    "system": "contrastive",
+    "size": 32,
+    "widths": [4, 4, 8, 8, 8],
+    "epochs": 12,
+    "batch": 16,
+    "simulated": 2,
+    "simulated_steps": 2,
+    "simulated_images": 16,
+}
+CONFIG = ContrastiveConfig.model_validate(SMALL)
 
 
 def test_residuals_are_bent_srm_filters_of_each_colour() -> None:
@@ -33,31 +45,63 @@ def test_residuals_are_bent_srm_filters_of_each_colour() -> None:
             np.testing.assert_allclose(found[3 + 4 * colour + number], expected, atol=1e-4)
 
 
-def test_features_are_means_and_deviations_of_the_stages() -> None:
-    config = parse_config(SMALL)
-    assert isinstance(config, ContrastiveConfig)
-    net = ContrastiveNet(config, 2).eval()
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8))
+def test_an_embedding_is_made_of_means_and_deviations_of_the_stages_and_of_block_spectra() -> None:
+    net = small_net()
+    images = noise(3)
     with torch.inference_mode():
-        features = net.features(images)
-        first = net.stages[0](net.residuals(images)).double()
-    scale = 1 / np.sqrt(1 + net.norm.eps)  # batch norm has seen nothing yet
-    np.testing.assert_allclose(features[:, :4], first.mean(dim=(2, 3)) * scale, atol=1e-4)
-    deviation = (first.var(dim=(2, 3), correction=0) + 1e-4).sqrt()
-    np.testing.assert_allclose(features[:, 4:8], deviation * scale, atol=1e-4)
-    assert features.shape == (3, 2 * (4 + 8 + 8 + 8))
+        maps, rows = net.residuals(images), []
+        for stage in net.stages:
+            maps = stage(maps)
+            deviation = (maps.double().var(dim=(2, 3), correction=0) + 1e-4).sqrt()
+            rows += [maps.double().mean(dim=(2, 3)), deviation]
+        features = torch.cat([*rows, net.statistics(images).double()], dim=1)
+        features = (features / np.sqrt(1 + net.norm.eps)).clamp(-8, 8)  # batch norm has seen nothing yet
+        expected = features @ net.embedding.weight.double().T + net.embedding.bias
+        np.testing.assert_allclose(net(images)[1], expected, atol=1e-4)
+
+
+def test_scores_are_cosines_and_simulated_classes_count_against_photographs() -> None:
+    net = small_net()
+    net.photographs[1] = True
+    with torch.inference_mode():
+        scores, embedding = net(noise(5))
+        cosines = cosine_similarity(embedding, net.prototypes)
+        np.testing.assert_allclose(scores[:, 0], 16 * cosines[:, 0], atol=1e-4)
+        logit = scores[:, 0] - scores[:, 1]
+        of_generators = np.logaddexp.reduce(16 * cosines[:, [0, 2, 3]], axis=1)
+        np.testing.assert_allclose(logit, of_generators - 16 * cosines[:, 1], atol=1e-4)
+
+
+def test_an_epoch_has_photographs_several_times_and_further_classes(make_folder: MakeFolder) -> None:
+    folder = ImageFolder.read(make_folder(classes=("grid", "real"), images=20), CONFIG.preprocessing)
+    images = enlarge(CONFIG, folder, lambda *_: None)
+    assert np.bincount(images.labels).tolist() == [20, 60, 16, 16]
+    photographs = folder.pixels(folder.labels == 1)
+    for label in (2, 3):
+        made = images.pixels(np.flatnonzero(images.labels == label)).astype(int)
+        assert 0 < np.abs(made - photographs[:16]).mean() < 60  # two steps teach little
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_run_ends_with_an_embedding_in_which_classes_differ(
-    make_folder: MakeFolder, tmp_path: Path, *, binary: bool
-) -> None:
-    data = make_folder(classes=("coarse", "grid", "real"), images=12)
-    config = parse_config({**SMALL, "binary": binary})
+def test_a_run_tells_classes_apart(make_folder: MakeFolder, tmp_path: Path, *, binary: bool) -> None:
+    data = make_folder(classes=("coarse", "grid", "real"), images=20)
+    config = parse_config({**SMALL, "binary": binary, "clean": 1.0, "simulated": 1})
     checkpoint = train(config, data, tmp_path / "c.pt", None, Console(quiet=True))
     assert {"cross_entropy", "contrast"} <= checkpoint.history[-1].parts.keys()
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
-    _, embeddings = embed(checkpoint.model(), images)
-    assert embeddings.shape == (5, 4)
-    assert (embeddings[:, :2].std(axis=0) > 0).all()
-    assert (embeddings[:, 2:] == 0).all()  # three classes differ in two directions
+    assert checkpoint.history[-1].accuracy > 0.9
+    net = checkpoint.model()
+    folder = ImageFolder.read(data, config.preprocessing)
+    logits, embeddings = embed(net, folder.pixels(slice(None)))
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    assert ((logits > 0) == (folder.labels != folder.classes.index("real"))).mean() > 0.8
+    if not binary:
+        assert checkpoint.weights["photographs"].tolist() == [False, False, True]
+
+
+def small_net() -> ContrastiveNet:
+    torch.manual_seed(0)
+    return ContrastiveNet(CONFIG, 2).eval()
+
+
+def noise(count: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8))

@@ -19,7 +19,7 @@ S1 = {"system": "s1"}
 S2 = {"system": "s2"}
 NOISY = {**S2, "options": {"train_preprocessing": "noise"}}
 S3 = {"system": "s3", "options": {"blur": 0.1, "jpeg": 0.1}}
-PRNU = {"system": "prnu", "options": {"epochs": 0}, "train": 3, "template": "fingerprint"}
+PRNU = {"system": "prnu", "options": {"epochs": 0}, "train": 3, "template": "own"}
 SIMULATED = {
     "AutoGAN": {
         **S2,
