@@ -11,6 +11,7 @@ from trainer.data import ImageFolder
 from trainer.errors import BadConfig
 from trainer.evaluate import embed, evaluate, make_templates, templates_of
 from trainer.loop import train
+from trainer.models.contrastive import ContrastiveNet
 from trainer.systems import parse_config
 
 
@@ -79,6 +80,7 @@ def test_templates_of_training_are_the_prototypes_that_scores_compare_with(
     np.testing.assert_allclose(np.linalg.norm(library.vectors, axis=1), 1, atol=1e-6)
     with torch.inference_mode():
         net = checkpoint.model().net
+        assert isinstance(net, ContrastiveNet)
         scores = net.scores(torch.from_numpy(embeddings))[:, :3]
     np.testing.assert_array_equal(library.distances(embeddings).argmin(axis=1), scores.argmax(dim=1))
     assert evaluate(checkpoint, folder, folder, "own", 0).template == "own"
