@@ -166,6 +166,10 @@ class ImageFolder:
         """Images a class."""
         return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
 
+    def among(self, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which classes are among these: ``bool[C]``."""
+        return np.isin(self.classes, names)
+
     def shuffled(self, rng: np.random.Generator, buffer: int = 8192) -> npt.NDArray[np.int64]:
         """All indices in a random order, ``int64[N]``.
 

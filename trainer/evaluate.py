@@ -94,11 +94,20 @@ def templates_of(checkpoint: Checkpoint, embeddings: Floats, numbers: Numbers, h
         seed: of the choice of ``one``.
 
     Raises:
+        BadConfig: see ``own_templates``.
+    """
+    if how == "own":
+        return own_templates(checkpoint)
+    return make_templates(embeddings, numbers, tuple(label.name for label in checkpoint.labels), how, seed)
+
+
+def own_templates(checkpoint: Checkpoint) -> TemplateLibrary:
+    """The template that training made of each label, without calibration distances.
+
+    Raises:
         BadConfig: the system has no templates of its own, or not of all labels.
     """
     names = tuple(label.name for label in checkpoint.labels)
-    if how != "own":
-        return make_templates(embeddings, numbers, names, how, seed)
     kind = checkpoint.config.system
     of_training = system(kind).templates
     if of_training is None:
@@ -106,8 +115,8 @@ def templates_of(checkpoint: Checkpoint, embeddings: Floats, numbers: Numbers, h
     vectors = of_training(checkpoint.weights, len(names)).numpy()
     if len(vectors) < len(names):
         raise BadConfig(f"template: {kind} has {len(vectors)} of its own for {len(names)} labels; say one or mean")
-    images = np.bincount(numbers, minlength=len(names))
-    return replace(make_templates(vectors, np.arange(len(names)), names, "mean", seed), counts=images)
+    library = make_templates(vectors, np.arange(len(names)), names, "mean", 0)
+    return replace(library, counts=np.array([checkpoint.origin.images[name] for name in names]))
 
 
 def make_templates(

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
+from trainer.errors import DataMissing
 from trainer.evaluate import How, embed, templates_of
 from trainer.metrics import Proportion, auroc, proportion
 from trainer.open_set import Calibration
@@ -62,13 +63,18 @@ def judge(
 
     Raises:
         BadConfig: the system has no templates of its own.
-        DataMissing: a label without an image to calibrate on.
+        DataMissing: a label without an image to make a template of, or to calibrate on.
+        UnknownClass: these folders have a class that is no label.
     """
     model = checkpoint.model()
-    known_numbers = label_numbers(templates, checkpoint.labels)
-    library = templates_of(checkpoint, embed(model, templates)[1], known_numbers, how, seed)
-    numbers = np.array([library.labels.index(name) for name in calibration.classes])[calibration.labels]
-    conformal = Calibration.of(library.distances(embed(model, calibration)[1]), numbers)
+    names = [label.name for label in checkpoint.labels]
+    for folder, use in ((templates, "make templates of"), (calibration, "calibrate on")):
+        if missing := sorted({*names} - {*folder.classes}):
+            raise DataMissing(f"{folder.root}: no images of {', '.join(missing)} to {use}")
+    numbers = label_numbers(templates, checkpoint.labels)
+    library = templates_of(checkpoint, embed(model, templates)[1], numbers, how, seed)
+    distances = library.distances(embed(model, calibration)[1])
+    conformal = Calibration.of(distances, label_numbers(calibration, checkpoint.labels))
     logits, embeddings = embed(model, images)
     judged = conformal.judge(library.distances(embeddings))
     known = np.isin(images.labels, [n for n, name in enumerate(images.classes) if name in library.labels])

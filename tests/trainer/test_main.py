@@ -60,6 +60,11 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
     alone = run(app, [*command, str(make_folder("alone", ("real",)))])
     assert alone.exit_code == 0, alone.output
     assert "real" in alone.stdout
+    for wrong, said in ((("real", "newer"), "no images of grid to calibrate on"), (("grid", "new", "real"), "'new'")):
+        folder = make_folder("-".join(wrong), wrong)
+        refused = run(app, [*command[:4], "--calibration", str(folder), str(new)])
+        assert refused.exit_code == 2
+        assert said in refused.stderr
 
 
 def test_few_shot_teaches_a_checkpoint_another_class(make_folder: MakeFolder, tmp_path: Path) -> None:

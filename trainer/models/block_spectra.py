@@ -179,8 +179,7 @@ def fit(
         net.centre.copy_(raw.mean(dim=0))
         net.spread.copy_(raw.std(dim=0) + 1e-3)
     known = Statistics.of_classes(net.standardised(raw).cpu().numpy(), labels, folder.classes)
-    photographs = np.isin(labels, [folder.classes.index(name) for name in config.real])
-    places = np.flatnonzero(photographs)[: config.simulated_images]
+    places = np.flatnonzero(folder.among(config.real)[labels])[: config.simulated_images]
     made = simulate_once(
         pixels[places], config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
     )

@@ -214,10 +214,10 @@ class ContrastiveObjective(Objective):
 
 def enlarge(config: ContrastiveConfig, folder: ImageFolder, progress: Callable[[int, int], None]) -> Enlarged:
     """Photographs several times, and what random generators make of them as further classes."""
-    photographs = _of_photographs(config, folder)
-    places = np.flatnonzero(photographs[folder.labels])[: config.simulated_images]
+    photographs = folder.among(config.real)[folder.labels]
+    places = np.flatnonzero(photographs)[: config.simulated_images]
     made = simulate_once(folder.pixels(places), config.simulated, config.simulated_steps, config.seed, progress)
-    return Enlarged.of(folder, made, np.where(photographs[folder.labels], config.photographs, 1))
+    return Enlarged.of(folder, made, np.where(photographs, config.photographs, 1))
 
 
 def fit(
@@ -230,11 +230,7 @@ def fit(
     """Say which outputs are of photographs."""
     assert isinstance(net, ContrastiveNet)
     if not config.binary:
-        net.photographs.copy_(torch.from_numpy(_of_photographs(config, folder)))
-
-
-def _of_photographs(config: ContrastiveConfig, folder: ImageFolder) -> npt.NDArray[np.bool_]:
-    return np.array([name in config.real for name in folder.classes])
+        net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
 
 
 def _crop(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bundle.templates import TemplateLibrary
 from trainer.discriminant import Prior, Projection, Statistics
-from trainer.evaluate import make_templates, templates_of
+from trainer.evaluate import make_templates, own_templates
 from trainer.protocols.corpus import Picture, draw, spread
 from trainer.protocols.recipe import Variant
 from trainer.protocols.study import Classes, Floats, Study, Trained
@@ -67,10 +67,7 @@ def make_namer(
         replayed = {name: spread(pictures, variant.replay) for name, pictures in known.items()}
         trained = study.fine_tune(trained, fresh, replayed, seed)
     if variant.template == "own" and not fresh:
-        none = np.empty(0, np.int64)
-        return Namer(
-            study, trained, None, templates_of(trained.checkpoint, np.empty((0, 0), np.float32), none, "own", 0)
-        )
+        return Namer(study, trained, None, own_templates(trained.checkpoint))
     of_known = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in known.items()}
     # The published method draws one image of a new type as well; where it has a few we let it use them all alike.
     of_new = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in fresh.items()}
