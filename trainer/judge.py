@@ -56,7 +56,7 @@ def judge(
         checkpoint: the network.
         images: a sub-folder a family; one that is named for a label is known.
         templates: images to take the templates from: the training folder.
-        calibration: other images of the same labels, which say how far a label's own lie.
+        calibration: other images of the same labels, which say how far a label's own lie; those of others say nothing.
         how: what a label's template is.
         alpha: share of known images that may be rejected.
         seed: of the choice where that is one image.
@@ -64,7 +64,7 @@ def judge(
     Raises:
         BadConfig: the system has no templates of its own.
         DataMissing: a label without an image to make a template of, or to calibrate on.
-        UnknownClass: these folders have a class that is no label.
+        UnknownClass: the templates' folder has a class that is no label.
     """
     model = checkpoint.model()
     names = [label.name for label in checkpoint.labels]
@@ -73,8 +73,8 @@ def judge(
             raise DataMissing(f"{folder.root}: no images of {', '.join(missing)} to {use}")
     numbers = label_numbers(templates, checkpoint.labels)
     library = templates_of(checkpoint, embed(model, templates)[1], numbers, how, seed)
-    distances = library.distances(embed(model, calibration)[1])
-    conformal = Calibration.of(distances, label_numbers(calibration, checkpoint.labels))
+    own = np.array([names.index(name) if name in names else -1 for name in calibration.classes])
+    conformal = Calibration.of(library.distances(embed(model, calibration)[1]), own[calibration.labels])
     logits, embeddings = embed(model, images)
     judged = conformal.judge(library.distances(embeddings))
     known = np.isin(images.labels, [n for n, name in enumerate(images.classes) if name in library.labels])

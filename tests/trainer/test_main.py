@@ -60,11 +60,17 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
     alone = run(app, [*command, str(make_folder("alone", ("real",)))])
     assert alone.exit_code == 0, alone.output
     assert "real" in alone.stdout
-    for wrong, said in ((("real", "newer"), "no images of grid to calibrate on"), (("grid", "new", "real"), "'new'")):
-        folder = make_folder("-".join(wrong), wrong)
-        refused = run(app, [*command[:4], "--calibration", str(folder), str(new)])
-        assert refused.exit_code == 2
-        assert said in refused.stderr
+    wrong, more = make_folder("wrong", ("newer", "real")), make_folder("more", ("grid", "newer", "real"), images=60)
+    ends = {
+        ("--templates", str(known), "--calibration", str(wrong)): (2, "no images of grid to calibrate on"),
+        ("--templates", str(wrong), "--calibration", str(others)): (2, "no images of grid to make templates of"),
+        ("--templates", str(more), "--calibration", str(others)): (2, "has no class 'newer'"),
+        ("--templates", str(known), "--calibration", str(more)): (0, ""),  # other classes calibrate nothing
+    }
+    for folders, (code, said) in ends.items():
+        ended = run(app, [*command[:2], *folders, str(new)])
+        assert ended.exit_code == code
+        assert said in ended.stderr
 
 
 def test_few_shot_teaches_a_checkpoint_another_class(make_folder: MakeFolder, tmp_path: Path) -> None:
