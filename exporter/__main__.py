@@ -31,11 +31,13 @@ DEFAULTS = ExportOptions()
 def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Written by `python -m trainer train`.")],
     out: Annotated[Path, typer.Argument(help="Bundle directory to make; {digest} stands for its digest.")],
-    data: Annotated[Path, typer.Option(help="Folder with train, calib and (only reported) test.")],
+    data: Annotated[Path, typer.Option(help="Data set with train, calib and (only reported) test.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle in verdicts; default genprint-SYSTEM.")] = None,
     template: Annotated[
-        How, typer.Option(help="Class mean, one random image as in S1, or what training itself made, where it does.")
+        How | None,
+        typer.Option(help="Class mean, one random image as in S1, or made by training; default: that, or else mean."),
     ] = DEFAULTS.template,
+    calib_split: Annotated[str, typer.Option(help="Calibrate on this one, val for instance.")] = DEFAULTS.calib_split,
     alpha: Annotated[float, typer.Option(help="Templates reject p-values up to this.")] = DEFAULTS.alpha,
     error_target: Annotated[float, typer.Option(help="Error each threshold allows.")] = DEFAULTS.error_target,
     tolerance: Annotated[float, typer.Option(help="Largest PyTorch/ONNX difference.")] = DEFAULTS.tolerance,
@@ -49,7 +51,13 @@ def export_command(
     with _one_line_errors(), bars as bar:
         task = bar.add_task("reading the checkpoint", total=STEPS)
         options = _options(
-            name=name, template=template, alpha=alpha, error_target=error_target, tolerance=tolerance, seed=seed
+            name=name,
+            template=template,
+            calib_split=calib_split,
+            alpha=alpha,
+            error_target=error_target,
+            tolerance=tolerance,
+            seed=seed,
         )
         bundle = export(
             load_checkpoint(checkpoint),

@@ -28,7 +28,8 @@ from exporter.errors import ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
-from trainer.evaluate import How, embed, templates_of
+from trainer.evaluate import How, embed, templates_of, usual
+from trainer.layouts import list_images
 from trainer.metrics import binary, closed_set
 from trainer.systems import system
 
@@ -47,8 +48,11 @@ class ExportOptions(BaseModel):
 
     name: str | None = Field(default=None, min_length=1)
     """None: ``genprint-`` and the name of the system."""
-    template: How = "mean"
-    """``mean`` of a label's training images, or ``one`` of them at random as the paper does."""
+    template: How | None = None
+    """``mean`` of a label's training images, ``one`` of them at random as S1 does, or the system's ``own``; None: the
+    last, where there are some, or else the first."""
+    calib_split: str = "calib"
+    """What to calibrate on; ``val`` where a data set has no split of that name."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """A template rejects an image whose conformal p-value is not above it."""
     error_target: float = Field(default=0.01, ge=0, lt=0.5)
@@ -74,8 +78,8 @@ def export(
 
     Args:
         checkpoint: the network.
-        data: folder with ``train`` (templates), ``calib`` (calibration; images the network has not seen) and,
-            optionally, ``test`` (reported in the model card and nothing else), one sub-folder a label in each.
+        data: of any layout, with splits ``train`` (templates), ``calib`` (calibration; images the network has not seen)
+            and, optionally, ``test`` (reported in the model card and nothing else).
         out: where to; ``{digest}`` stands for the bundle's digest.
         options: see there.
         force: replace what is at ``out``.
@@ -95,25 +99,26 @@ def export(
     run = runner(graph)
 
     def split(name: str) -> _Split:
-        folder = ImageFolder.read(data / name, preprocessing)
+        folder = ImageFolder.read(data, preprocessing, split=name)
         return _Split(folder, label_numbers(folder, checkpoint.labels), run(folder))
 
     progress("embedding the training images")
     train = split("train")
     if missing := set(names) - {names[number] for number in train.numbers}:
-        raise ExportDataMissing(f"{data / 'train'}: no images of {', '.join(sorted(missing))} to make a template from")
+        raise ExportDataMissing(f"{data}: train has no images of {', '.join(sorted(missing))} to make a template from")
     progress("embedding the calibration images")
-    calib = split("calib")
+    calib = split(options.calib_split)
     generated = _generated(calib, checkpoint)
     if generated.all() or not generated.any():
-        raise ExportDataMissing(f"{data / 'calib'}: calibration needs both real and generated images")
+        raise ExportDataMissing(f"{data}: calibration needs both real and generated images in {options.calib_split}")
 
     progress("comparing with PyTorch")
     expected = Outputs(*embed(detector, calib.folder))
     logit_error, embedding_error = check_parity(calib.outputs, expected, options.tolerance)
 
     progress("templates, calibration, thresholds")
-    library = templates_of(checkpoint, train.outputs.embedding, train.numbers, options.template, options.seed)
+    how = options.template or usual(checkpoint)
+    library = templates_of(checkpoint, train.outputs.embedding, train.numbers, how, options.seed)
     library = library.with_calibration(
         {name: calib.outputs.embedding[calib.numbers == i] for i, name in enumerate(names)}
     )
@@ -124,7 +129,7 @@ def export(
     probe = Probe.record(_probe_images(calib, names), (graph.model,), _roles(run))
 
     evaluation: dict[str, dict[str, object]] = {"calib": _evaluation(calib, library, checkpoint)}
-    if (data / "test").is_dir():
+    if "test" in list_images(data).splits:
         progress("evaluating the test images")
         evaluation["test"] = _evaluation(split("test"), library, checkpoint)
 
@@ -170,7 +175,7 @@ def export(
                 "data_fingerprint": checkpoint.fingerprint,
                 "images": checkpoint.origin.images,
                 "epochs": len(checkpoint.history),
-                "template": options.template,
+                "template": how,
             },
             evaluation=evaluation,
         )

@@ -20,7 +20,7 @@ from trainer import synth as synthesis
 from trainer.checkpoint import load_checkpoint
 from trainer.data import ImageFolder
 from trainer.errors import BadConfig, OutputExists, TrainerError
-from trainer.evaluate import How, evaluate, show
+from trainer.evaluate import How, evaluate, show, usual
 from trainer.few_shot import FewShotConfig, few_shot
 from trainer.inspection import inspect
 from trainer.judge import judge
@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 
 FEW_SHOT = FewShotConfig()
-TEMPLATE = "One random image a class, the mean of all, or what training itself made, where it does."
+TEMPLATE = "One random image a class, the mean of all, or what training itself made; default: that, where it does,"
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -167,7 +167,7 @@ def evaluate_command(
     templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
     split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
     templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
-    template: Annotated[How, typer.Option(help=TEMPLATE)] = "one",
+    template: Annotated[How | None, typer.Option(help=f"{TEMPLATE} or else one.")] = None,
     seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -177,7 +177,7 @@ def evaluate_command(
         with stderr().status("reading and embedding images"):
             test = ImageFolder.read(data, loaded.config.preprocessing, split=split)
             known = ImageFolder.read(templates, loaded.config.preprocessing, split=templates_split)
-            evaluation = evaluate(loaded, test, known, template, seed)
+            evaluation = evaluate(loaded, test, known, template or usual(loaded, "one"), seed)
     if json:
         sys.stdout.write(evaluation.model_dump_json(indent=1) + "\n")
     else:
@@ -193,7 +193,7 @@ def judge_command(
     split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
     templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
     calibration_split: Annotated[str | None, typer.Option(help="Likewise, of --calibration.")] = None,
-    template: Annotated[How, typer.Option(help=TEMPLATE)] = "mean",
+    template: Annotated[How | None, typer.Option(help=f"{TEMPLATE} or else mean.")] = None,
     alpha: Annotated[float, typer.Option(help="Share of known images that may be unknown.", min=0, max=1)] = 0.05,
     seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -208,7 +208,7 @@ def judge_command(
                 ImageFolder.read(data, cut, split=split, least=1),
                 ImageFolder.read(templates, cut, split=templates_split),
                 ImageFolder.read(calibration, cut, split=calibration_split),
-                template,
+                template or usual(loaded),
                 alpha,
                 seed,
             )

@@ -1,6 +1,6 @@
 """How good a checkpoint is on images that it has not seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Literal
@@ -21,6 +21,11 @@ from trainer.systems import system
 
 How = Literal["one", "mean", "own"]
 """A label's template: one random training image (S1's), the mean of all, or what training itself made (``System``)."""
+
+
+def usual(checkpoint: Checkpoint, otherwise: How = "mean") -> How:
+    """Its system's own templates where it has some."""
+    return otherwise if system(checkpoint.config.system).templates is None else "own"
 
 
 class Evaluation(BaseModel):
@@ -101,22 +106,33 @@ def templates_of(checkpoint: Checkpoint, embeddings: Floats, numbers: Numbers, h
     return make_templates(embeddings, numbers, tuple(label.name for label in checkpoint.labels), how, seed)
 
 
-def own_templates(checkpoint: Checkpoint) -> TemplateLibrary:
+def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = None) -> TemplateLibrary:
     """The template that training made of each label, without calibration distances.
+
+    Args:
+        checkpoint: whose labels.
+        new: embeddings ``float32[n, D]`` of further classes, which training did not know: their templates follow.
 
     Raises:
         BadConfig: the system has no templates of its own, or not of all labels.
     """
     names = tuple(label.name for label in checkpoint.labels)
-    kind = checkpoint.config.system
-    of_training = system(kind).templates
-    if of_training is None:
-        raise BadConfig(f"template: {kind} has none of its own; say one or mean")
-    vectors = of_training(checkpoint.weights, len(names)).numpy()
-    if len(vectors) < len(names):
-        raise BadConfig(f"template: {kind} has {len(vectors)} of its own for {len(names)} labels; say one or mean")
-    library = make_templates(vectors, np.arange(len(names)), names, "mean", 0)
-    return replace(library, counts=np.array([checkpoint.origin.images[name] for name in names]))
+    kind = system(checkpoint.config.system)
+    if kind.templates is None:
+        raise BadConfig(f"template: {checkpoint.config.system} has none of its own; say one or mean")
+    found = kind.templates(checkpoint.weights, len(names))
+    if len(found) < len(names):
+        raise BadConfig(
+            f"template: {checkpoint.config.system} has {len(found)} of its own for {len(names)} labels; say one or mean"
+        )
+    counts = [checkpoint.origin.images[name] for name in names]
+    vectors = [*found.numpy()]
+    for embeddings in (new or {}).values():
+        rows = torch.from_numpy(embeddings)
+        vectors.append((rows.mean(dim=0) if kind.place is None else kind.place(checkpoint.weights, rows)).numpy())
+        counts.append(len(rows))
+    names = (*names, *(new or {}))
+    return replace(make_templates(np.stack(vectors), np.arange(len(names)), names, "mean", 0), counts=np.array(counts))
 
 
 def make_templates(
@@ -154,7 +170,7 @@ def make_templates(
 def show(evaluation: Evaluation, console: Console) -> None:
     """As tables for people."""
     closed, decision = evaluation.closed_set, evaluation.binary
-    how = "one random image a class" if evaluation.template == "one" else "class means"
+    how = {"one": "one random image a class", "mean": "class means", "own": "from training"}[evaluation.template]
     confusion = Table("truth \\ nearest", *closed.labels, "recall", title=f"Nearest template ({how})")
     for name, row in zip(closed.labels, closed.confusion, strict=True):
         recall = f"{closed.recall[name]:.3f}" if name in closed.recall else "-"

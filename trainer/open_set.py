@@ -1,8 +1,7 @@
 """The open set: which images no known label explains.
 
 By the conformal p-value of the nearest label, as ``bundle/templates.py`` defines it and the worker serves it,
-calibrated on held-out images alone. Here for any distances, so that Mahalanobis distance (a library behind
-``discriminant.Projection``) and nearest neighbours compare by one rule.
+calibrated on held-out images alone.
 """
 
 from dataclasses import dataclass
@@ -76,33 +75,6 @@ class Calibration:
             p_value[mine] = (1 + as_far) / (len(own) + 1)
             score[mine] = (scale / (scale + found.astype(np.float64)) + as_far) / (len(own) + 1)
         return Judged(nearest, p_value, score)
-
-
-def nearest_neighbours(references: Floats, numbers: Numbers, labels: int, embeddings: Floats, k: int) -> Floats:
-    """L2 distance to the k-th nearest reference image of each label, or to its farthest if it has fewer.
-
-    With k = 1 this is a template library with every reference as a template, and can be served as one.
-
-    Args:
-        references: ``float32[M, D]``, of training images.
-        numbers: ``int64[M]``, their labels in [0, labels), each with one image at least.
-        labels: L.
-        embeddings: ``float32[N, D]``.
-        k: at least 1.
-
-    Returns:
-        ``float32[N, L]``.
-    """
-    rows = embeddings.astype(np.float64)
-    squares = np.einsum("nd,nd->n", rows, rows)[:, None]
-    found = np.empty((len(rows), labels))
-    for label in range(labels):
-        own = references[numbers == label].astype(np.float64)
-        apart = squares + np.einsum("md,md->m", own, own) - 2 * (rows @ own.T)
-        last = min(k, len(own)) - 1
-        found[:, label] = np.partition(apart, last, axis=1)[:, last]
-    distances: Floats = np.sqrt(found.clip(min=0)).astype(np.float32)
-    return distances
 
 
 class Rejection(BaseModel):

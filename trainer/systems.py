@@ -142,6 +142,8 @@ class System(Generic[C]):
             ``epochs`` to 0. Runs in every process and must give the same in each.
         templates: (trained weights, number of labels) -> ``float32[C, D]``: a template a label in the space of the
             embeddings as they are served, where training itself makes some.
+        place: (trained weights, embeddings ``float32[n, D]`` of a class that training did not know) -> ``float32[D]``:
+            its template, where it is not simply their mean.
     """
 
     source: str
@@ -157,6 +159,7 @@ class System(Generic[C]):
     augment_batch: Callable[[C], AugmentBatch | None] = lambda _: None
     fit: Callable[[C, nn.Module, ImageFolder, npt.NDArray[np.int64], Callable[[int, int], None]], None] | None = None
     templates: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
+    place: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None = None
 
 
 def system(name: str) -> System[Any]:

@@ -20,7 +20,7 @@ from exporter.export import ExportOptions, export
 from exporter.graph import Graph, Outputs, runner
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle
 from trainer.checkpoint import Checkpoint
-from trainer.errors import DataMissing, TooFewClasses, UnknownClass
+from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
 
 
 def outputs(bundle: Bundle, folder: Path) -> Outputs:
@@ -129,10 +129,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("gone", "error", "message"),
         [
-            ("train", DataMissing, "data/train: no such folder"),
-            ("calib", DataMissing, "data/calib: no such folder"),
-            ("train/striped", ExportDataMissing, "data/train: no images of striped to make a template from"),
-            ("calib/real", ExportDataMissing, "data/calib: calibration needs both real and generated images"),
+            ("train", SplitUnknown, r"data: none is 'train' of its splits \(calib, test\)"),
+            ("calib", SplitUnknown, r"data: none is 'calib' of its splits \(train, test\)"),
+            ("train/striped", ExportDataMissing, "data: train has no images of striped to make a template from"),
+            ("calib/real", ExportDataMissing, "data: calibration needs both real and generated images in calib"),
         ],
     )
     def test_missing_images(
@@ -161,6 +161,17 @@ class TestRefused:
     def test_what_is_there_stays(self, tiny_checkpoint: Checkpoint, tiny_data: Path, tiny_bundle: Bundle) -> None:
         with pytest.raises(FileExistsError, match="say --force"):
             export_bundle(tiny_checkpoint, tiny_data, tiny_bundle.path)
+
+    def test_a_list_that_is_calibrated_on_another_split(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
+        rows = [f"{path.relative_to(data)},{path.parent.name},{path.parts[-3]}" for path in sorted(data.rglob("*.png"))]
+        listed = data / "images.csv"
+        listed.write_text("path,label,split\n" + "\n".join(rows).replace(",calib", ",val"))
+        options = OPTIONS.model_copy(update={"calib_split": "val"})
+        out = data.parent / "bundle"
+        found = export(tiny_checkpoint, listed, out, options, force=False, progress=lambda _: None)
+        as_folders = export(tiny_checkpoint, data, data.parent / "b", OPTIONS, force=False, progress=lambda _: None)
+        assert found.templates.version == as_folders.templates.version
+        assert found.manifest.evaluation.keys() == {"calib", "test"}
 
     def test_a_label_without_calibration_images_rejects_nothing(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
         shutil.rmtree(data / "calib" / "striped")

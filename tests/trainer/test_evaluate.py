@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from tests.trainer.conftest import MakeFolder
 from trainer.data import ImageFolder
 from trainer.errors import BadConfig
-from trainer.evaluate import embed, evaluate, make_templates, templates_of
+from trainer.evaluate import embed, evaluate, make_templates, own_templates, templates_of, usual
 from trainer.loop import train
+from trainer.models.block_spectra import place
 from trainer.models.contrastive import ContrastiveNet
 from trainer.systems import parse_config
 
@@ -87,9 +89,29 @@ def test_templates_of_training_are_the_prototypes_that_scores_compare_with(
 
 
 def test_not_every_system_has_templates_of_its_own(make_folder: MakeFolder, tmp_path: Path) -> None:
-    config = parse_config({"system": "block_spectra", "size": 32, "simulated": 0})
     data = make_folder(images=8)
+    config = parse_config({"system": "spectrum", "size": 32, "epochs": 1})
     checkpoint = train(config, data, tmp_path / "a.pt", None, Console(quiet=True))
+    assert usual(checkpoint) == "mean"
     folder = ImageFolder.read(data, config.preprocessing)
-    with pytest.raises(BadConfig, match="block_spectra has none of its own; say one or mean"):
+    with pytest.raises(BadConfig, match="spectrum has none of its own; say one or mean"):
         evaluate(checkpoint, folder, folder, "own", 0)
+
+
+def test_a_new_class_has_the_template_that_its_system_gives_it(make_folder: MakeFolder, tmp_path: Path) -> None:
+    config = parse_config({"system": "block_spectra", "size": 32, "simulated": 0})
+    data = make_folder(classes=("coarse", "grid", "real"), images=8)
+    new = tmp_path / "new"
+    shutil.move(data / "grid", new / "grid")
+    shutil.copytree(data / "real", new / "real")
+    checkpoint = train(config, data, tmp_path / "a.pt", None, Console(quiet=True))
+    assert usual(checkpoint) == "own"
+    folder = ImageFolder.read(new, config.preprocessing)
+    _, embeddings = embed(checkpoint.model(), folder)
+    grid = embeddings[folder.labels == 0]
+    library = own_templates(checkpoint, {"grid": grid[:4]})
+    assert library.labels == ("coarse", "real", "grid")
+    assert library.counts.tolist() == [8, 8, 4]
+    placed = place(checkpoint.weights, torch.from_numpy(grid[:4])).numpy()
+    np.testing.assert_array_equal(library.vectors[2], placed)
+    assert not np.allclose(placed, grid[:4].mean(axis=0), atol=1)

@@ -42,7 +42,7 @@ def test_synth_train_evaluate(photographs: Path, tmp_path: Path) -> None:
 def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, tmp_path: Path) -> None:
     run, checkpoint = CliRunner().invoke, tmp_path / "a.pt"
     known, others = make_folder("known", images=60), make_folder("others", images=60)
-    settings = ["--system", "block_spectra", "--size", "32", "--set", "simulated=0", "--set", "directions=0"]
+    settings = ["--system", "block_spectra", "--size", "32", "--set", "simulated=0"]
     assert run(app, ["train", str(known), str(checkpoint), *settings]).exit_code == 0
     command = ["judge", str(checkpoint), "--templates", str(known), "--calibration", str(others), "--alpha", "0.1"]
     new = make_folder("new", ("grid", "newer", "real"), images=40)

@@ -1,15 +1,13 @@
-"""Against what the worker serves, plain loops, scikit-learn's neighbours, and coverage on simulated images."""
+"""Against what the worker serves, plain loops, and coverage on simulated images."""
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
-from sklearn.neighbors import NearestNeighbors
 
 from bundle.templates import TemplateLibrary
 from trainer import metrics
 from trainer.errors import DataMissing
 from trainer.metrics import Floats
-from trainer.open_set import Calibration, Judged, nearest_neighbours, rejection
+from trainer.open_set import Calibration, Judged, rejection
 
 LABELS = ("flow", "real", "style")
 
@@ -81,26 +79,6 @@ def test_calibration_images_at_distance_zero_are_no_obstacle() -> None:
 def test_a_label_without_calibration_images_is_refused() -> None:
     with pytest.raises(DataMissing, match="label 1 has no calibration image"):
         Calibration.of(np.ones((2, 2), np.float32), np.array([0, 0]))
-
-
-@pytest.mark.parametrize("k", [1, 3, 50])
-def test_neighbours_are_scikit_learns(k: int) -> None:
-    rng = np.random.default_rng(0)
-    references, numbers = rng.normal(size=(60, 6)).astype(np.float32), rng.permutation(np.arange(60) % 3)
-    numbers[numbers == 2] = 1
-    embeddings = rng.normal(size=(11, 6)).astype(np.float32)
-    found = nearest_neighbours(references, numbers, 2, embeddings, k)
-    for label in (0, 1):
-        own = references[numbers == label]
-        distances, _ = NearestNeighbors(n_neighbors=min(k, len(own))).fit(own).kneighbors(embeddings)
-        np.testing.assert_allclose(found[:, label], distances[:, -1], rtol=1e-5)
-
-
-def test_the_nearest_neighbour_is_a_library_of_all_references(library: TemplateLibrary, embeddings: Floats) -> None:
-    found = nearest_neighbours(library.vectors, library.label_of, 3, embeddings, 1)
-    np.testing.assert_allclose(found, library.distances(embeddings), rtol=1e-6)
-    by_hand = cdist(embeddings, library.vectors)
-    np.testing.assert_allclose(found[:, 0], np.minimum(by_hand[:, 0], by_hand[:, 3]), rtol=1e-5)
 
 
 def test_rejection_by_hand() -> None:

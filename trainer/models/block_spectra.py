@@ -1,18 +1,21 @@
-"""Ours: block spectra and a discriminant in closed form, with simulated generators as further classes.
+"""Ours: block spectra, and classes as normal distributions in closed form, with simulated generators beside them.
 
-A decoder leaves its traces in how strong each spatial frequency is, in what its grid does to neighbouring pixels, and
-in where on the grid a pixel lies. Some hundred such statistics, averaged over an image, tell generators apart that no
-eye can; since they are averages, they are nearly normal, and the discriminant of normal classes (LDA with a shrunken
-covariance) is all that has to be fitted. No gradient is taken and no image is forgotten: see ``discriminant``.
+A decoder leaves its traces in how strong each spatial frequency is, in what its grid does to neighbouring pixels, in
+how colours go together and in where on the grid a pixel lies. A thousand such statistics, averaged over an image, tell
+generators apart that no eye can; since they are averages they are nearly normal, and the discriminant of normal classes
+(LDA with a shrunken covariance) is all that has to be fitted. No gradient is taken: see ``discriminant``.
 
-What an image of an *unknown* generator looks like cannot be learnt from a few known ones: an image is far from a
-class in hundreds of directions by chance alone. So the discriminant also separates generators that are drawn at random
-and trained for seconds on the training photographs (``random_upsamplers``), and only the directions that separate
-classes are kept: what distinguishes decoders at large.
+What an image of an *unknown* generator looks like cannot be learnt from a few known ones: an image is far from a class
+in hundreds of directions by chance alone. So generators that are drawn at random and trained for seconds on the
+training photographs (``random_upsamplers``) say with the known ones where the mean of a generator may lie. The distance
+to a template is the log-likelihood ratio of that class against *any* generator: Mahalanobis distance less that to the
+background, as in Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection" (2021); we have
+the background from means of classes, not from all images. A class that is known by a few images has the posterior mean.
 """
 
-from collections.abc import Callable
-from typing import Final, Literal, Self
+import math
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +26,11 @@ from torch import Tensor, nn
 
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
-from trainer.discriminant import Statistics
+from trainer.discriminant import Floats64, Prior, Statistics
 from trainer.errors import BadConfig
 from trainer.evaluate import in_batches
+from trainer.metrics import Floats, Numbers
+from trainer.models.srm_metric import SQUARE5
 from trainer.random_upsamplers import simulate_once
 from trainer.systems import System
 
@@ -36,10 +41,27 @@ LAGS: Final = (
 )
 """(down, right) at which the residual is compared with itself."""
 STATISTICS: Final = 643
+MORE: Final = 1099
 _KERNEL: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 """The KB kernel of the Spatial Rich Model, times 4: the residual."""
+_DIFFERENCES: Final = (
+    *(np.array([values], np.float32) for values in ([-1, 1], [1, -2, 1], [1, -3, 3, -1])),
+    *(np.array([values], np.float32).T for values in ([-1, 1], [1, -2, 1], [1, -3, 3, -1])),
+    np.array([[1, -1], [-1, 1]], np.float32),
+    (12 * SQUARE5).astype(np.float32),
+)
+"""High passes: differences across and down, diagonal, and the KV kernel times 12."""
 _FAR: Final = 8.0
 """Standardised statistics are cut off here: what lies farther is far, and no matter how far."""
+_NEARER: Final = 0.3
+"""Variance of the means of unknown generators, over that of known and simulated ones. Chosen on validation images."""
+_OFF_PLANE: Final = 0.1
+"""Of that variance, the share in directions in which neither known nor simulated generators differ."""
+_NEW: Final = 0.3
+"""The same share where a new class is placed by a few images, beside the known ones alone."""
+_LITTLE: Final = 1e-4
+_LEVEL: Final = 500.0
+"""Distance to a template where a class is as likely as any generator: far from 0, as ratios have either sign."""
 
 
 class BlockSpectraConfig(TrainConfig):
@@ -52,11 +74,8 @@ class BlockSpectraConfig(TrainConfig):
     """Nothing is trained by gradients."""
     shrinkage: float | None = Field(default=0.05, ge=0, le=1)
     """Of the covariance within classes; None takes the oracle approximating estimate."""
-    simulated: int = Field(default=12, ge=0)
-    """Random generators that are classes beside the known ones."""
-    directions: int = Field(default=24, ge=0, le=STATISTICS)
-    """Of the embedding: those that separate the classes most; zeros where there are fewer than classes less one. 0
-    keeps all 643, in which a few images place a new class better, and which see no unknown."""
+    simulated: int = Field(default=24, ge=0)
+    """Random generators, which say where unknown ones may lie."""
     simulated_steps: int = Field(default=200, ge=1)
     """Training steps of each."""
     simulated_images: int = Field(default=350, ge=16)
@@ -72,24 +91,31 @@ class BlockSpectraConfig(TrainConfig):
 
 
 class BlockSpectra(nn.Module):
-    """``uint8[N, H, W, 3]`` -> statistics ``float32[N, 643]``; H and W multiples of 8, at least 24.
+    """``uint8[N, H, W, 3]`` -> statistics ``float32[N, 643]``, or 1,099; H and W multiples of 8, at least 24.
 
     Of luma, R - G, B - G and G, on the 0-255 scale: the log mean magnitude of each coefficient of the orthonormal 8x8
     DCT, of blocks on the image's grid (256) and of blocks shifted by 4 and 4 (256); on luma the log of root mean square
     over mean (64). Of the KB residual of the first three: autocorrelation at 14 lags (42) and correlation of each two
     (3). Of luma's residual: log mean magnitude at each place of a 4x4 grid, less their mean (16). Of R, G and B: square
     root of the share of pixels at most 1, and at least 254 (6).
+
+    With ``more``, the log of root mean square over mean of the three other planes as well (192), the correlation of
+    each coefficient in two of the first three (192), and of eight more high passes of those the log mean magnitude, log
+    of root mean square over mean, and skewness (72).
     """
 
-    def __init__(self) -> None:
+    basis: Tensor
+    kernel: Tensor
+
+    def __init__(self, *, more: bool = False) -> None:
         super().__init__()
         rows = dct(np.eye(BLOCK), axis=0, norm="ortho")
         basis = np.einsum("uy,vx->uvyx", rows, rows).reshape(BLOCK**2, 1, BLOCK, BLOCK)
         self.register_buffer("basis", torch.from_numpy(basis).float(), persistent=False)
         self.register_buffer("kernel", torch.from_numpy(_KERNEL)[None, None], persistent=False)
-
-    basis: Tensor
-    kernel: Tensor
+        self.more = more
+        for number, values in enumerate(_DIFFERENCES if more else ()):
+            self.register_buffer(f"difference{number}", torch.from_numpy(values)[None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """All statistics, in the order of the description."""
@@ -97,58 +123,78 @@ class BlockSpectra(nn.Module):
         red, green, blue = pixels[:, 0], pixels[:, 1], pixels[:, 2]
         luma = 0.299 * red + 0.587 * green + 0.114 * blue
         planes = torch.stack([luma, red - green, blue - green, green], dim=1)
-        on_grid = self._spectrum(planes)
+        coefficients = self._spectrum(planes)
+        on_grid = coefficients.abs()
         half = BLOCK // 2
-        shifted = self._spectrum(planes[:, :, half:-half, half:-half])
-        mean = on_grid.mean(dim=3)
-        peaked = (on_grid[:, 0].square().mean(dim=2).sqrt() + 0.1) / (mean[:, 0] + 0.1)
+        shifted = self._spectrum(planes[:, :, half:-half, half:-half]).abs()
         residual = _convolve(planes[:, :3], self.kernel)
         power = residual.square().mean(dim=(2, 3)) + 1
         parts = [
-            (mean + 0.1).log().flatten(1),
-            peaked.log(),
-            (shifted.mean(dim=3) + 0.1).log().flatten(1),
+            (on_grid.mean(dim=3) + 0.1).log(),
+            _peakedness(on_grid[:, 0]),
+            (shifted.mean(dim=3) + 0.1).log(),
             _autocorrelation(residual, power),
             _by_place(residual[:, 0]),
-            _between_planes(residual, power),
-            torch.cat([(pixels <= 1).float().mean(dim=(2, 3)), (pixels >= 254).float().mean(dim=(2, 3))], dim=1).sqrt(),
+            _between_planes(residual.flatten(2)[:, :, None], power[:, :, None]),
+            (pixels <= 1).float().mean(dim=(2, 3)).sqrt(),
+            (pixels >= 254).float().mean(dim=(2, 3)).sqrt(),
         ]
-        return torch.cat(parts, dim=1)
+        if self.more:
+            first = coefficients[:, :3]
+            parts += [_peakedness(on_grid[:, 1:]), _between_planes(first, first.square().mean(dim=3) + 1)]
+            parts += [self._difference(planes[:, :3], number) for number in range(len(_DIFFERENCES))]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def _spectrum(self, planes: Tensor) -> Tensor:
-        """``float32[N, C, H, W]`` -> magnitudes ``float32[N, C, 64, blocks]``."""
+        """``float32[N, C, H, W]`` -> coefficients ``float32[N, C, 64, blocks]``."""
         n, channels, height, width = planes.shape
         found = nn.functional.conv2d(planes.reshape(-1, 1, height, width), self.basis, stride=BLOCK)
-        return found.abs().reshape(n, channels, BLOCK**2, -1)
+        return found.reshape(n, channels, BLOCK**2, -1)
+
+    def _difference(self, planes: Tensor, number: int) -> Tensor:
+        """``float32[N, C, H, W]`` -> ``float32[N, 3, C]``: strength, peakedness and skewness of a high pass."""
+        found = _convolve(planes, cast("Tensor", getattr(self, f"difference{number}"))).flatten(2)
+        strength = (found.abs().mean(dim=2) + 0.1).log()
+        skewness = found.pow(3).mean(dim=2) / (found.square().mean(dim=2) + 1).pow(1.5)
+        return torch.stack([strength, _peakedness(found.abs()), skewness], dim=1)
 
 
 class BlockSpectraNet(nn.Module):
-    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, R]``).
+    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, 1100]``).
 
-    The embedding is in the whitened space: L2 distance to a class mean is the Mahalanobis distance. The scores are
-    LDA's at equal priors, ``z . m - |m|^2 / 2``: log-likelihoods but for a term that all classes share.
+    With x the whitened statistics about the mean of all classes, and T the covariance of unknown generators' means
+    there, a class with mean m has ``-2 log N(x; m, I) / N(x; 0, I + T) = (x - m)^2 - x^T (I + T)^-1 x`` but for a
+    constant. With ``A = T (I + T)^-1`` that is ``(A^1/2 x - A^-1/2 m)^2 - m^T T^-1 m``, a squared L2 distance to a
+    template: the embedding is ``A^1/2 x`` and a 0, the template ``A^-1/2 m`` and what makes the sum positive. The
+    scores are LDA's at equal priors, ``x . m - |m|^2 / 2``: log-likelihoods but for a term that all classes share.
 
     Attributes:
-        centre, spread: ``float32[643]``, of the statistics of the training images.
+        centre, spread: ``float32[1099]``, of the statistics of the training images.
+        means: ``float32[C + simulated, 1099]``, of the known classes and the simulated ones, about their mean.
+        counts: ``int64[C + simulated]``, images of each.
     """
 
     centre: Tensor
     spread: Tensor
+    means: Tensor
+    counts: Tensor
 
     def __init__(self, config: BlockSpectraConfig, outputs: int) -> None:
         super().__init__()
-        self.statistics = BlockSpectra()
-        self.register_buffer("centre", torch.zeros(STATISTICS))
-        self.register_buffer("spread", torch.ones(STATISTICS))
-        directions = config.directions or STATISTICS
-        self.projection = nn.Linear(STATISTICS, directions)
-        self.head = nn.Linear(directions, outputs)
+        classes = outputs + config.simulated
+        self.statistics = BlockSpectra(more=True)
+        self.register_buffer("centre", torch.zeros(MORE))
+        self.register_buffer("spread", torch.ones(MORE))
+        self.register_buffer("means", torch.zeros(classes, MORE))
+        self.register_buffer("counts", torch.ones(classes, dtype=torch.int64))
+        self.projection = nn.Linear(MORE, MORE)
+        self.head = nn.Linear(MORE, outputs)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
         with torch.autocast(images.device.type, enabled=False):
             embedding = self.projection(self.standardised(self.statistics(images)))
-            return self.head(embedding), embedding
+            return self.head(embedding), nn.functional.pad(embedding, (0, 1))
 
     def standardised(self, statistics: Tensor) -> Tensor:
         """In units of their spread, cut off at 8."""
@@ -162,14 +208,16 @@ def fit(
     labels: npt.NDArray[np.int64],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Fit all there is: standardisation, discriminant, class means.
+    """Fit all there is: standardisation, discriminant, class means, and where others may be.
 
     Raises:
-        BadConfig: fewer images than it takes to say how statistics vary.
+        BadConfig: fewer images than it takes to say how statistics vary; or no two classes.
     """
     assert isinstance(net, BlockSpectraNet)
     if len(folder) < 2 * len(folder.classes):
         raise BadConfig(f"{folder.root}: {len(folder)} images are too few for {len(folder.classes)} classes")
+    if len(net.means) < 2:
+        raise BadConfig(f"{folder.root}: one class and no simulated ones: nothing says how classes differ")
     total = config.simulated + 1
     pixels = folder.pixels(slice(None))
     device = net.centre.device
@@ -178,40 +226,98 @@ def fit(
     with torch.no_grad():
         net.centre.copy_(raw.mean(dim=0))
         net.spread.copy_(raw.std(dim=0) + 1e-3)
-    known = Statistics.of_classes(net.standardised(raw).cpu().numpy(), labels, folder.classes)
+    known = Statistics.of(net.standardised(raw).cpu().numpy(), labels, len(folder.classes))
     places = np.flatnonzero(folder.among(config.real)[labels])[: config.simulated_images]
     made = simulate_once(
         pixels[places], config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
     )
-    standardised = [in_batches(lambda x: (net.standardised(net.statistics(x)),), images, device)[0] for images in made]
-    others = [Statistics.of(f"~{number:04d}", rows) for number, rows in enumerate(standardised)]
-    projection = known.projection(
-        config.shrinkage,
-        keep="between" if config.directions else "all",
-        beside=Statistics.sum(others) if others else None,
-    ).onto(net.projection.out_features)
-    means = torch.from_numpy(projection(known.means))[[known.names.index(name) for name in folder.classes]]
+    simulated = [in_batches(lambda x: (net.standardised(net.statistics(x)),), images, device)[0] for images in made]
+    every = np.stack([*known.means, *(rows.mean(axis=0, dtype=np.float64) for rows in simulated)])
+    whitening = known.whitening(config.shrinkage)
+    middle = every.mean(axis=0)
+    means = (every - middle) @ whitening
+    counts = np.array([*known.counts, *(len(rows) for rows in simulated)])
+    others = _others(means, counts)
+    matrix = others.times(_root, whitening)
+    heads = others.times(_inverse_root, means[: len(folder.classes)])
     with torch.no_grad():
-        net.projection.load_state_dict(projection.layer().state_dict())
-        net.head.weight.copy_(means)
-        net.head.bias.copy_(-means.square().sum(dim=1) / 2)
+        net.means.copy_(torch.from_numpy(means))
+        net.counts.copy_(torch.from_numpy(counts))
+        net.projection.weight.copy_(torch.from_numpy(matrix.T))
+        net.projection.bias.copy_(torch.from_numpy(-middle @ matrix))
+        net.head.weight.copy_(torch.from_numpy(heads))
+        net.head.bias.copy_(torch.from_numpy(-(means[: len(folder.classes)] ** 2).sum(axis=1) / 2))
+
+
+def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
+    """Of the classes that training knew, ``float32[C, 1100]``."""
+    means, counts = _means(weights)
+    others = _others(means, counts)
+    known = means[: min(labels, len(weights["head.bias"]))]
+    return torch.from_numpy(np.stack([_template(others, mean) for mean in known]))
+
+
+def place(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
+    """Of a class that training did not know, ``float32[1100]``, from embeddings ``float32[n, 1100]``.
+
+    The mean is drawn towards those of known classes; simulated ones are no guide to where one more of those lies.
+    """
+    means, counts = _means(weights)
+    others = _others(means, counts)
+    known = len(weights["head.bias"])
+    mean = others.times(_inverse_root, embeddings[:, :-1].double().mean(dim=0).numpy())
+    return torch.from_numpy(
+        _template(others, Prior.of(means[:known], counts[:known], _NEW).mean(mean, len(embeddings)))
+    )
+
+
+def _means(weights: Mapping[str, Tensor]) -> tuple[Floats64, Numbers]:
+    return weights["means"].double().numpy(), weights["counts"].numpy()
+
+
+def _others(means: Floats64, counts: Numbers) -> Prior:
+    """Where unknown generators may be, about the mean of ``means``, which is 0."""
+    return Prior.of(means, counts, _OFF_PLANE, _NEARER)
+
+
+def _root(variance: Floats64) -> Floats64:
+    """Of ``A``; classes that do not differ beyond chance leave a little of it."""
+    variance = variance.clip(min=_LITTLE)
+    return np.sqrt(variance / (1 + variance))
+
+
+def _inverse_root(variance: Floats64) -> Floats64:
+    return 1 / _root(variance)
+
+
+def _template(others: Prior, mean: Floats64) -> Floats:
+    """``float32[1100]``; a class that lies too far out for the level is drawn in until it does not."""
+    evidence = float(mean @ others.times(lambda variance: 1 / variance.clip(min=_LITTLE), mean))
+    drawn = min(1.0, _LEVEL / (math.sqrt(evidence) + 1e-9))
+    left = math.sqrt(max(0.0, _LEVEL**2 - drawn**2 * evidence))
+    return np.append(others.times(_inverse_root, drawn * mean), left).astype(np.float32)
 
 
 def _convolve(planes: Tensor, kernel: Tensor) -> Tensor:
     n, channels, height, width = planes.shape
     found = nn.functional.conv2d(planes.reshape(-1, 1, height, width), kernel)
-    return found.reshape(n, channels, height - 2, width - 2)
+    return found.reshape(n, channels, *found.shape[2:])
+
+
+def _peakedness(magnitudes: Tensor) -> Tensor:
+    """Log of root mean square over mean, along the last dimension."""
+    return ((magnitudes.square().mean(dim=-1).sqrt() + 0.1) / (magnitudes.mean(dim=-1) + 0.1)).log()
 
 
 def _autocorrelation(residual: Tensor, power: Tensor) -> Tensor:
-    """``float32[N, C, H, W]`` -> ``float32[N, C * 14]``."""
+    """``float32[N, C, H, W]`` -> ``float32[N, C, 14]``."""
     height, width = residual.shape[2:]
     found = []
     for down, right in LAGS:
         after = residual[:, :, down:, max(right, 0) : width + min(right, 0)]
         before = residual[:, :, : height - down, max(-right, 0) : width - max(right, 0)]
         found.append((after * before).mean(dim=(2, 3)) / power)
-    return torch.stack(found, dim=2).flatten(1)
+    return torch.stack(found, dim=2)
 
 
 def _by_place(residual: Tensor) -> Tensor:
@@ -223,14 +329,15 @@ def _by_place(residual: Tensor) -> Tensor:
     return logarithm - logarithm.mean(dim=1, keepdim=True)
 
 
-def _between_planes(residual: Tensor, power: Tensor) -> Tensor:
+def _between_planes(values: Tensor, power: Tensor) -> Tensor:
+    """Correlations of three planes ``float32[N, 3, K, M]`` over M, with their powers ``[N, 3, K]``: ``[N, 3, K]``."""
     pairs = ((0, 1), (0, 2), (1, 2))
-    found = [(residual[:, i] * residual[:, j]).mean(dim=(1, 2)) / (power[:, i] * power[:, j]).sqrt() for i, j in pairs]
+    found = [(values[:, i] * values[:, j]).mean(dim=2) / (power[:, i] * power[:, j]).sqrt() for i, j in pairs]
     return torch.stack(found, dim=1)
 
 
 def _summary(config: BlockSpectraConfig) -> str:
-    return f"{STATISTICS} block-spectral statistics, LDA, {config.simulated} simulated generators"
+    return f"{MORE} block-spectral statistics, LDA, {config.simulated} simulated generators"
 
 
 SYSTEM: Final = System(
@@ -239,4 +346,6 @@ SYSTEM: Final = System(
     summary=_summary,
     network=BlockSpectraNet,
     fit=fit,
+    templates=templates,
+    place=place,
 )

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from bundle.templates import TemplateLibrary
-from trainer.discriminant import Prior, Projection, Statistics
 from trainer.evaluate import make_templates, own_templates
 from trainer.protocols.corpus import Picture, draw, spread
 from trainer.protocols.recipe import Variant
@@ -17,27 +15,22 @@ from trainer.transforms import CLEAN, Transform
 
 Flags = npt.NDArray[np.bool_]
 
-_DISCRIMINANTS: WeakKeyDictionary[Trained, tuple[Statistics, Projection]] = WeakKeyDictionary()
-"""Of the images that a network was trained on; hundreds of draws of new types share them."""
-
 
 @dataclass(frozen=True, eq=False)
 class Namer:
-    """A network, a projection of its embeddings where there is one, and templates in that space."""
+    """A network, and templates in the space of its embeddings."""
 
     study: Study
     trained: Trained
-    projection: Projection | None
     library: TemplateLibrary
 
-    def embed(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:
-        """``float32[N, R]``, in the space of the templates."""
-        embeddings = self.study.outputs(self.trained, pictures, change).embeddings
-        return embeddings if self.projection is None else self.projection(embeddings)
+    def distances(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:
+        """To each label of the library: ``float32[N, L]``."""
+        return self.library.distances(self.study.outputs(self.trained, pictures, change).embeddings)
 
     def name(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> tuple[str, ...]:
         """The nearest label of each image."""
-        nearest = self.library.distances(self.embed(pictures, change)).argmin(axis=1)
+        nearest = self.distances(pictures, change).argmin(axis=1)
         return tuple(self.library.labels[number] for number in nearest)
 
     def right(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Flags:
@@ -53,25 +46,23 @@ def make_namer(
     Args:
         study: whose networks.
         variant: says how a type becomes a template (``template``) and how new ones are learnt (``adapt``): not at all,
-            their template is enough; by S1's fine-tuning; or in closed form, by shrinkage LDA of all images seen so
-            far, with the means of few images drawn towards where means are.
+            their template is enough; or by S1's fine-tuning.
         trained: the network.
         known: the images that it was trained on.
         new: the few images of each new type.
         seed: of the choice of single templates and of the fine-tuning.
     """
     fresh = new or {}
-    if variant.adapt == "discriminant":
-        return _by_discriminant(study, trained, known, fresh)
     if fresh and variant.adapt == "triplet":
         replayed = {name: spread(pictures, variant.replay) for name, pictures in known.items()}
         trained = study.fine_tune(trained, fresh, replayed, seed)
-    if variant.template == "own" and not fresh:
-        return Namer(study, trained, None, own_templates(trained.checkpoint))
+    if variant.template == "own":
+        embedded = {name: study.outputs(trained, pictures).embeddings for name, pictures in fresh.items()}
+        return Namer(study, trained, own_templates(trained.checkpoint, embedded))
     of_known = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in known.items()}
     # The published method draws one image of a new type as well; where it has a few we let it use them all alike.
     of_new = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in fresh.items()}
-    return Namer(study, trained, None, _means(study, trained, {**of_known, **of_new}))
+    return Namer(study, trained, _means(study, trained, {**of_known, **of_new}))
 
 
 def confusion_of(named: Sequence[str], pictures: Sequence[Picture], labels: Sequence[str]) -> list[list[int]]:
@@ -86,17 +77,3 @@ def _means(study: Study, trained: Trained, classes: Mapping[str, Sequence[Pictur
     embeddings = [study.outputs(trained, pictures).embeddings for pictures in classes.values()]
     numbers = np.repeat(np.arange(len(classes)), [len(rows) for rows in embeddings])
     return make_templates(np.concatenate(embeddings), numbers, tuple(classes), "mean", 0)
-
-
-def _by_discriminant(study: Study, trained: Trained, known: Classes, new: Classes) -> Namer:
-    if trained not in _DISCRIMINANTS:
-        parts = [Statistics.of(name, study.outputs(trained, pictures).embeddings) for name, pictures in known.items()]
-        _DISCRIMINANTS[trained] = (Statistics.sum(parts), Statistics.sum(parts).projection())
-    old, projection = _DISCRIMINANTS[trained]
-    if not new:
-        return Namer(study, trained, projection, old.library(projection))
-    every = Statistics.sum(
-        [old, *(Statistics.of(name, study.outputs(trained, p).embeddings) for name, p in new.items())]
-    )
-    prior = Prior.of(projection(old.means), old.counts)
-    return Namer(study, trained, projection, every.library(projection, prior))

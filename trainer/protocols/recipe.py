@@ -25,12 +25,11 @@ class Variant(_Exact):
 
     system: str
     options: dict[str, Any] = {}
-    adapt: Literal["none", "triplet", "discriminant"] = "none"
-    """How it learns a new type: by a template alone, by fine-tuning, or in closed form."""
+    adapt: Literal["none", "triplet"] = "none"
+    """How it learns a new type: by a template alone, or by fine-tuning."""
     template: How = "one"
-    """Types are named by one random training image each (S1), by the mean of all, or by what training itself made.
-
-    A type that is learnt later has no template from training: then all have means."""
+    """Types are named by one random training image each (S1), by the mean of all, or by what training itself made. A
+    type that is learnt later then has the template that the system gives it (``place``), or the mean of its images."""
     train: int | None = None
     """Images a class, where the scale has more."""
     seeds: int | None = None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trainer import bootstrap
 from trainer.bootstrap import Estimate
 from trainer.metrics import proportion
-from trainer.open_set import Calibration, Judged, nearest_neighbours
+from trainer.open_set import Calibration, Judged
 from trainer.plots import curves
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture
@@ -22,15 +22,8 @@ from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.naming import Namer, make_namer
 from trainer.protocols.recipe import Variant
 from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Classes, Findings, Floats, Study, percent
+from trainer.protocols.study import Findings, Study, percent
 from trainer.transforms import CLEAN, Transform
-
-
-class Judge(Variant):
-    """A variant, and what *far* means for it."""
-
-    neighbours: int | None = Field(default=None, ge=1)
-    """Distance to so many-th nearest training image of a label, in place of that to its template."""
 
 
 class Settings(BaseModel):
@@ -38,7 +31,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    variants: dict[str, Judge]
+    variants: dict[str, Variant]
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Share of known images that may be rejected."""
     changes: tuple[str, ...] = ()
@@ -50,14 +43,13 @@ class Backbone:
     """One that knows some labels, calibrated."""
 
     namer: Namer
-    judge: Judge
-    known: Classes
-    """Training images."""
+    generators: tuple[str, ...]
+    """Those that it knows."""
     calibration: Calibration
 
     def judged(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Judged:
         """Nearest label, p-value and score of each image."""
-        return self.calibration.judge(distances_of(self.namer, self.judge, self.known, pictures, change))
+        return self.calibration.judge(self.namer.distances(pictures, change))
 
 
 def run(study: Study) -> Findings:
@@ -68,12 +60,12 @@ def run(study: Study) -> Findings:
     false_unknown: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
     kept = [name for name in study.corpus.generators if name not in study.corpus.trainable]
-    for row, judge in settings.variants.items():
+    for row, variant in settings.variants.items():
         left_out = {}
         for name, family in study.generators.items():
             known = [generator for generator in study.generators.values() if generator != family]
-            left_out[name] = _told_apart(study, _backbones(study, judge, known), family)
-        every = _backbones(study, judge, list(study.generators.values()))
+            left_out[name] = _told_apart(study, _backbones(study, variant, known), family)
+        every = _backbones(study, variant, list(study.generators.values()))
         others = {name: _told_apart(study, every, name) for name in kept}
         for table, place in ((auroc, 0), (oscr, 1)):
             for name, found in {**left_out, **others}.items():
@@ -92,29 +84,16 @@ def run(study: Study) -> Findings:
     )
 
 
-def distances_of(
-    namer: Namer, judge: Judge, known: Classes, pictures: Sequence[Picture], change: Transform = CLEAN
-) -> Floats:
-    """``float32[N, L]``, in the order of the library's labels."""
-    if judge.neighbours is None:
-        return namer.library.distances(namer.embed(pictures, change))
-    labels = namer.library.labels
-    references = [namer.embed(known[label]) for label in labels]
-    numbers = np.repeat(np.arange(len(labels)), [len(rows) for rows in references])
-    embedded = namer.embed(pictures, change)
-    return nearest_neighbours(np.concatenate(references), numbers, len(labels), embedded, judge.neighbours)
-
-
-def _backbones(study: Study, judge: Judge, generators: Sequence[str]) -> list[Backbone]:
-    train = study.corpus.classes(generators, "train", study.least(judge))
+def _backbones(study: Study, variant: Variant, generators: Sequence[str]) -> list[Backbone]:
+    train = study.corpus.classes(generators, "train", study.least(variant))
     val = study.corpus.classes(generators, "val", study.scale.val)
     calib = [p for some in study.corpus.classes(generators, "calib", study.scale.calib).values() for p in some]
     found = []
-    for seed in study.seeds_of(judge):
-        namer = make_namer(study, judge, study.train(study.config(judge, seed), train, val), train, seed=seed)
+    for seed in study.seeds_of(variant):
+        trained = study.train(study.config(variant, seed), train, val)
+        namer = make_namer(study, variant, trained, train, seed=seed)
         numbers = np.array([namer.library.labels.index(picture.label) for picture in calib])
-        calibration = Calibration.of(distances_of(namer, judge, train, calib), numbers)
-        found.append(Backbone(namer, judge, train, calibration))
+        found.append(Backbone(namer, tuple(generators), Calibration.of(namer.distances(calib), numbers)))
     return found
 
 
@@ -160,5 +139,5 @@ def _promise(study: Study, backbones: Sequence[Backbone]) -> list[tuple[float, f
 
 
 def _known_test(study: Study, backbone: Backbone) -> list[Picture]:
-    generators = [name for name in backbone.known if name != "real"]
-    return [p for some in study.corpus.classes(generators, "test", study.scale.test).values() for p in some]
+    classes = study.corpus.classes(backbone.generators, "test", study.scale.test)
+    return [picture for pictures in classes.values() for picture in pictures]

@@ -1,5 +1,6 @@
 """Statistics against plain NumPy and SciPy; the fit against scikit-learn's discriminant."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,25 @@ import pytest
 import torch
 from PIL import Image
 from scipy.fft import dctn
+from scipy.signal import correlate
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from bundle.manifest import Label
 from trainer.data import ImageFolder, make_labels
+from trainer.discriminant import Prior, Statistics
 from trainer.errors import BadConfig
-from trainer.models.block_spectra import LAGS, STATISTICS, BlockSpectra, BlockSpectraConfig, BlockSpectraNet, fit
+from trainer.models.block_spectra import (
+    LAGS,
+    MORE,
+    STATISTICS,
+    BlockSpectra,
+    BlockSpectraConfig,
+    BlockSpectraNet,
+    fit,
+    place,
+    templates,
+)
+from trainer.random_upsamplers import simulate_once
 from trainer.systems import make_network, parse_config
 
 
@@ -28,12 +42,13 @@ def plain(image: np.ndarray) -> np.ndarray:
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     planes = [luma, red - green, blue - green, green]
 
-    def magnitudes(plane: np.ndarray) -> np.ndarray:
+    def coefficients(plane: np.ndarray) -> np.ndarray:
         blocks = [plane[y : y + 8, x : x + 8] for y in range(0, len(plane), 8) for x in range(0, len(plane), 8)]
-        return np.abs([dctn(block, norm="ortho") for block in blocks]).reshape(-1, 64)
+        return np.array([dctn(block, norm="ortho") for block in blocks]).reshape(-1, 64)
 
-    on_grid = [magnitudes(plane) for plane in planes]
-    shifted = [magnitudes(plane[4:-4, 4:-4]) for plane in planes]
+    signed = [coefficients(plane) for plane in planes]
+    on_grid = [np.abs(found) for found in signed]
+    shifted = [np.abs(coefficients(plane[4:-4, 4:-4])) for plane in planes]
     residuals = []
     for plane in planes[:3]:
         p = np.empty((len(plane) - 2, len(plane) - 2))
@@ -63,28 +78,62 @@ def plain(image: np.ndarray) -> np.ndarray:
     )
     by_place = np.log(places + 0.3)
     cross = [(residuals[i] * residuals[j]).mean() / np.sqrt(powers[i] * powers[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    peaked = np.log((np.sqrt((on_grid[0] ** 2).mean(axis=0)) + 0.1) / (on_grid[0].mean(axis=0) + 0.1))
+    peaked = [np.log((np.sqrt((m**2).mean(axis=0)) + 0.1) / (m.mean(axis=0) + 0.1)) for m in on_grid]
     dark, light = (pixels <= 1).mean(axis=(0, 1)), (pixels >= 254).mean(axis=(0, 1))
     return np.concatenate(
         [
             *(np.log(m.mean(axis=0) + 0.1) for m in on_grid),
-            peaked,
+            peaked[0],
             *(np.log(m.mean(axis=0) + 0.1) for m in shifted),
             lagged,
             by_place - by_place.mean(),
             cross,
             np.sqrt([*dark, *light]),
+            *peaked[1:],
+            *(correlation(signed[i], signed[j]) for i, j in ((0, 1), (0, 2), (1, 2))),
+            *(figures(planes, kernel) for kernel in HIGH_PASSES),
         ]
     )
+
+
+HIGH_PASSES = (
+    [[-1, 1]],
+    [[1, -2, 1]],
+    [[1, -3, 3, -1]],
+    [[-1], [1]],
+    [[1], [-2], [1]],
+    [[1], [-3], [3], [-1]],
+    [[1, -1], [-1, 1]],
+    [[-1, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]],
+)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each of 64 coefficients over all blocks, about 0."""
+    found: np.ndarray = (a * b).mean(axis=0) / np.sqrt(((a**2).mean(axis=0) + 1) * ((b**2).mean(axis=0) + 1))
+    return found
+
+
+def figures(planes: list[np.ndarray], kernel: list[list[int]]) -> list[float]:
+    """Strength of three planes, then their peakedness, then their skewness."""
+    passed = [correlate(plane, np.array(kernel, np.float64), mode="valid") for plane in planes[:3]]
+    strength = [np.abs(p).mean() for p in passed]
+    power = [(p**2).mean() for p in passed]
+    return [
+        *(np.log(s + 0.1) for s in strength),
+        *(np.log((np.sqrt(p) + 0.1) / (s + 0.1)) for p, s in zip(power, strength, strict=True)),
+        *((p**3).mean() / (e + 1) ** 1.5 for p, e in zip(passed, power, strict=True)),
+    ]
 
 
 def test_the_statistics_are_what_the_description_says() -> None:
     images = textures(3, seed=1)
     images[1, :20] = 255
     images[2] = images[2] // 16
-    found = BlockSpectra()(torch.from_numpy(images)).numpy()
-    assert found.shape == (3, STATISTICS)
-    np.testing.assert_allclose(found, [plain(image) for image in images], rtol=2e-4, atol=2e-4)
+    found = BlockSpectra(more=True)(torch.from_numpy(images)).numpy()
+    assert found.shape == (3, MORE)
+    np.testing.assert_allclose(found, [plain(image) for image in images], rtol=2e-4, atol=5e-4)
+    np.testing.assert_array_equal(BlockSpectra()(torch.from_numpy(images)).numpy(), found[:, :STATISTICS])
 
 
 def folder_of(root: Path, classes: dict[str, np.ndarray]) -> ImageFolder:
@@ -115,19 +164,69 @@ def folder(tmp_path: Path) -> ImageFolder:
     return folder_of(tmp_path, classes)
 
 
-def test_distances_and_scores_are_those_of_the_discriminant(folder: ImageFolder) -> None:
-    net = fitted(folder, shrinkage=0.3, directions=0)
+def outputs(net: BlockSpectraNet, folder: ImageFolder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and embeddings, and the standardised statistics that they are made of; in double precision."""
     pixels = torch.from_numpy(folder.pixels(slice(None)))
     with torch.inference_mode():
         scores, embedding = net(pixels)
-        rows = net.standardised(net.statistics(pixels)).numpy().astype(np.float64)
-    means = np.stack([embedding.numpy()[folder.labels == i].mean(axis=0) for i in range(3)])
-    distances = ((embedding.numpy()[:, None] - means) ** 2).sum(axis=2)
-    np.testing.assert_array_equal(distances.argmin(axis=1), scores.argmax(dim=1).numpy())
+        rows = net.standardised(net.statistics(pixels))
+    return scores.double().numpy(), embedding.double().numpy(), rows.double().numpy()
+
+
+def test_distances_and_scores_are_those_of_the_discriminant(folder: ImageFolder) -> None:
+    net = fitted(folder, shrinkage=0.3)
+    scores, embedding, rows = outputs(net, folder)
+    distances = ((embedding[:, None] - templates(net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(distances.argmin(axis=1), scores.argmax(axis=1))
     oracle = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=Shrunken(), priors=[1 / 3] * 3)
     decided = oracle.fit(rows, folder.labels).decision_function(rows)
-    ours = scores.numpy().astype(np.float64)
-    np.testing.assert_allclose(ours - ours[:, :1], decided - decided[:, :1], rtol=1e-2, atol=0.05)
+    np.testing.assert_allclose(scores - scores[:, :1], decided - decided[:, :1], rtol=1e-2, atol=0.05)
+    np.testing.assert_allclose((distances[:, :1] - distances) / 2, scores - scores[:, :1], rtol=1e-2, atol=0.05)
+
+
+def test_the_distance_to_a_template_is_the_likelihood_ratio_of_the_class_and_any_generator(folder: ImageFolder) -> None:
+    """By dense matrices: -2 log N(x; m, I) / N(x; 0, I + T), but for a constant."""
+    net = fitted(folder, shrinkage=0.3, simulated=2, simulated_steps=3)
+    _, embedding, rows = outputs(net, folder)
+    within = Statistics.of(rows.astype(np.float32), folder.labels, 3)
+    made = simulate_once(folder.pixels(np.flatnonzero(folder.labels == 1)), 2, 3, 0)
+    with torch.inference_mode():
+        others = [net.standardised(net.statistics(torch.from_numpy(m))).double().numpy() for m in made]
+    every = np.stack([*within.means, *(o.mean(axis=0) for o in others)])
+    whitening, middle = within.whitening(0.3), every.mean(axis=0)
+    means = (every - middle) @ whitening
+    prior = Prior.of(means, np.full(5, 40), spread=0.1, scale=0.3)
+    spread = prior.times(lambda variance: variance, np.eye(MORE))
+    x = (rows - middle) @ whitening
+    ratio = ((x[:, None] - means[:3]) ** 2).sum(axis=2)
+    ratio -= np.einsum("nd,nd->n", x, np.linalg.solve(np.eye(MORE) + spread, x.T).T)[:, None]
+    found = ((embedding[:, None] - templates(net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
+    np.testing.assert_allclose(found - found.mean(), ratio - ratio.mean(), rtol=2e-3, atol=0.5)
+
+
+def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its template lies between the mean of the images and the classes that training knew."""
+    two = tmp_path_factory.mktemp("two")
+    for name in ("grid", "real"):
+        shutil.copytree(folder.root / name, two / name)
+    net = fitted(ImageFolder.read(two, folder.preprocessing), shrinkage=0.3)
+    _, embedding, _ = outputs(net, folder)
+    soft = np.flatnonzero(folder.labels == folder.classes.index("soft"))
+    weights = net.state_dict()
+    few = place(weights, torch.from_numpy(embedding[soft[:6]]).float()).numpy()
+    many = place(weights, torch.from_numpy(embedding[soft]).float()).numpy()
+    library = np.stack([*templates(weights, 2).numpy(), few])
+    apart = ((embedding[soft[6:], None] - library) ** 2).sum(axis=2)
+    assert np.mean(apart.argmin(axis=1) == 2) > 0.8
+    assert np.linalg.norm(few[:-1]) < np.linalg.norm(many[:-1])
+    assert len(templates(weights, 5)) == 2, "of what training did not know there is no template"
+
+
+def test_a_class_far_out_is_drawn_in(folder: ImageFolder) -> None:
+    net = fitted(folder, shrinkage=0.3)
+    far = place(net.state_dict(), torch.full((10, MORE + 1), 1e3)).numpy()
+    assert np.isfinite(far).all()
+    assert far[-1] == pytest.approx(0, abs=1)
 
 
 class Shrunken:
@@ -137,24 +236,6 @@ class Shrunken:
         spread = np.cov(rows, rowvar=False, bias=True)
         self.covariance_ = 0.7 * spread + 0.3 * np.trace(spread) / len(spread) * np.eye(len(spread))
         return self
-
-
-def test_few_directions_keep_what_separates(folder: ImageFolder) -> None:
-    net = fitted(folder, directions=5)
-    with torch.inference_mode():
-        scores, embedding = net(torch.from_numpy(folder.pixels(slice(None))))
-    assert (scores.argmax(dim=1).numpy() == folder.labels).mean() > 0.95
-    assert (embedding[:, :2].std(dim=0) > 0.5).all()
-    assert (embedding[:, 2:] == 0).all()  # three classes differ in two directions
-
-
-def test_simulated_generators_add_directions_and_no_class(folder: ImageFolder) -> None:
-    net = fitted(folder, directions=5, simulated=2, simulated_steps=3)
-    with torch.inference_mode():
-        scores, embedding = net(torch.from_numpy(folder.pixels(slice(None))))
-    assert scores.shape[1] == 3
-    assert (embedding[:, :4].std(dim=0) > 0).all()
-    assert (embedding[:, 4:] == 0).all()
 
 
 def test_there_is_no_binary_variant() -> None:

@@ -19,6 +19,7 @@ S1 = {"system": "s1"}
 S2 = {"system": "s2"}
 NOISY = {**S2, "options": {"train_preprocessing": "noise"}}
 S3 = {"system": "s3", "options": {"blur": 0.1, "jpeg": 0.1}}
+SPECTRA = {"system": "block_spectra", "options": {"epochs": 0, "simulated": 0}, "template": "own"}
 PRNU = {"system": "prnu", "options": {"epochs": 0}, "train": 3, "template": "own"}
 SIMULATED = {
     "AutoGAN": {
@@ -48,7 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     "input_size": ({"variants": {"S2": S2}, "sizes": [32, 64]}, {"auroc": {"S2/32x32"}}),
     "closed_set": (
         {
-            "variants": {"PRNU": PRNU, "S1": S1, "LDA": {**S1, "adapt": "discriminant", "template": "mean"}},
+            "variants": {"PRNU": PRNU, "S1": S1, "LDA": SPECTRA},
             "changes": ["jpeg75", "noise5"],
         },
         {
@@ -62,7 +63,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     ),
     "incremental": (
         {
-            "variants": {"LDA": {**S1, "adapt": "discriminant", "template": "mean"}},
+            "variants": {"LDA": SPECTRA},
             "shots": 3,
             "orders": 2,
             "summary": True,
@@ -75,12 +76,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     ),
     "unknown": (
         {
-            "variants": {"S1": {**S1, "template": "mean"}, "kNN": {**S1, "neighbours": 2}},
+            "variants": {"S1": {**S1, "template": "mean"}, "LDA": SPECTRA},
             "alpha": 0.2,
             "changes": ["jpeg75"],
         },
         {
-            "auroc": {"S1/PGGAN", "S1/rec_other", "kNN/worst"},
+            "auroc": {"S1/PGGAN", "S1/rec_other", "LDA/worst"},
             "oscr": {"S1/mean"},
             "false_unknown": {"S1/clean", "S1/P mean"},
         },
