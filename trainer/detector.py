@@ -15,17 +15,16 @@ class Detector(nn.Module):
     output of the binary variant. The embedding has length 1 where ``l2_normalised``.
     """
 
-    real: Tensor
-    generators: Tensor
+    photographs: Tensor
 
     def __init__(self, net: nn.Module, labels: Sequence[Label], *, binary: bool, l2_normalised: bool) -> None:
         """``labels``: in the order of the outputs of ``net``, unless it is ``binary`` and has one."""
         super().__init__()
         self.net = net
         self.binary, self.l2_normalised = binary, l2_normalised
-        for name, kind in (("real", "real"), ("generators", "generator")):
-            numbers = torch.tensor([label.id for label in labels if label.kind == kind])
-            self.register_buffer(name, numbers, persistent=False)
+        by_output = sorted(labels, key=lambda label: label.id)
+        photographs = torch.tensor([label.kind == "real" for label in by_output])
+        self.register_buffer("photographs", photographs, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds of *generated*, and embeddings."""
@@ -34,5 +33,31 @@ class Detector(nn.Module):
             embedding = nn.functional.normalize(embedding)
         if self.binary:
             return scores[:, 0], embedding
-        generated = scores.index_select(1, self.generators).logsumexp(1)
-        return generated - scores.index_select(1, self.real).logsumexp(1), embedding
+        return log_odds(scores, self.photographs), embedding
+
+
+def log_odds(scores: Tensor, photographs: Tensor) -> Tensor:
+    """Of *generated*, ``float32[N]``, from class scores ``float32[N, C]``; ``photographs`` is ``bool[C]``."""
+    generated = scores.masked_fill(photographs, -torch.inf).logsumexp(1)
+    return generated - scores.masked_fill(~photographs, -torch.inf).logsumexp(1)
+
+
+def against_simulated(scores: Tensor, photographs: Tensor) -> Tensor:
+    """Scores of the C classes that have names, where photographs answer for further, simulated generators.
+
+    An image that looks like one of those is no photograph: the scores of photographs are lowered until the log-odds of
+    *generated* are what they would be if simulated classes were generators with names.
+
+    Args:
+        scores: ``float32[N, C + S]``, simulated classes last.
+        photographs: ``bool[C]``, which are of photographs.
+
+    Returns:
+        ``float32[N, C]``.
+    """
+    known, simulated = scores[:, : len(photographs)], scores[:, len(photographs) :]
+    if simulated.shape[1] == 0:
+        return known
+    named = known.masked_fill(photographs, -torch.inf).logsumexp(1, keepdim=True)
+    more = nn.functional.softplus(simulated.logsumexp(1, keepdim=True) - named)
+    return known - more * photographs

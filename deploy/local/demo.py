@@ -1,6 +1,7 @@
 """`make demo`: everything once, on this machine, with real images: train, export, serve a stream, read the verdicts.
 
 Each part runs as its users run it, as a program of its own; the verdicts are read by a client written by others.
+``python -m deploy.local.demo trainer/recipes/contrastive.toml`` does it with another system.
 """
 
 import json
@@ -14,8 +15,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, Self, TextIO
 
+import typer
 from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,6 +33,7 @@ from deploy.local.topics import GENPRINT_TOPICS, create_topics
 from deploy.local.valkey import Valkey
 from deploy.local.worker import ROOT, local_worker, worker_environment
 
+RECIPE = ROOT / "trainer" / "recipes" / "demo.toml"
 PARTITIONS = 4
 ROWS_SHOWN = 30
 VERDICTS_DEADLINE_S = 120.0
@@ -43,11 +46,14 @@ class Paths:
     """What the demo leaves behind."""
 
     folder: Path
+    data: Path
+    """train, calib and test, one sub-folder a class; the same for all recipes."""
 
-    @property
-    def data(self) -> Path:
-        """train, calib and test, one sub-folder a class."""
-        return self.folder / "data"
+    @classmethod
+    def of(cls, recipe: Path) -> Self:
+        """Those of a recipe."""
+        demo = ROOT / "build" / "demo"
+        return cls(demo if recipe == RECIPE else demo.with_name(f"demo-{recipe.stem}"), demo / "data")
 
     @property
     def test(self) -> Path:
@@ -83,15 +89,17 @@ class Answer:
         return bool(self.verdict["attribution"]["source"] == (None if self.truth == "real" else self.truth))
 
 
-def main() -> None:
+def main(
+    recipe: Annotated[Path, typer.Argument(help="What is trained.", exists=True, dir_okay=False)] = RECIPE,
+) -> None:
     """Run the demo; exit status 1 if an event got no verdict."""
     for number in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored where a shell starts us in the background
         signal.signal(number, _leave)
-    paths = Paths(ROOT / "build" / "demo")
+    paths = Paths.of(recipe.resolve())
     paths.folder.mkdir(parents=True, exist_ok=True)
     try:
         if not _has_bundle(paths):
-            make_bundle(paths)
+            make_bundle(paths, recipe.resolve())
         answers, images, seconds = stream(paths)
     except (LocalServerError, subprocess.CalledProcessError) as error:
         console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)
@@ -107,10 +115,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def make_bundle(paths: Paths) -> None:
+def make_bundle(paths: Paths, recipe: Path) -> None:
     """Training set, network, bundle: a few minutes, and kept for the next time."""
-    recipe = ROOT / "trainer" / "recipes" / "demo.toml"
-    _step("1/4 training set from photographs", "trainer", "synth", paths.data, "--force")
+    if recipe == RECIPE or not paths.test.is_dir():
+        _step("1/4 training set from photographs", "trainer", "synth", paths.data, "--force")
     _step("2/4 training", "trainer", "train", paths.data / "train", paths.checkpoint, "--recipe", recipe, "--force")
     _step("3/4 export", "exporter", "export", paths.checkpoint, paths.bundle, "--data", paths.data, "--force")
 
@@ -250,4 +258,4 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

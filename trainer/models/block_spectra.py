@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
+from trainer.detector import against_simulated
 from trainer.discriminant import Floats64, Prior, Statistics
 from trainer.errors import BadConfig
 from trainer.evaluate import in_batches
@@ -168,14 +169,18 @@ class BlockSpectraNet(nn.Module):
     template: the embedding is ``A^1/2 x`` and a 0, the template ``A^-1/2 m`` and what makes the sum positive. The
     scores are LDA's at equal priors, ``x . m - |m|^2 / 2``: log-likelihoods but for a term that all classes share.
 
+    An image that looks like a simulated class is no photograph, see ``against_simulated``.
+
     Attributes:
         centre, spread: ``float32[1099]``, of the statistics of the training images.
+        photographs: ``bool[C]``, which outputs are of photographs.
         means: ``float32[C + simulated, 1099]``, of the known classes and the simulated ones, about their mean.
         counts: ``int64[C + simulated]``, images of each.
     """
 
     centre: Tensor
     spread: Tensor
+    photographs: Tensor
     means: Tensor
     counts: Tensor
 
@@ -183,18 +188,24 @@ class BlockSpectraNet(nn.Module):
         super().__init__()
         classes = outputs + config.simulated
         self.statistics = BlockSpectra(more=True)
+        self.register_buffer("photographs", torch.zeros(outputs, dtype=torch.bool))
         self.register_buffer("centre", torch.zeros(MORE))
         self.register_buffer("spread", torch.ones(MORE))
         self.register_buffer("means", torch.zeros(classes, MORE))
         self.register_buffer("counts", torch.ones(classes, dtype=torch.int64))
         self.projection = nn.Linear(MORE, MORE)
-        self.head = nn.Linear(MORE, outputs)
+        self.head = nn.Linear(MORE, classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
         with torch.autocast(images.device.type, enabled=False):
-            embedding = self.projection(self.standardised(self.statistics(images)))
-            return self.head(embedding), nn.functional.pad(embedding, (0, 1))
+            return self.judge(self.statistics(images))
+
+    def judge(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores and embeddings of images with these statistics, ``float32[N, 1099]``."""
+        embedding = self.projection(self.standardised(statistics))
+        scores = against_simulated(self.head(embedding), self.photographs)
+        return scores, nn.functional.pad(embedding, (0, 1))
 
     def standardised(self, statistics: Tensor) -> Tensor:
         """In units of their spread, cut off at 8."""
@@ -239,21 +250,21 @@ def fit(
     counts = np.array([*known.counts, *(len(rows) for rows in simulated)])
     others = _others(means, counts)
     matrix = others.times(_root, whitening)
-    heads = others.times(_inverse_root, means[: len(folder.classes)])
     with torch.no_grad():
+        net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
         net.means.copy_(torch.from_numpy(means))
         net.counts.copy_(torch.from_numpy(counts))
         net.projection.weight.copy_(torch.from_numpy(matrix.T))
         net.projection.bias.copy_(torch.from_numpy(-middle @ matrix))
-        net.head.weight.copy_(torch.from_numpy(heads))
-        net.head.bias.copy_(torch.from_numpy(-(means[: len(folder.classes)] ** 2).sum(axis=1) / 2))
+        net.head.weight.copy_(torch.from_numpy(others.times(_inverse_root, means)))
+        net.head.bias.copy_(torch.from_numpy(-(means**2).sum(axis=1) / 2))
 
 
 def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
     """Of the classes that training knew, ``float32[C, 1100]``."""
     means, counts = _means(weights)
     others = _others(means, counts)
-    known = means[: min(labels, len(weights["head.bias"]))]
+    known = means[: min(labels, len(weights["photographs"]))]
     return torch.from_numpy(np.stack([_template(others, mean) for mean in known]))
 
 
@@ -264,7 +275,7 @@ def place(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
     """
     means, counts = _means(weights)
     others = _others(means, counts)
-    known = len(weights["head.bias"])
+    known = len(weights["photographs"])
     mean = others.times(_inverse_root, embeddings[:, :-1].double().mean(dim=0).numpy())
     return torch.from_numpy(
         _template(others, Prior.of(means[:known], counts[:known], _NEW).mean(mean, len(embeddings)))

@@ -26,9 +26,11 @@ from bundle.manifest import Label
 from trainer.augment import handled
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
+from trainer.detector import against_simulated, log_odds
 from trainer.enlarged import Enlarged
 from trainer.losses import SupervisedContrastiveLoss
-from trainer.models.block_spectra import STATISTICS, BlockSpectra
+from trainer.models import block_spectra
+from trainer.models.block_spectra import STATISTICS, BlockSpectra, BlockSpectraConfig, BlockSpectraNet
 from trainer.models.srm_metric import SQUARE3, SQUARE5
 from trainer.random_upsamplers import simulate_once
 from trainer.schedules import ByStep, Schedule
@@ -40,6 +42,8 @@ _GRID: Final = 8
 """Crops begin at multiples of it, so that generators' and JPEG's grids stay where they are."""
 _LEAST: Final = 24
 """Pixels that block spectra need."""
+_DOUBT: Final = 10.0
+"""What log-odds of thousands of assumptions of normality are divided by."""
 _FAR: Final = 8.0
 """Features are cut off here, in deviations: what lies farther is far, and no matter how far."""
 
@@ -71,6 +75,10 @@ class ContrastiveConfig(TrainConfig):
     """Share of epochs, the first ones, on crops of half the sides: a quarter of the work."""
     photographs: int = Field(default=3, ge=1)
     """How often an epoch has each photograph: it is to be told from all generators."""
+    opinion: float = Field(default=1.5, ge=0)
+    """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated*. On images as
+    generators wrote them they are the better ones, on handled copies they say nothing or worse: they may tip what is
+    undecided. Chosen on validation images; 0 does without."""
     simulated: int = Field(default=24, ge=0)
     """Random generators that are classes beside the known ones."""
     simulated_steps: int = Field(default=150, ge=1)
@@ -125,8 +133,8 @@ class ContrastiveNet(nn.Module):
     """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, embedding]``).
 
     Scores are scaled cosines of the embedding and a prototype a class. Prototypes of simulated classes come after those
-    of the C outputs. An image that looks like a simulated class is no photograph: as likely as it looks so, the scores
-    of photographs are lowered, and the log-odds of *generated* know more generators than have a name.
+    of the C outputs; they count against photographs (``against_simulated``), so that the log-odds of *generated* know
+    more generators than have a name. Those of ``block_spectra`` move them by ``opinion`` at most.
 
     Attributes:
         photographs: ``bool[C]``, which outputs are of photographs.
@@ -137,7 +145,7 @@ class ContrastiveNet(nn.Module):
     def __init__(self, config: ContrastiveConfig, outputs: int) -> None:
         super().__init__()
         first, *widths = config.widths
-        self.scale, self.outputs = config.scale, outputs
+        self.scale, self.opinion = config.scale, config.opinion
         self.residuals = Residuals()
         self.statistics = BlockSpectra()
         stem = nn.Sequential(_convolution(15, first), _convolution(first, widths[0]))
@@ -149,17 +157,20 @@ class ContrastiveNet(nn.Module):
         classes = outputs if config.binary else outputs + config.simulated
         self.prototypes = nn.Parameter(torch.randn(classes, config.embedding))
         self.register_buffer("photographs", torch.zeros(outputs, dtype=torch.bool))
+        self.discriminant: BlockSpectraNet | None = None
+        if config.opinion > 0 and not config.binary:
+            with torch.random.fork_rng(devices=[]):  # it is fitted, and draws nothing from what the others draw from
+                self.discriminant = BlockSpectraNet(_closed_form(config), outputs).requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
         embedding = self.embed(images)
-        scores = self.scores(embedding)
-        known, simulated = scores[:, : self.outputs], scores[:, self.outputs :]
-        if simulated.shape[1] > 0:
-            named = known.masked_fill(self.photographs, -torch.inf).logsumexp(1, keepdim=True)
-            more = F.softplus(simulated.logsumexp(1, keepdim=True) - named)
-            known = known - more * self.photographs
-        return known, embedding
+        scores = against_simulated(self.scores(embedding), self.photographs)
+        if self.discriminant is not None:
+            odds = log_odds(self.discriminant(images)[0], self.photographs)
+            opinion = (odds / _DOUBT).clamp(-self.opinion, self.opinion)
+            scores = scores - opinion[:, None] * self.photographs
+        return scores, embedding
 
     def embed(self, images: Tensor) -> Tensor:
         """``float32[N, embedding]``, of any length."""
@@ -224,13 +235,27 @@ def fit(
     config: ContrastiveConfig,
     net: nn.Module,
     folder: ImageFolder,
-    _labels: npt.NDArray[np.int64],
-    _progress: Callable[[int, int], None],
+    labels: npt.NDArray[np.int64],
+    progress: Callable[[int, int], None],
 ) -> None:
-    """Say which outputs are of photographs."""
+    """Say which outputs are of photographs, and fit the discriminant."""
     assert isinstance(net, ContrastiveNet)
     if not config.binary:
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
+    if net.discriminant is not None:
+        block_spectra.fit(_closed_form(config), net.discriminant, folder, labels, progress)
+
+
+def _closed_form(config: ContrastiveConfig) -> BlockSpectraConfig:
+    return BlockSpectraConfig(
+        size=config.size,
+        fit=config.fit,
+        real=config.real,
+        seed=config.seed,
+        simulated=config.simulated,
+        simulated_steps=config.simulated_steps,
+        simulated_images=config.simulated_images,
+    )
 
 
 def _crop(images: Tensor) -> Tensor:

@@ -72,6 +72,29 @@ def test_scores_are_cosines_and_simulated_classes_count_against_photographs() ->
         np.testing.assert_allclose(logit, of_generators - 16 * cosines[:, 1], atol=1e-4)
 
 
+@pytest.mark.parametrize(("odds", "moved"), [(4.0, 0.4), (-7.0, -0.7), (900.0, 1.5), (-40.0, -1.5)])
+def test_the_discriminant_moves_the_log_odds_of_generated_within_bounds(odds: float, moved: float) -> None:
+    net, without = small_net(opinion=1.5), small_net()
+    net.load_state_dict(without.state_dict(), strict=False)
+    assert net.discriminant is not None
+    net.photographs[1] = net.discriminant.photographs[1] = without.photographs[1] = True
+    with torch.inference_mode():
+        net.discriminant.head.weight.zero_()
+        net.discriminant.head.bias.copy_(torch.tensor([odds, 0, -1e4, -1e4]))
+        scores, embedding = net(noise(5))
+        before, same = without(noise(5))
+    np.testing.assert_allclose((scores - before)[:, 1], -moved, atol=1e-4)
+    np.testing.assert_array_equal(scores[:, 0], before[:, 0])
+    np.testing.assert_array_equal(embedding, same)
+
+
+def test_training_is_the_same_with_and_without_the_discriminant() -> None:
+    with_it, after = small_net(opinion=1.0), torch.rand(3)
+    without, later = small_net(), torch.rand(3)
+    torch.testing.assert_close(after, later)
+    torch.testing.assert_close(with_it.embedding.weight, without.embedding.weight)
+
+
 def test_an_epoch_has_photographs_several_times_and_further_classes(make_folder: MakeFolder) -> None:
     folder = ImageFolder.read(make_folder(classes=("grid", "real"), images=20), CONFIG.preprocessing)
     images = enlarge(CONFIG, folder, lambda *_: None)
@@ -98,9 +121,9 @@ def test_a_run_tells_classes_apart(make_folder: MakeFolder, tmp_path: Path, *, b
         assert checkpoint.weights["photographs"].tolist() == [False, False, True]
 
 
-def small_net() -> ContrastiveNet:
+def small_net(opinion: float = 0.0) -> ContrastiveNet:
     torch.manual_seed(0)
-    return ContrastiveNet(CONFIG, 2).eval()
+    return ContrastiveNet(CONFIG.model_copy(update={"opinion": opinion}), 2).eval()
 
 
 def noise(count: int) -> torch.Tensor:
