@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
@@ -37,7 +37,9 @@ def export_command(
         How | None,
         typer.Option(help="Class mean, one random image as in S1, or made by training; default: that, or else mean."),
     ] = DEFAULTS.template,
-    calib_split: Annotated[str, typer.Option(help="Calibrate on this one, val for instance.")] = DEFAULTS.calib_split,
+    calib_split: Annotated[
+        Literal["calib", "val"], typer.Option(help="Calibrate on this one, val for instance.")
+    ] = DEFAULTS.calib_split,
     alpha: Annotated[float, typer.Option(help="Templates reject p-values up to this.")] = DEFAULTS.alpha,
     error_target: Annotated[float, typer.Option(help="Error each threshold allows.")] = DEFAULTS.error_target,
     tolerance: Annotated[float, typer.Option(help="Largest PyTorch/ONNX difference.")] = DEFAULTS.tolerance,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,8 @@ class ExportOptions(BaseModel):
     template: How | None = None
     """``mean`` of a label's training images, ``one`` of them at random as S1 does, or the system's ``own``; None: the
     last, where there are some, or else the first."""
-    calib_split: str = "calib"
-    """What to calibrate on; ``val`` where a data set has no split of that name."""
+    calib_split: Literal["calib", "val"] = "calib"
+    """What to calibrate on. Training and test images would promise too much."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """A template rejects an image whose conformal p-value is not above it."""
     error_target: float = Field(default=0.01, ge=0, lt=0.5)
@@ -128,7 +128,7 @@ def export(
     progress("probe")
     probe = Probe.record(_probe_images(calib, names), (graph.model,), _roles(run))
 
-    evaluation: dict[str, dict[str, object]] = {"calib": _evaluation(calib, library, checkpoint)}
+    evaluation: dict[str, dict[str, object]] = {options.calib_split: _evaluation(calib, library, checkpoint)}
     if "test" in list_images(data).splits:
         progress("evaluating the test images")
         evaluation["test"] = _evaluation(split("test"), library, checkpoint)

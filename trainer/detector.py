@@ -22,8 +22,7 @@ class Detector(nn.Module):
         super().__init__()
         self.net = net
         self.binary, self.l2_normalised = binary, l2_normalised
-        by_output = sorted(labels, key=lambda label: label.id)
-        photographs = torch.tensor([label.kind == "real" for label in by_output])
+        photographs = torch.tensor([label.kind == "real" for label in labels])
         self.register_buffer("photographs", photographs, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,9 @@ class Prior:
 
         Args:
             means: ``float64[C, R]``, in the whitened space.
-            counts: ``int64[C]``, images of each; what they explain of the scatter of the means is taken off.
+            counts: ``int64[C]``, images of each. What they explain of the scatter of the means in one direction, 1/n,
+                is taken off each; where R is far above C, chance puts up to R/(C - 1) times that into the plane of the
+                means, and the rest stays.
             spread: the share of the variance that is spread evenly over all directions, as a new class need not lie
                 where the known ones do; 0 leaves nothing off the plane of the known means, 1 knows no plane.
             scale: of the covariance.

@@ -1,7 +1,6 @@
 """How good a checkpoint is on images that it has not seen."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -24,8 +23,9 @@ How = Literal["one", "mean", "own"]
 
 
 def usual(checkpoint: Checkpoint, otherwise: How = "mean") -> How:
-    """Its system's own templates where it has some."""
-    return otherwise if system(checkpoint.config.system).templates is None else "own"
+    """Its system's own templates where it has some; the binary variant has none."""
+    has_none = checkpoint.config.binary or system(checkpoint.config.system).templates is None
+    return otherwise if has_none else "own"
 
 
 class Evaluation(BaseModel):
@@ -114,25 +114,29 @@ def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = Non
         new: embeddings ``float32[n, D]`` of further classes, which training did not know: their templates follow.
 
     Raises:
-        BadConfig: the system has no templates of its own, or not of all labels.
+        BadConfig: the system has no templates of its own, or the variant, or not of all labels.
     """
     names = tuple(label.name for label in checkpoint.labels)
     kind = system(checkpoint.config.system)
-    if kind.templates is None:
-        raise BadConfig(f"template: {checkpoint.config.system} has none of its own; say one or mean")
+    if kind.templates is None or checkpoint.config.binary:
+        variant = " in its binary variant" if checkpoint.config.binary else ""
+        raise BadConfig(f"template: {checkpoint.config.system} has none of its own{variant}; say one or mean")
     found = kind.templates(checkpoint.weights, len(names))
     if len(found) < len(names):
         raise BadConfig(
             f"template: {checkpoint.config.system} has {len(found)} of its own for {len(names)} labels; say one or mean"
         )
-    counts = [checkpoint.origin.images[name] for name in names]
-    vectors = [*found.numpy()]
+    vectors, counts = [*found.numpy()], [checkpoint.origin.images[name] for name in names]
     for embeddings in (new or {}).values():
         rows = torch.from_numpy(embeddings)
-        vectors.append((rows.mean(dim=0) if kind.place is None else kind.place(checkpoint.weights, rows)).numpy())
+        mean = rows.mean(dim=0)
+        if kind.place is not None:
+            mean = kind.place(checkpoint.weights, rows)
+        elif checkpoint.config.l2_normalised:  # as its own are
+            mean = nn.functional.normalize(mean, dim=0)
+        vectors.append(mean.numpy())
         counts.append(len(rows))
-    names = (*names, *(new or {}))
-    return replace(make_templates(np.stack(vectors), np.arange(len(names)), names, "mean", 0), counts=np.array(counts))
+    return _library((*names, *(new or {})), vectors, counts)
 
 
 def make_templates(
@@ -157,13 +161,17 @@ def make_templates(
         vectors.append(chosen.mean(axis=0, dtype=np.float64).astype(np.float32))
         counts.append(len(chosen))
         present.append(name)
-    empty = np.empty(0, np.float32)
+    return _library(tuple(present), vectors, counts)
+
+
+def _library(labels: tuple[str, ...], vectors: Sequence[Floats], counts: Sequence[int]) -> TemplateLibrary:
+    """One template each."""
     return TemplateLibrary(
-        labels=tuple(present),
+        labels=labels,
         vectors=np.stack(vectors),
-        label_of=np.arange(len(present)),
+        label_of=np.arange(len(labels)),
         counts=np.array(counts, np.int64),
-        calibration=(empty,) * len(present),
+        calibration=(np.empty(0, np.float32),) * len(labels),
     )
 
 

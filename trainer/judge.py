@@ -46,7 +46,7 @@ def judge(
     images: ImageFolder,
     templates: ImageFolder,
     calibration: ImageFolder,
-    how: How = "mean",
+    how: How,
     alpha: float = 0.05,
     seed: int = 0,
 ) -> Judgement:

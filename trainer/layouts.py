@@ -164,7 +164,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _recognise(files: Iterable[Path]) -> Layout:
-    images = [path.parts[:-1] for path in files if path.suffix.lower().lstrip(".") in _IMAGES]
+    images = [path.parts[:-1] for path in files if _is_image(path)]
     if not images and any(path.suffix == ".tar" for path in files):
         return "shards"
     for layout, kinds in _PAIRS.items():
@@ -173,9 +173,16 @@ def _recognise(files: Iterable[Path]) -> Layout:
     return "folders"
 
 
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower().lstrip(".") in _IMAGES
+
+
 def _by_folder(root: Path, files: list[Path]) -> Iterator[Entry]:
     inside = [path for path in files if len(path.parts) > 1]
-    splits = _first_is_split(inside, 2)
+    # Files beside the class folders, a README for instance, say nothing.
+    splits = _first_is_split([path for path in inside if len(path.parts) > 2 or _is_image(path)], 2)
+    if splits:
+        inside = [path for path in inside if len(path.parts) > 2]
     full = {path.parts[: 1 + splits] for path in inside}
     for folder in sorted(root.glob("*/*" if splits else "*")):
         place = folder.relative_to(root).parts

@@ -143,7 +143,7 @@ class System(Generic[C]):
         templates: (trained weights, number of labels) -> ``float32[C, D]``: a template a label in the space of the
             embeddings as they are served, where training itself makes some.
         place: (trained weights, embeddings ``float32[n, D]`` of a class that training did not know) -> ``float32[D]``:
-            its template, where it is not simply their mean.
+            its template, where it is not simply their mean (of length 1, where embeddings are).
     """
 
     source: str

@@ -171,7 +171,7 @@ class TestRefused:
         found = export(tiny_checkpoint, listed, out, options, force=False, progress=lambda _: None)
         as_folders = export(tiny_checkpoint, data, data.parent / "b", OPTIONS, force=False, progress=lambda _: None)
         assert found.templates.version == as_folders.templates.version
-        assert found.manifest.evaluation.keys() == {"calib", "test"}
+        assert found.manifest.evaluation.keys() == {"val", "test"}
 
     def test_a_label_without_calibration_images_rejects_nothing(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
         shutil.rmtree(data / "calib" / "striped")

@@ -98,6 +98,24 @@ def test_not_every_system_has_templates_of_its_own(make_folder: MakeFolder, tmp_
         evaluate(checkpoint, folder, folder, "own", 0)
 
 
+def test_the_binary_variant_has_no_templates_of_its_own(make_folder: MakeFolder, tmp_path: Path) -> None:
+    config = parse_config({"system": "prnu", "size": 32, "epochs": 0, "binary": True})
+    checkpoint = train(config, make_folder(images=8), tmp_path / "a.pt", None, Console(quiet=True))
+    assert usual(checkpoint, "one") == "one"
+    with pytest.raises(BadConfig, match="prnu has none of its own in its binary variant; say one or mean"):
+        own_templates(checkpoint)
+
+
+def test_a_new_class_has_a_template_as_long_as_the_others(make_folder: MakeFolder, tmp_path: Path) -> None:
+    config = parse_config({"system": "prnu", "size": 32, "epochs": 0, "l2_normalised": True})
+    checkpoint = train(config, make_folder(images=8), tmp_path / "a.pt", None, Console(quiet=True))
+    folder = ImageFolder.read(make_folder("other", images=8), config.preprocessing)
+    _, embeddings = embed(checkpoint.model(), folder)
+    assert np.linalg.norm(embeddings.mean(axis=0)) < 0.9
+    library = own_templates(checkpoint, {"new": embeddings})
+    assert np.linalg.norm(library.vectors[-1]) == pytest.approx(1)
+
+
 def test_a_new_class_has_the_template_that_its_system_gives_it(make_folder: MakeFolder, tmp_path: Path) -> None:
     config = parse_config({"system": "block_spectra", "size": 32, "simulated": 0})
     data = make_folder(classes=("coarse", "grid", "real"), images=8)

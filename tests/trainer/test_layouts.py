@@ -47,6 +47,14 @@ def test_folders_in_splits(tmp_path: Path) -> None:
         listing.of("calib")
 
 
+def test_files_beside_the_classes_of_a_split_are_ignored(tmp_path: Path) -> None:
+    for name in ("train/glow/a.png", "train/labels.csv", "test/real/b.png", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [(entry.split, entry.label, entry.path.name) for entry in list_images(tmp_path).entries]
+    assert sorted(found) == [("test", "real", "b.png"), ("train", "glow", "a.png")]
+
+
 def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
     listing = list_images(make(tmp_path, "train/1.png", "plane/1.png"))
     assert told(listing.of(None)) == [("plane/1.png", "plane", None), ("train/1.png", "train", None)]

@@ -42,7 +42,9 @@ LAGS: Final = (
 )
 """(down, right) at which the residual is compared with itself."""
 STATISTICS: Final = 643
-MORE: Final = 1099
+"""Of an image."""
+EXTENDED: Final = 1099
+"""Those, and more."""
 _KERNEL: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 """The KB kernel of the Spatial Rich Model, times 4: the residual."""
 _DIFFERENCES: Final = (
@@ -55,12 +57,14 @@ _DIFFERENCES: Final = (
 _FAR: Final = 8.0
 """Standardised statistics are cut off here: what lies farther is far, and no matter how far."""
 _NEARER: Final = 0.3
-"""Variance of the means of unknown generators, over that of known and simulated ones. Chosen on validation images."""
+"""Variance of the means of unknown generators, over that of known and simulated ones. This and the two shares below
+were chosen on mini8's validation and calibration images, each family left out in turn."""
 _OFF_PLANE: Final = 0.1
 """Of that variance, the share in directions in which neither known nor simulated generators differ."""
 _NEW: Final = 0.3
 """The same share where a new class is placed by a few images, beside the known ones alone."""
 _LITTLE: Final = 1e-4
+"""Variance of means where classes do not differ: the embedding divides by it."""
 _LEVEL: Final = 500.0
 """Distance to a template where a class is as likely as any generator: far from 0, as ratios have either sign."""
 
@@ -76,7 +80,7 @@ class BlockSpectraConfig(TrainConfig):
     shrinkage: float | None = Field(default=0.05, ge=0, le=1)
     """Of the covariance within classes; None takes the oracle approximating estimate."""
     simulated: int = Field(default=24, ge=0)
-    """Random generators, which say where unknown ones may lie."""
+    """Random generators: they say where unknown ones may lie, and count against photographs."""
     simulated_steps: int = Field(default=200, ge=1)
     """Training steps of each."""
     simulated_images: int = Field(default=350, ge=16)
@@ -88,6 +92,8 @@ class BlockSpectraConfig(TrainConfig):
             raise ValueError(f"size must be a multiple of {BLOCK}, got {self.size}")
         if self.binary:  # generators lie on all sides of the photographs: no plane separates them
             raise ValueError("binary is no variant of this system; the scores of its classes give a logit as well")
+        if self.l2_normalised:
+            raise ValueError("l2_normalised is no variant of this system: length is part of its distances")
         return self
 
 
@@ -100,7 +106,7 @@ class BlockSpectra(nn.Module):
     (3). Of luma's residual: log mean magnitude at each place of a 4x4 grid, less their mean (16). Of R, G and B: square
     root of the share of pixels at most 1, and at least 254 (6).
 
-    With ``more``, the log of root mean square over mean of the three other planes as well (192), the correlation of
+    ``extended``: the log of root mean square over mean of the three other planes as well (192), the correlation of
     each coefficient in two of the first three (192), and of eight more high passes of those the log mean magnitude, log
     of root mean square over mean, and skewness (72).
     """
@@ -108,14 +114,14 @@ class BlockSpectra(nn.Module):
     basis: Tensor
     kernel: Tensor
 
-    def __init__(self, *, more: bool = False) -> None:
+    def __init__(self, *, extended: bool = False) -> None:
         super().__init__()
         rows = dct(np.eye(BLOCK), axis=0, norm="ortho")
         basis = np.einsum("uy,vx->uvyx", rows, rows).reshape(BLOCK**2, 1, BLOCK, BLOCK)
         self.register_buffer("basis", torch.from_numpy(basis).float(), persistent=False)
         self.register_buffer("kernel", torch.from_numpy(_KERNEL)[None, None], persistent=False)
-        self.more = more
-        for number, values in enumerate(_DIFFERENCES if more else ()):
+        self.extended = extended
+        for number, values in enumerate(_DIFFERENCES if extended else ()):
             self.register_buffer(f"difference{number}", torch.from_numpy(values)[None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -140,7 +146,7 @@ class BlockSpectra(nn.Module):
             (pixels <= 1).float().mean(dim=(2, 3)).sqrt(),
             (pixels >= 254).float().mean(dim=(2, 3)).sqrt(),
         ]
-        if self.more:
+        if self.extended:
             first = coefficients[:, :3]
             parts += [_peakedness(on_grid[:, 1:]), _between_planes(first, first.square().mean(dim=3) + 1)]
             parts += [self._difference(planes[:, :3], number) for number in range(len(_DIFFERENCES))]
@@ -164,8 +170,8 @@ class BlockSpectraNet(nn.Module):
     """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, 1100]``).
 
     With x the whitened statistics about the mean of all classes, and T the covariance of unknown generators' means
-    there, a class with mean m has ``-2 log N(x; m, I) / N(x; 0, I + T) = (x - m)^2 - x^T (I + T)^-1 x`` but for a
-    constant. With ``A = T (I + T)^-1`` that is ``(A^1/2 x - A^-1/2 m)^2 - m^T T^-1 m``, a squared L2 distance to a
+    there, a class with mean m has ``-2 log N(x; m, I) / N(x; 0, I + T) = (x - m)^2 - x^T (I + T)^-1 x - log|I + T|``.
+    With ``A = T (I + T)^-1`` that is ``(A^1/2 x - A^-1/2 m)^2 - m^T T^-1 m - log|I + T|``, a squared L2 distance to a
     template: the embedding is ``A^1/2 x`` and a 0, the template ``A^-1/2 m`` and what makes the sum positive. The
     scores are LDA's at equal priors, ``x . m - |m|^2 / 2``: log-likelihoods but for a term that all classes share.
 
@@ -187,14 +193,14 @@ class BlockSpectraNet(nn.Module):
     def __init__(self, config: BlockSpectraConfig, outputs: int) -> None:
         super().__init__()
         classes = outputs + config.simulated
-        self.statistics = BlockSpectra(more=True)
+        self.statistics = BlockSpectra(extended=True)
         self.register_buffer("photographs", torch.zeros(outputs, dtype=torch.bool))
-        self.register_buffer("centre", torch.zeros(MORE))
-        self.register_buffer("spread", torch.ones(MORE))
-        self.register_buffer("means", torch.zeros(classes, MORE))
+        self.register_buffer("centre", torch.zeros(EXTENDED))
+        self.register_buffer("spread", torch.ones(EXTENDED))
+        self.register_buffer("means", torch.zeros(classes, EXTENDED))
         self.register_buffer("counts", torch.ones(classes, dtype=torch.int64))
-        self.projection = nn.Linear(MORE, MORE)
-        self.head = nn.Linear(MORE, classes)
+        self.projection = nn.Linear(EXTENDED, EXTENDED)
+        self.head = nn.Linear(EXTENDED, classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
@@ -222,25 +228,22 @@ def fit(
     """Fit all there is: standardisation, discriminant, class means, and where others may be.
 
     Raises:
-        BadConfig: fewer images than it takes to say how statistics vary; or no two classes.
+        BadConfig: fewer images than it takes to say how statistics vary.
     """
     assert isinstance(net, BlockSpectraNet)
-    if len(folder) < 2 * len(folder.classes):
-        raise BadConfig(f"{folder.root}: {len(folder)} images are too few for {len(folder.classes)} classes")
-    if len(net.means) < 2:
-        raise BadConfig(f"{folder.root}: one class and no simulated ones: nothing says how classes differ")
+    require_enough(folder)
     total = config.simulated + 1
-    pixels = folder.pixels(slice(None))
     device = net.centre.device
-    raw = torch.from_numpy(in_batches(lambda x: (net.statistics(x),), pixels, device)[0]).to(device)
+    raw = torch.from_numpy(in_batches(lambda x: (net.statistics(x),), folder, device)[0]).to(device)
     progress(1, total)
     with torch.no_grad():
         net.centre.copy_(raw.mean(dim=0))
         net.spread.copy_(raw.std(dim=0) + 1e-3)
     known = Statistics.of(net.standardised(raw).cpu().numpy(), labels, len(folder.classes))
     places = np.flatnonzero(folder.among(config.real)[labels])[: config.simulated_images]
+    photographs = folder.pixels(places)
     made = simulate_once(
-        pixels[places], config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
+        photographs, config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
     )
     simulated = [in_batches(lambda x: (net.standardised(net.statistics(x)),), images, device)[0] for images in made]
     every = np.stack([*known.means, *(rows.mean(axis=0, dtype=np.float64) for rows in simulated)])
@@ -260,12 +263,21 @@ def fit(
         net.head.bias.copy_(torch.from_numpy(-(means**2).sum(axis=1) / 2))
 
 
+def require_enough(folder: ImageFolder) -> None:
+    """Say that a fit is possible.
+
+    Raises:
+        BadConfig: it is not.
+    """
+    if len(folder) < 2 * len(folder.classes):
+        raise BadConfig(f"{folder.root}: {len(folder)} images are too few for {len(folder.classes)} classes")
+
+
 def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
     """Of the classes that training knew, ``float32[C, 1100]``."""
     means, counts = _means(weights)
     others = _others(means, counts)
-    known = means[: min(labels, len(weights["photographs"]))]
-    return torch.from_numpy(np.stack([_template(others, mean) for mean in known]))
+    return torch.from_numpy(np.stack([_template(others, mean) for mean in means[:labels]]))
 
 
 def place(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
@@ -304,8 +316,10 @@ def _inverse_root(variance: Floats64) -> Floats64:
 def _template(others: Prior, mean: Floats64) -> Floats:
     """``float32[1100]``; a class that lies too far out for the level is drawn in until it does not."""
     evidence = float(mean @ others.times(lambda variance: 1 / variance.clip(min=_LITTLE), mean))
-    drawn = min(1.0, _LEVEL / (math.sqrt(evidence) + 1e-9))
-    left = math.sqrt(max(0.0, _LEVEL**2 - drawn**2 * evidence))
+    volume = np.log1p(others.variances).sum() + (len(mean) - len(others.variances)) * math.log1p(others.elsewhere)
+    room = _LEVEL**2 - float(volume)
+    drawn = min(1.0, math.sqrt(room / max(evidence, 1e-9)))
+    left = math.sqrt(max(0.0, room - drawn**2 * evidence))
     return np.append(others.times(_inverse_root, drawn * mean), left).astype(np.float32)
 
 
@@ -348,7 +362,7 @@ def _between_planes(values: Tensor, power: Tensor) -> Tensor:
 
 
 def _summary(config: BlockSpectraConfig) -> str:
-    return f"{MORE} block-spectral statistics, LDA, {config.simulated} simulated generators"
+    return f"{EXTENDED} block-spectral statistics, LDA, {config.simulated} simulated generators"
 
 
 SYSTEM: Final = System(

@@ -78,7 +78,7 @@ class ContrastiveConfig(TrainConfig):
     opinion: float = Field(default=1.5, ge=0)
     """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated*. On images as
     generators wrote them they are the better ones, on handled copies they say nothing or worse: they may tip what is
-    undecided. Chosen on validation images; 0 does without."""
+    undecided. Chosen on mini8's validation and calibration images; 0 does without."""
     simulated: int = Field(default=24, ge=0)
     """Random generators that are classes beside the known ones."""
     simulated_steps: int = Field(default=150, ge=1)
@@ -164,18 +164,21 @@ class ContrastiveNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
-        embedding = self.embed(images)
+        with torch.autocast(images.device.type, enabled=False):
+            statistics = (self.statistics if self.discriminant is None else self.discriminant.statistics)(images)
+        embedding = self.embed(images, statistics)
         scores = against_simulated(self.scores(embedding), self.photographs)
         if self.discriminant is not None:
-            odds = log_odds(self.discriminant(images)[0], self.photographs)
+            odds = log_odds(self.discriminant.judge(statistics)[0], self.photographs)
             opinion = (odds / _DOUBT).clamp(-self.opinion, self.opinion)
             scores = scores - opinion[:, None] * self.photographs
         return scores, embedding
 
-    def embed(self, images: Tensor) -> Tensor:
-        """``float32[N, embedding]``, of any length."""
+    def embed(self, images: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """``float32[N, embedding]``, of any length; ``statistics`` begin with those of ``BlockSpectra``."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 kernels would not sum to zero
-            maps, statistics = self.residuals(images), self.statistics(images)
+            maps = self.residuals(images)
+            statistics = self.statistics(images) if statistics is None else statistics[:, :STATISTICS]
         maps = maps.contiguous(memory_format=torch.channels_last)
         found = []
         for stage in self.stages:
@@ -225,6 +228,8 @@ class ContrastiveObjective(Objective):
 
 def enlarge(config: ContrastiveConfig, folder: ImageFolder, progress: Callable[[int, int], None]) -> Enlarged:
     """Photographs several times, and what random generators make of them as further classes."""
+    if config.opinion > 0 and not config.binary:
+        block_spectra.require_enough(folder)  # now, not after the epochs
     photographs = folder.among(config.real)[folder.labels]
     places = np.flatnonzero(photographs)[: config.simulated_images]
     made = simulate_once(folder.pixels(places), config.simulated, config.simulated_steps, config.seed, progress)

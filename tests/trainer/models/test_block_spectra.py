@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from scipy.fft import dctn
+from scipy.linalg import sqrtm
 from scipy.signal import correlate
+from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from bundle.manifest import Label
@@ -16,8 +18,8 @@ from trainer.data import ImageFolder, make_labels
 from trainer.discriminant import Prior, Statistics
 from trainer.errors import BadConfig
 from trainer.models.block_spectra import (
+    EXTENDED,
     LAGS,
-    MORE,
     STATISTICS,
     BlockSpectra,
     BlockSpectraConfig,
@@ -130,8 +132,8 @@ def test_the_statistics_are_what_the_description_says() -> None:
     images = textures(3, seed=1)
     images[1, :20] = 255
     images[2] = images[2] // 16
-    found = BlockSpectra(more=True)(torch.from_numpy(images)).numpy()
-    assert found.shape == (3, MORE)
+    found = BlockSpectra(extended=True)(torch.from_numpy(images)).numpy()
+    assert found.shape == (3, EXTENDED)
     np.testing.assert_allclose(found, [plain(image) for image in images], rtol=2e-4, atol=5e-4)
     np.testing.assert_array_equal(BlockSpectra()(torch.from_numpy(images)).numpy(), found[:, :STATISTICS])
 
@@ -185,7 +187,7 @@ def test_distances_and_scores_are_those_of_the_discriminant(folder: ImageFolder)
 
 
 def test_the_distance_to_a_template_is_the_likelihood_ratio_of_the_class_and_any_generator(folder: ImageFolder) -> None:
-    """By dense matrices: -2 log N(x; m, I) / N(x; 0, I + T), but for a constant."""
+    """By SciPy's densities: -2 log N(x; m, I) / N(x; 0, I + T), and 500 where that is 0."""
     net = fitted(folder, shrinkage=0.3, simulated=2, simulated_steps=3)
     _, embedding, rows = outputs(net, folder)
     within = Statistics.of(rows.astype(np.float32), folder.labels, 3)
@@ -196,12 +198,27 @@ def test_the_distance_to_a_template_is_the_likelihood_ratio_of_the_class_and_any
     whitening, middle = within.whitening(0.3), every.mean(axis=0)
     means = (every - middle) @ whitening
     prior = Prior.of(means, np.full(5, 40), spread=0.1, scale=0.3)
-    spread = prior.times(lambda variance: variance, np.eye(MORE))
+    spread = prior.times(lambda variance: variance, np.eye(EXTENDED))
     x = (rows - middle) @ whitening
-    ratio = ((x[:, None] - means[:3]) ** 2).sum(axis=2)
-    ratio -= np.einsum("nd,nd->n", x, np.linalg.solve(np.eye(MORE) + spread, x.T).T)[:, None]
+    background = multivariate_normal(np.zeros(EXTENDED), np.eye(EXTENDED) + spread).logpdf(x)
+    own = np.stack([multivariate_normal(mean, 1.0).logpdf(x) for mean in means[:3]], axis=1)
     found = ((embedding[:, None] - templates(net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
-    np.testing.assert_allclose(found - found.mean(), ratio - ratio.mean(), rtol=2e-3, atol=0.5)
+    np.testing.assert_allclose(found - 500**2, -2 * (own - background[:, None]), rtol=2e-3, atol=0.5)
+
+
+def test_a_new_class_is_placed_beside_the_known_ones_alone(folder: ImageFolder) -> None:
+    """By dense matrices: the template's place is the posterior mean."""
+    net = fitted(folder, shrinkage=0.3, simulated=2, simulated_steps=3)
+    weights = net.state_dict()
+    means, counts = weights["means"].double().numpy(), weights["counts"].numpy()
+    known, every = (Prior.of(means[:n], counts[:n], s, t) for n, s, t in ((3, 0.3, 1.0), (5, 0.1, 0.3)))
+    few = np.random.default_rng(0).normal(size=(4, EXTENDED + 1))
+    covariance, others = (prior.times(lambda variance: variance, np.eye(EXTENDED)) for prior in (known, every))
+    root = sqrtm(others @ np.linalg.inv(np.eye(EXTENDED) + others)).real
+    seen = np.linalg.solve(root, few[:, :-1].mean(axis=0))
+    gain = np.linalg.solve(covariance + np.eye(EXTENDED) / 4, seen - known.centre)
+    expected = np.linalg.solve(root, known.centre + covariance @ gain)
+    np.testing.assert_allclose(place(weights, torch.from_numpy(few))[:-1], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -219,12 +236,11 @@ def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_fact
     apart = ((embedding[soft[6:], None] - library) ** 2).sum(axis=2)
     assert np.mean(apart.argmin(axis=1) == 2) > 0.8
     assert np.linalg.norm(few[:-1]) < np.linalg.norm(many[:-1])
-    assert len(templates(weights, 5)) == 2, "of what training did not know there is no template"
 
 
 def test_a_class_far_out_is_drawn_in(folder: ImageFolder) -> None:
     net = fitted(folder, shrinkage=0.3)
-    far = place(net.state_dict(), torch.full((10, MORE + 1), 1e3)).numpy()
+    far = place(net.state_dict(), torch.full((10, EXTENDED + 1), 1e3)).numpy()
     assert np.isfinite(far).all()
     assert far[-1] == pytest.approx(0, abs=1)
 
@@ -241,6 +257,11 @@ class Shrunken:
 def test_there_is_no_binary_variant() -> None:
     with pytest.raises(BadConfig, match="scores of its classes give a logit"):
         parse_config({"system": "block_spectra", "size": 40, "binary": True})
+
+
+def test_length_is_part_of_its_distances() -> None:
+    with pytest.raises(BadConfig, match="l2_normalised is no variant"):
+        parse_config({"system": "block_spectra", "size": 40, "l2_normalised": True})
 
 
 def test_sides_must_be_whole_blocks() -> None:

@@ -119,6 +119,11 @@ def test_a_run_tells_classes_apart(make_folder: MakeFolder, tmp_path: Path, *, b
     assert ((logits > 0) == (folder.labels != folder.classes.index("real"))).mean() > 0.8
     if not binary:
         assert checkpoint.weights["photographs"].tolist() == [False, False, True]
+        same = ("size", "simulated_steps", "simulated_images")
+        alone = parse_config({"system": "block_spectra", "simulated": 1, **{name: SMALL[name] for name in same}})
+        expected = train(alone, data, tmp_path / "b.pt", None, Console(quiet=True))
+        for name, tensor in expected.weights.items():
+            torch.testing.assert_close(checkpoint.weights[f"discriminant.{name}"], tensor)
 
 
 def small_net(opinion: float = 0.0) -> ContrastiveNet:
