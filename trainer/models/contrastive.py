@@ -75,7 +75,7 @@ class ContrastiveConfig(TrainConfig):
     """Share of epochs, the first ones, on crops of half the sides: a quarter of the work."""
     photographs: int = Field(default=3, ge=1)
     """How often an epoch has each photograph: it is to be told from all generators."""
-    opinion: float = Field(default=1.5, ge=0)
+    opinion: float = Field(default=0.5, ge=0)
     """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated*. On images as
     generators wrote them they are the better ones, on handled copies they say nothing or worse: they may tip what is
     undecided. Chosen on mini8's validation and calibration images; 0 does without."""
