@@ -102,9 +102,10 @@ def export(
         folder = ImageFolder.read(data, preprocessing, split=name)
         return _Split(folder, label_numbers(folder, checkpoint.labels), run(folder))
 
-    progress("embedding the training images")
-    train = split("train")
-    if missing := set(names) - {names[number] for number in train.numbers}:
+    progress("reading the training images")
+    train = ImageFolder.read(data, preprocessing, split="train")
+    of_train = label_numbers(train, checkpoint.labels)
+    if missing := set(names) - {names[number] for number in of_train}:
         raise ExportDataMissing(f"{data}: train has no images of {', '.join(sorted(missing))} to make a template from")
     progress("embedding the calibration images")
     calib = split(options.calib_split)
@@ -118,7 +119,7 @@ def export(
 
     progress("templates, calibration, thresholds")
     how = options.template or usual(checkpoint)
-    library = templates_of(checkpoint, train.outputs.embedding, train.numbers, how, options.seed)
+    library = templates_of(checkpoint, lambda: run(train).embedding, of_train, how, options.seed)
     library = library.with_calibration(
         {name: calib.outputs.embedding[calib.numbers == i] for i, name in enumerate(names)}
     )

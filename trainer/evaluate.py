@@ -59,8 +59,8 @@ def evaluate(checkpoint: Checkpoint, test: ImageFolder, templates: ImageFolder, 
     model = checkpoint.model()
     names = tuple(label.name for label in checkpoint.labels)
     generated = np.array([label.kind == "generator" for label in checkpoint.labels])
-    _, known = embed(model, templates)
-    library = templates_of(checkpoint, known, label_numbers(templates, checkpoint.labels), how, seed)
+    numbers = label_numbers(templates, checkpoint.labels)
+    library = templates_of(checkpoint, lambda: embed(model, templates)[1], numbers, how, seed)
     logits, embeddings = embed(model, test)
     truth = label_numbers(test, checkpoint.labels)
     nearest = np.array([names.index(name) for name in library.labels])[library.distances(embeddings).argmin(axis=1)]
@@ -88,12 +88,14 @@ def class_scores(net: nn.Module, folder: ImageFolder, batch: int = 256) -> Float
     return scores
 
 
-def templates_of(checkpoint: Checkpoint, embeddings: Floats, numbers: Numbers, how: How, seed: int) -> TemplateLibrary:
+def templates_of(
+    checkpoint: Checkpoint, embeddings: Callable[[], Floats], numbers: Numbers, how: How, seed: int
+) -> TemplateLibrary:
     """One template a label, without calibration distances.
 
     Args:
         checkpoint: whose labels.
-        embeddings: ``float32[N, D]``, of images of these labels.
+        embeddings: gives ``float32[N, D]``, of images of these labels; templates from training need none.
         numbers: ``int64[N]``, which.
         how: see ``How``.
         seed: of the choice of ``one``.
@@ -103,7 +105,7 @@ def templates_of(checkpoint: Checkpoint, embeddings: Floats, numbers: Numbers, h
     """
     if how == "own":
         return own_templates(checkpoint)
-    return make_templates(embeddings, numbers, tuple(label.name for label in checkpoint.labels), how, seed)
+    return make_templates(embeddings(), numbers, tuple(label.name for label in checkpoint.labels), how, seed)
 
 
 def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = None) -> TemplateLibrary:

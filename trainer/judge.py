@@ -72,7 +72,7 @@ def judge(
         if missing := sorted({*names} - {*folder.classes}):
             raise DataMissing(f"{folder.root}: no images of {', '.join(missing)} to {use}")
     numbers = label_numbers(templates, checkpoint.labels)
-    library = templates_of(checkpoint, embed(model, templates)[1], numbers, how, seed)
+    library = templates_of(checkpoint, lambda: embed(model, templates)[1], numbers, how, seed)
     own = np.array([names.index(name) if name in names else -1 for name in calibration.classes])
     conformal = Calibration.of(library.distances(embed(model, calibration)[1]), own[calibration.labels])
     logits, embeddings = embed(model, images)

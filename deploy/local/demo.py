@@ -95,11 +95,12 @@ def main(
     """Run the demo; exit status 1 if an event got no verdict."""
     for number in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored where a shell starts us in the background
         signal.signal(number, _leave)
-    paths = Paths.of(recipe.resolve())
+    recipe = recipe.resolve()
+    paths = Paths.of(recipe)
     paths.folder.mkdir(parents=True, exist_ok=True)
     try:
         if not _has_bundle(paths):
-            make_bundle(paths, recipe.resolve())
+            make_bundle(paths, recipe)
         answers, images, seconds = stream(paths)
     except (LocalServerError, subprocess.CalledProcessError) as error:
         console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)

@@ -108,7 +108,7 @@ def _figures(row: str, namer: Namer, pictures: Sequence[Picture]) -> list[Figure
         ),
         Figure(
             title=f"{row}: embeddings",
-            image=embedding_map(namer.study.outputs(namer.trained, pictures).embeddings, truth),
+            image=embedding_map(namer.embed(pictures), truth),
             caption="t-SNE of test images, first backbone: neighbours stay neighbours, distances mean nothing.",
         ),
     ]

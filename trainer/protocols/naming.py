@@ -24,9 +24,13 @@ class Namer:
     trained: Trained
     library: TemplateLibrary
 
+    def embed(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:
+        """``float32[N, D]``."""
+        return self.study.outputs(self.trained, pictures, change).embeddings
+
     def distances(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:
         """To each label of the library: ``float32[N, L]``."""
-        return self.library.distances(self.study.outputs(self.trained, pictures, change).embeddings)
+        return self.library.distances(self.embed(pictures, change))
 
     def name(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> tuple[str, ...]:
         """The nearest label of each image."""
