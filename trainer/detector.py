@@ -37,8 +37,7 @@ class Detector(nn.Module):
 
 def log_odds(scores: Tensor, photographs: Tensor) -> Tensor:
     """Of *generated*, ``float32[N]``, from class scores ``float32[N, C]``; ``photographs`` is ``bool[C]``."""
-    generated = scores.masked_fill(photographs, -torch.inf).logsumexp(1)
-    return generated - scores.masked_fill(~photographs, -torch.inf).logsumexp(1)
+    return (_of(~photographs, scores) - _of(photographs, scores))[:, 0]
 
 
 def against_simulated(scores: Tensor, photographs: Tensor) -> Tensor:
@@ -57,6 +56,14 @@ def against_simulated(scores: Tensor, photographs: Tensor) -> Tensor:
     known, simulated = scores[:, : len(photographs)], scores[:, len(photographs) :]
     if simulated.shape[1] == 0:
         return known
-    named = known.masked_fill(photographs, -torch.inf).logsumexp(1, keepdim=True)
-    more = nn.functional.softplus(simulated.logsumexp(1, keepdim=True) - named)
+    more = nn.functional.softplus(simulated.logsumexp(1, keepdim=True) - _of(~photographs, known))
     return known - more * photographs
+
+
+def _of(chosen: Tensor, scores: Tensor) -> Tensor:
+    """``logsumexp`` of the chosen of C classes: ``bool[C]``, ``float32[N, C]`` -> ``float32[N, 1]``.
+
+    The others are not put to -inf: ONNX Runtime 1.31 takes 0 for the largest score of a row that begins with it, and
+    scores of hundreds become infinite. (Its issue 28461 is of the same kind: of nothing but -inf it makes NaN.)
+    """
+    return scores.masked_fill(~chosen, torch.finfo(scores.dtype).min).logsumexp(1, keepdim=True)

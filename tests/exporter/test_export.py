@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from rich.console import Console
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
@@ -21,6 +22,9 @@ from exporter.graph import Graph, Outputs, runner
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle
 from trainer.checkpoint import Checkpoint
 from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
+from trainer.evaluate import own_templates
+from trainer.loop import train
+from trainer.systems import parse_config
 
 
 def outputs(bundle: Bundle, folder: Path) -> Outputs:
@@ -189,3 +193,22 @@ class TestRefused:
         assert list(found.manifest.probe.images)[:2] == ["probe/0.png", "probe/1.png"]
         assert len(steps) == len(set(steps)) >= 6
         assert hashlib.sha256((found.path / "manifest.json").read_bytes()).hexdigest() == found.digest
+
+
+OWN: dict[str, dict[str, object]] = {
+    "block_spectra": {"simulated": 2, "simulated_steps": 3},
+    "contrastive": {"widths": [4, 4, 8, 8, 8], "epochs": 4, "batch": 16, "simulated": 2, "simulated_steps": 3},
+    "prnu": {"epochs": 0},
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_data: Path, tmp_path: Path) -> None:
+    config = parse_config({"system": name, "size": 32, **OWN[name]})
+    checkpoint = train(config, tiny_data / "train", tmp_path / "a.pt", None, Console(quiet=True))
+    found = export(checkpoint, tiny_data, tmp_path / "b", OPTIONS, force=False, progress=lambda _: None)
+    assert found.manifest.training["template"] == "own"
+    np.testing.assert_array_equal(found.templates.vectors, own_templates(checkpoint).vectors)
+    if name == "block_spectra":
+        figures = found.manifest.evaluation["test"]
+        assert (figures["top1_by_template"], figures["auroc"]) == (1, 1)
