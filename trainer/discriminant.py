@@ -55,11 +55,12 @@ class Statistics:
             shrinkage = 1.0 if below == 0 else min(1.0, (alpha + level**2) / below)
         return (1 - shrinkage) * spread + shrinkage * level * np.eye(size)
 
-    def whitening(self, shrinkage: float | None = None) -> Floats64:
-        """``float64[D, D]``: rows times it have a unit covariance within classes; see ``covariance``."""
-        values, vectors = np.linalg.eigh(self.covariance(shrinkage))
-        found: Floats64 = vectors / np.sqrt(values.clip(min=values[-1] * 1e-12))
-        return found
+
+def whitening(covariance: Floats64) -> Floats64:
+    """``float64[D, D]``: rows times it have a unit covariance where they had this one."""
+    values, vectors = np.linalg.eigh(covariance)
+    found: Floats64 = vectors / np.sqrt(values.clip(min=values[-1] * 1e-12))
+    return found
 
 
 @dataclass(frozen=True, eq=False)

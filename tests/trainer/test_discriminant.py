@@ -5,7 +5,7 @@ import pytest
 from sklearn.covariance import OAS
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from trainer.discriminant import Floats64, Prior, Statistics
+from trainer.discriminant import Floats64, Prior, Statistics, whitening
 from trainer.metrics import Floats, Numbers
 
 
@@ -48,8 +48,8 @@ def test_the_nearest_whitened_mean_is_lda(
     images: tuple[Floats, Numbers], statistics: Statistics, shrinkage: float
 ) -> None:
     embeddings, numbers = images
-    whitening = statistics.whitening(shrinkage)
-    apart = ((embeddings @ whitening)[:, None] - statistics.means @ whitening) ** 2
+    turn = whitening(statistics.covariance(shrinkage))
+    apart = ((embeddings @ turn)[:, None] - statistics.means @ turn) ** 2
     nearest = apart.sum(axis=2).argmin(axis=1)
 
     oracle = LinearDiscriminantAnalysis(
@@ -63,14 +63,15 @@ def test_the_nearest_whitened_mean_is_lda(
 
 
 def test_whitened_distances_are_mahalanobis(statistics: Statistics) -> None:
-    whitening, inverse = statistics.whitening(0.1), np.linalg.inv(statistics.covariance(0.1))
+    covariance = statistics.covariance(0.1)
+    turn, inverse = whitening(covariance), np.linalg.inv(covariance)
     apart = statistics.means[0] - statistics.means[1]
-    assert np.linalg.norm(apart @ whitening) == pytest.approx(np.sqrt(apart @ inverse @ apart))
+    assert np.linalg.norm(apart @ turn) == pytest.approx(np.sqrt(apart @ inverse @ apart))
 
 
 def test_fewer_images_than_dimensions_are_no_obstacle() -> None:
     rows = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
-    assert np.isfinite(Statistics.of(rows, np.array([0, 0, 0, 1, 1, 1]), 2).whitening()).all()
+    assert np.isfinite(whitening(Statistics.of(rows, np.array([0, 0, 0, 1, 1, 1]), 2).covariance())).all()
 
 
 def dense(prior: Prior) -> Floats64:

@@ -11,10 +11,16 @@ training photographs (``random_upsamplers``) say with the known ones where the m
 to a template is the log-likelihood ratio of that class against *any* generator: Mahalanobis distance less that to the
 background, as in Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection" (2021); we have
 the background from means of classes, not from all images. A class that is known by a few images has the posterior mean.
+
+JPEG, resizing or blur move statistics farther than generators do. So one copy of each training image is *handled*
+(``augment.handled``). Which way copies lie from their originals is counted as a way to vary within classes, as in
+within-class covariance normalisation (Hatch et al., Interspeech 2006): those ways tell less apart. And an image that
+looks handled is given leeway: it may lie farther from its class before it is unknown.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, Self, cast
 
 import numpy as np
@@ -24,10 +30,11 @@ from pydantic import Field, model_validator
 from scipy.fft import dct
 from torch import Tensor, nn
 
+from trainer.augment import handled
 from trainer.config import TrainConfig
 from trainer.data import ImageFolder
 from trainer.detector import against_simulated
-from trainer.discriminant import Floats64, Prior, Statistics
+from trainer.discriminant import Floats64, Prior, Statistics, whitening
 from trainer.errors import BadConfig
 from trainer.evaluate import in_batches
 from trainer.metrics import Floats, Numbers
@@ -54,14 +61,22 @@ _DIFFERENCES: Final = (
     (12 * SQUARE5).astype(np.float32),
 )
 """High passes: differences across and down, diagonal, and the KV kernel times 12."""
+_SHORT: Final = 0.05
+"""Root mean square of what handling changed, in deviations, below which it is no direction."""
+_TEMPER: Final = 3.0
+"""What log-odds of *handled* are divided by: LDA's are too sure of themselves."""
+_WRITTEN_INSIDE: Final = 0.95
+_HANDLED_INSIDE: Final = 0.98
+"""Leeway lets this share of handled training images lie no farther than that share of the others."""
 _FAR: Final = 8.0
 """Standardised statistics are cut off here: what lies farther is far, and no matter how far."""
 _NEARER: Final = 0.3
-"""Variance of the means of unknown generators, over that of known and simulated ones. This and the two shares below
-were chosen on mini8's validation and calibration images, each family left out in turn."""
-_OFF_PLANE: Final = 0.1
+"""Variance of the means of unknown generators, over that of known and simulated ones. This, the two shares below and
+what is said of handled images above were chosen on mini8's validation and calibration images, each family left out in
+turn."""
+_OFF_PLANE: Final = 0.15
 """Of that variance, the share in directions in which neither known nor simulated generators differ."""
-_NEW: Final = 0.3
+_NEW: Final = 0.5
 """The same share where a new class is placed by a few images, beside the known ones alone."""
 _LITTLE: Final = 1e-4
 """Variance of means where classes do not differ: the embedding divides by it."""
@@ -79,6 +94,8 @@ class BlockSpectraConfig(TrainConfig):
     """Nothing is trained by gradients."""
     shrinkage: float | None = Field(default=0.05, ge=0, le=1)
     """Of the covariance within classes; None takes the oracle approximating estimate."""
+    handling: float = Field(default=0.5, ge=0)
+    """Variance along what handling changes, each change at length 1 a statistic, over that within classes."""
     simulated: int = Field(default=24, ge=0)
     """Random generators: they say where unknown ones may lie, and count against photographs."""
     simulated_steps: int = Field(default=200, ge=1)
@@ -167,18 +184,21 @@ class BlockSpectra(nn.Module):
 
 
 class BlockSpectraNet(nn.Module):
-    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, 1100]``).
+    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, 1101]``).
 
     With x the whitened statistics about the mean of all classes, and T the covariance of unknown generators' means
     there, a class with mean m has ``-2 log N(x; m, I) / N(x; 0, I + T) = (x - m)^2 - x^T (I + T)^-1 x - log|I + T|``.
     With ``A = T (I + T)^-1`` that is ``(A^1/2 x - A^-1/2 m)^2 - m^T T^-1 m - log|I + T|``, a squared L2 distance to a
-    template: the embedding is ``A^1/2 x`` and a 0, the template ``A^-1/2 m`` and what makes the sum positive. The
-    scores are LDA's at equal priors, ``x . m - |m|^2 / 2``: log-likelihoods but for a term that all classes share.
+    template: the embedding is ``A^1/2 x`` and a 0, the template ``A^-1/2 m`` and what makes the sum positive. An image
+    as a generator wrote it adds ``leeway``, a handled one nothing, one in doubt a part: the root of that is the last
+    number of the embedding, and the template has a 0 there. The scores are LDA's at equal priors,
+    ``x . m - |m|^2 / 2``: log-likelihoods but for a term that all classes share.
 
     An image that looks like a simulated class is no photograph, see ``against_simulated``.
 
     Attributes:
         centre, spread: ``float32[1099]``, of the statistics of the training images.
+        leeway: ``float32[]``, in units of squared distance.
         photographs: ``bool[C]``, which outputs are of photographs.
         means: ``float32[C + simulated, 1099]``, of the known classes and the simulated ones, about their mean.
         counts: ``int64[C + simulated]``, images of each.
@@ -186,6 +206,7 @@ class BlockSpectraNet(nn.Module):
 
     centre: Tensor
     spread: Tensor
+    leeway: Tensor
     photographs: Tensor
     means: Tensor
     counts: Tensor
@@ -197,10 +218,12 @@ class BlockSpectraNet(nn.Module):
         self.register_buffer("photographs", torch.zeros(outputs, dtype=torch.bool))
         self.register_buffer("centre", torch.zeros(EXTENDED))
         self.register_buffer("spread", torch.ones(EXTENDED))
+        self.register_buffer("leeway", torch.zeros(()))
         self.register_buffer("means", torch.zeros(classes, EXTENDED))
         self.register_buffer("counts", torch.ones(classes, dtype=torch.int64))
         self.projection = nn.Linear(EXTENDED, EXTENDED)
         self.head = nn.Linear(EXTENDED, classes)
+        self.handled = nn.Linear(EXTENDED, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
@@ -209,9 +232,18 @@ class BlockSpectraNet(nn.Module):
 
     def judge(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings of images with these statistics, ``float32[N, 1099]``."""
-        embedding = self.projection(self.standardised(statistics))
-        scores = against_simulated(self.head(embedding), self.photographs)
-        return scores, nn.functional.pad(embedding, (0, 1))
+        rows = self.standardised(statistics)
+        embedding = self.embed(rows)
+        return against_simulated(self.head(embedding[:, :EXTENDED]), self.photographs), embedding
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Of standardised statistics."""
+        place = nn.functional.pad(self.projection(rows), (0, 1))
+        return torch.cat([place, (self.leeway * self.as_written(rows)).sqrt()], dim=1)
+
+    def as_written(self, rows: Tensor) -> Tensor:
+        """Probability that nothing happened to the image since, ``float32[N, 1]``, from standardised statistics."""
+        return torch.sigmoid(-self.handled(rows))
 
     def standardised(self, statistics: Tensor) -> Tensor:
         """In units of their spread, cut off at 8."""
@@ -234,25 +266,37 @@ def fit(
     require_enough(folder)
     total = config.simulated + 1
     device = net.centre.device
-    raw = torch.from_numpy(in_batches(lambda x: (net.statistics(x),), folder, device)[0]).to(device)
+    handle, draws = handled(0), np.random.default_rng(config.seed)
+
+    def both(images: Tensor) -> tuple[Tensor, Tensor]:
+        copies = np.stack([handle(image, draws) for image in images.cpu().numpy()])
+        return net.statistics(images), net.statistics(torch.from_numpy(copies).to(device))
+
+    raw = [torch.from_numpy(found).to(device) for found in in_batches(both, folder, device)]
     progress(1, total)
     with torch.no_grad():
-        net.centre.copy_(raw.mean(dim=0))
-        net.spread.copy_(raw.std(dim=0) + 1e-3)
-    known = Statistics.of(net.standardised(raw).cpu().numpy(), labels, len(folder.classes))
+        net.centre.copy_(raw[0].mean(dim=0))
+        net.spread.copy_(raw[0].std(dim=0) + 1e-3)
+    own = _Pairs(*(net.standardised(rows).cpu().numpy() for rows in raw))
     places = np.flatnonzero(folder.among(config.real)[labels])[: config.simulated_images]
     photographs = folder.pixels(places)
     made = simulate_once(
         photographs, config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
     )
-    simulated = [in_batches(lambda x: (net.standardised(net.statistics(x)),), images, device)[0] for images in made]
-    every = np.stack([*known.means, *(rows.mean(axis=0, dtype=np.float64) for rows in simulated)])
-    whitening = known.whitening(config.shrinkage)
+    simulated = [
+        _Pairs(*in_batches(lambda x: tuple(net.standardised(rows) for rows in both(x)), images, device))
+        for images in made
+    ]
+    known = Statistics.of(own.written, labels, len(folder.classes))
+    every = np.stack([*known.means, *(pairs.written.mean(axis=0, dtype=np.float64) for pairs in simulated)])
+    covariance = known.covariance(config.shrinkage)
+    turn = whitening(covariance + config.handling * _handling(whitening(covariance), own, simulated))
     middle = every.mean(axis=0)
-    means = (every - middle) @ whitening
-    counts = np.array([*known.counts, *(len(rows) for rows in simulated)])
+    means = (every - middle) @ turn
+    counts = np.array([*known.counts, *(len(pairs.written) for pairs in simulated)])
     others = _others(means, counts)
-    matrix = others.times(_root, whitening)
+    matrix = others.times(_root, turn)
+    towards, bias = _told_apart([own, *simulated], turn, config.shrinkage)
     with torch.no_grad():
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
         net.means.copy_(torch.from_numpy(means))
@@ -261,6 +305,55 @@ def fit(
         net.projection.bias.copy_(torch.from_numpy(-middle @ matrix))
         net.head.weight.copy_(torch.from_numpy(others.times(_inverse_root, means)))
         net.head.bias.copy_(torch.from_numpy(-(means**2).sum(axis=1) / 2))
+        net.handled.weight.copy_(torch.from_numpy(towards / _TEMPER))
+        net.handled.bias.fill_(bias / _TEMPER)
+        net.leeway.copy_(_leeway(net, own, _templates(others, means[: len(known.means)])))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Standardised statistics of images, ``float32[N, 1099]``, and of a handled copy of each."""
+
+    written: Floats
+    copies: Floats
+
+
+def _handling(turn: Floats64, own: _Pairs, simulated: Sequence[_Pairs]) -> Floats64:
+    """Second moment of what handling changes, ``float64[1099, 1099]``; known classes and simulated ones count alike.
+
+    How large a change is does not matter, only where it leads, or strong blur would drown all else: each is brought to
+    a root mean square of 1 in units of the scatter within classes, which ``turn`` whitens.
+    """
+    found: list[Floats64] = []
+    for group in ([own], simulated):
+        if group:
+            changes = np.concatenate([pairs.copies - pairs.written for pairs in group]).astype(np.float64)
+            length = np.sqrt(np.mean((changes @ turn) ** 2, axis=1, keepdims=True)) + _SHORT
+            changes /= length
+            found.append(changes.T @ changes / len(changes))
+    return sum(found[1:], found[0]) / len(found)
+
+
+def _told_apart(groups: Sequence[_Pairs], turn: Floats64, shrinkage: float | None) -> tuple[Floats64, float]:
+    """LDA's log-odds of *handled* at equal priors: weights ``float64[1, 1099]`` of standardised statistics, bias."""
+    rows = np.concatenate([part for pairs in groups for part in (pairs.written, pairs.copies)])
+    kinds = np.concatenate([np.repeat([0, 1], len(pairs.written)) for pairs in groups])
+    two = Statistics.of((rows @ turn).astype(np.float32), kinds, 2)
+    towards = np.linalg.solve(two.covariance(shrinkage), two.means[1] - two.means[0])
+    return (turn @ towards)[None], float(-towards @ two.means.sum(axis=0) / 2)
+
+
+def _leeway(net: BlockSpectraNet, own: _Pairs, library: Tensor) -> Tensor:
+    """What handled training images may lie farther from the nearest template, for the network as it is without."""
+    library = library.to(net.centre.device).double()
+    found = []
+    for part in (own.written, own.copies):
+        rows = torch.from_numpy(part).to(net.centre.device)
+        nearest = torch.cdist(net.embed(rows).double(), library).square().amin(dim=1)
+        found.append((nearest, 1 - net.as_written(rows)[:, 0].double()))
+    (written, _), (copies, doubt) = found
+    needed = (copies - torch.quantile(written, _WRITTEN_INSIDE)) / doubt
+    return torch.quantile(needed, _HANDLED_INSIDE).clamp(min=0)
 
 
 def require_enough(folder: ImageFolder) -> None:
@@ -274,21 +367,20 @@ def require_enough(folder: ImageFolder) -> None:
 
 
 def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
-    """Of the classes that training knew, ``float32[C, 1100]``."""
+    """Of the classes that training knew, ``float32[C, 1101]``."""
     means, counts = _means(weights)
-    others = _others(means, counts)
-    return torch.from_numpy(np.stack([_template(others, mean) for mean in means[:labels]]))
+    return _templates(_others(means, counts), means[:labels])
 
 
 def place(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
-    """Of a class that training did not know, ``float32[1100]``, from embeddings ``float32[n, 1100]``.
+    """Of a class that training did not know, ``float32[1101]``, from embeddings ``float32[n, 1101]``.
 
     The mean is drawn towards those of known classes; simulated ones are no guide to where one more of those lies.
     """
     means, counts = _means(weights)
     others = _others(means, counts)
     known = len(weights["photographs"])
-    mean = others.times(_inverse_root, embeddings[:, :-1].double().mean(dim=0).numpy())
+    mean = others.times(_inverse_root, embeddings[:, :EXTENDED].double().mean(dim=0).numpy())
     return torch.from_numpy(
         _template(others, Prior.of(means[:known], counts[:known], _NEW).mean(mean, len(embeddings)))
     )
@@ -313,14 +405,18 @@ def _inverse_root(variance: Floats64) -> Floats64:
     return 1 / _root(variance)
 
 
+def _templates(others: Prior, means: Floats64) -> Tensor:
+    return torch.from_numpy(np.stack([_template(others, mean) for mean in means]))
+
+
 def _template(others: Prior, mean: Floats64) -> Floats:
-    """``float32[1100]``; a class that lies too far out for the level is drawn in until it does not."""
+    """``float32[1101]``; a class that lies too far out for the level is drawn in until it does not."""
     evidence = float(mean @ others.times(lambda variance: 1 / variance.clip(min=_LITTLE), mean))
     volume = np.log1p(others.variances).sum() + (len(mean) - len(others.variances)) * math.log1p(others.elsewhere)
     room = _LEVEL**2 - float(volume)
     drawn = min(1.0, math.sqrt(room / max(evidence, 1e-9)))
     left = math.sqrt(max(0.0, room - drawn**2 * evidence))
-    return np.append(others.times(_inverse_root, drawn * mean), left).astype(np.float32)
+    return np.append(others.times(_inverse_root, drawn * mean), [left, 0]).astype(np.float32)
 
 
 def _convolve(planes: Tensor, kernel: Tensor) -> Tensor:
