@@ -40,6 +40,13 @@ def export_command(
     calib_split: Annotated[
         Literal["calib", "val"], typer.Option(help="Calibrate on this one, val for instance.")
     ] = DEFAULTS.calib_split,
+    handled: Annotated[
+        bool | None,
+        typer.Option(
+            "--handled/--as-they-are",
+            help="Calibrate on handled copies (JPEG, resized, ...) as well; default: where training has such copies.",
+        ),
+    ] = DEFAULTS.handled,
     alpha: Annotated[float, typer.Option(help="Templates reject p-values up to this.")] = DEFAULTS.alpha,
     error_target: Annotated[float, typer.Option(help="Error each threshold allows.")] = DEFAULTS.error_target,
     tolerance: Annotated[float, typer.Option(help="Largest PyTorch/ONNX difference.")] = DEFAULTS.tolerance,
@@ -56,6 +63,7 @@ def export_command(
             name=name,
             template=template,
             calib_split=calib_split,
+            handled=handled,
             alpha=alpha,
             error_target=error_target,
             tolerance=tolerance,

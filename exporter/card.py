@@ -16,7 +16,7 @@ Tells photographs from generated images and names the generator by the nearest t
 | label | kind | training images | template made of | calibration images |
 |---|---|---:|---:|---:|
 {labels}
-
+{handled}
 ## Measured when it was made
 
 | images | count | top-1 by template | AUROC | AP |
@@ -46,6 +46,11 @@ nothing.
 - A verdict is evidence for a reviewer, not proof about a person.
 """
 
+_HANDLED = """
+Half of the calibration images are copies of the other half, made smaller and back, blurred, coded as JPEG or reduced to
+a palette: thresholds and rejection are for images like both.
+"""
+
 
 def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
     """Markdown, from nothing but the manifest and the templates."""
@@ -57,6 +62,7 @@ def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
         network=manifest.training["network"],
         source=manifest.training["source"],
         labels="\n".join(_label(label, manifest, library) for label in manifest.labels),
+        handled=_HANDLED if manifest.training["calibrated_on_handled"] else "",
         evaluation="\n".join(_evaluation(name, found) for name, found in manifest.evaluation.items()),
         scale=calibration.scale,
         bias=calibration.bias,

@@ -26,6 +26,7 @@ from exporter.calibrate import choose_thresholds, fit_platt
 from exporter.card import model_card
 from exporter.errors import ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
+from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
 from trainer.evaluate import How, embed, templates_of, usual
@@ -53,6 +54,9 @@ class ExportOptions(BaseModel):
     last, where there are some, or else the first."""
     calib_split: Literal["calib", "val"] = "calib"
     """What to calibrate on. Training and test images would promise too much."""
+    handled: bool | None = None
+    """Calibrate on a copy of each calibration image as well, handled as images are on the web (``trainer.augment``);
+    None: where the system is trained on such copies."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """A template rejects an image whose conformal p-value is not above it."""
     error_target: float = Field(default=0.01, ge=0, lt=0.5)
@@ -120,11 +124,14 @@ def export(
     progress("templates, calibration, thresholds")
     how = options.template or usual(checkpoint)
     library = templates_of(checkpoint, lambda: run(train).embedding, of_train, how, options.seed)
-    library = library.with_calibration(
-        {name: calib.outputs.embedding[calib.numbers == i] for i, name in enumerate(names)}
-    )
-    calibration = fit_platt(calib.outputs.logit, generated)
-    thresholds = choose_thresholds(calib.outputs.logit, generated, calibration, options.error_target)
+    seen, numbers = calib.outputs, calib.numbers
+    handled = kind.handled if options.handled is None else options.handled
+    if handled:
+        seen = _joined(seen, _of_handled(calib.folder, run))
+        numbers, generated = np.tile(numbers, 2), np.tile(generated, 2)
+    library = library.with_calibration({name: seen.embedding[numbers == i] for i, name in enumerate(names)})
+    calibration = fit_platt(seen.logit, generated)
+    thresholds = choose_thresholds(seen.logit, generated, calibration, options.error_target)
 
     progress("probe")
     probe = Probe.record(_probe_images(calib, names), (graph.model,), _roles(run))
@@ -177,6 +184,7 @@ def export(
                 "images": checkpoint.origin.images,
                 "epochs": len(checkpoint.history),
                 "template": how,
+                "calibrated_on_handled": handled,
             },
             evaluation=evaluation,
         )
@@ -189,6 +197,19 @@ def export(
 def _generated(split: _Split, checkpoint: Checkpoint) -> npt.NDArray[np.bool_]:
     kinds = np.array([label.kind == "generator" for label in checkpoint.labels])
     return np.asarray(kinds[split.numbers], np.bool_)
+
+
+def _of_handled(folder: ImageFolder, run: Callable[[Views], Outputs], batch: int = 256) -> Outputs:
+    """Of a handled copy of each image; a folder beyond its cache is decoded as it goes."""
+    parts = []
+    for start in range(0, len(folder), batch):
+        pixels = folder.pixels(slice(start, start + batch))
+        parts.append(run(np.stack([handled_copy(image) for image in pixels])))
+    return _joined(*parts)
+
+
+def _joined(*parts: Outputs) -> Outputs:
+    return Outputs(np.concatenate([p.logit for p in parts]), np.concatenate([p.embedding for p in parts]))
 
 
 def _roles(run: Callable[[Views], Outputs]) -> Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer.transforms import coded
+from trainer.transforms import coded, draws_of
 
 Pixels = npt.NDArray[np.uint8]
 """``uint8[H, W, 3]``, RGB."""
@@ -125,6 +125,11 @@ def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
         return _in_palette(image, rng) if indexed else image
 
     return augment
+
+
+def handled_copy(image: Pixels) -> Pixels:
+    """A copy of ``uint8[H, W, 3]`` that was ``handled``; the same image always has the same one."""
+    return handled(0)(image, draws_of(image))
 
 
 def _smaller_and_back(image: Pixels, rng: np.random.Generator) -> Pixels:

@@ -61,9 +61,7 @@ def blur(image: Pixels, sigma: float) -> Pixels:
 
 def noise(image: Pixels, sigma: float) -> Pixels:
     """Gaussian noise of ``sigma`` grey levels on every channel, seeded by the image itself."""
-    seed = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest()
-    rng = np.random.default_rng(int.from_bytes(seed, "big"))
-    return _rounded(image + rng.normal(0, sigma, image.shape))
+    return _rounded(image + draws_of(image).normal(0, sigma, image.shape))
 
 
 def resize_then_jpeg(image: Pixels, factor: float, quality: int) -> Pixels:
@@ -108,6 +106,12 @@ def coded(image: Pixels, coder: str, **options: object) -> Pixels:
     Image.fromarray(image).save(buffer, coder, **options)
     with Image.open(buffer) as opened:
         return np.asarray(opened.convert("RGB"))
+
+
+def draws_of(image: Pixels) -> np.random.Generator:
+    """Random numbers that are always the same for the same image."""
+    seed = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(seed, "big"))
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> Pixels:

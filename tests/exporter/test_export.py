@@ -15,11 +15,13 @@ from bundle.manifest import Model
 from bundle.preprocess import Views, decode, decoder_version, make_views
 from bundle.store import Bundle
 from exporter import export as export_module
+from exporter.calibrate import fit_platt
 from exporter.card import model_card
 from exporter.errors import ExportDataMissing, ParityFailed
 from exporter.export import ExportOptions, export
 from exporter.graph import Graph, Outputs, runner
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle
+from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
 from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
 from trainer.evaluate import own_templates
@@ -177,6 +179,27 @@ class TestRefused:
         assert found.templates.version == as_folders.templates.version
         assert found.manifest.evaluation.keys() == {"val", "test"}
 
+    def test_handled_copies_are_calibrated_on_as_well(
+        self, tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, data: Path
+    ) -> None:
+        options = OPTIONS.model_copy(update={"handled": True})
+        found = export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
+        recipe = found.manifest.detector.preprocessing
+        logits, kinds = [], []
+        for index, name in enumerate(CLASSES):
+            views = [make_views(decode(p.read_bytes()), recipe)[0] for p in sorted((data / "calib" / name).iterdir())]
+            both = graph_of(found)(np.stack([*views, *map(handled_copy, views)]))
+            distances = np.sort(cdist(both.embedding, found.templates.vectors[[index]])[:, 0])
+            assert found.templates.calibration[index] == pytest.approx(distances, rel=1e-3, abs=1e-3)
+            logits.append(both.logit)
+            kinds.append(np.full(2 * IMAGES["calib"], name != "real"))
+        expected = fit_platt(np.concatenate(logits), np.concatenate(kinds))
+        assert found.manifest.calibration.scale == pytest.approx(expected.scale, rel=1e-3)
+        assert found.manifest.calibration.bias == pytest.approx(expected.bias, rel=1e-2, abs=1e-3)
+        assert (found.manifest.thresholds.high.count, found.manifest.thresholds.low.count) == (40, 80)
+        assert "Half of the calibration images are copies" in found.files["MODEL_CARD.md"].decode()
+        assert "Half of the calibration images" not in tiny_bundle.files["MODEL_CARD.md"].decode()
+
     def test_a_label_without_calibration_images_rejects_nothing(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
         shutil.rmtree(data / "calib" / "striped")
         shutil.rmtree(data / "test")
@@ -208,6 +231,9 @@ def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_da
     checkpoint = train(config, tiny_data / "train", tmp_path / "a.pt", None, Console(quiet=True))
     found = export(checkpoint, tiny_data, tmp_path / "b", OPTIONS, force=False, progress=lambda _: None)
     assert found.manifest.training["template"] == "own"
+    handled = found.manifest.training["calibrated_on_handled"]
+    assert handled == (name == "contrastive")
+    assert [len(distances) for distances in found.templates.calibration] == [(1 + handled) * IMAGES["calib"]] * 3
     np.testing.assert_array_equal(found.templates.vectors, own_templates(checkpoint).vectors)
     if name == "block_spectra":
         figures = found.manifest.evaluation["test"]

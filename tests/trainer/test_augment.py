@@ -18,6 +18,7 @@ from trainer.augment import (
     blur_jpeg_crop,
     flip_half,
     handled,
+    handled_copy,
     jpeg_image,
     random_batch_blur,
     random_batch_noise,
@@ -162,6 +163,18 @@ class TestChain:
         before = image.copy()
         blur_jpeg_crop(32, blur=1, jpeg=1)(image, np.random.default_rng(0))
         np.testing.assert_array_equal(image, before)
+
+
+def test_an_image_has_one_handled_copy() -> None:
+    rng = np.random.default_rng(3)
+    images = [rng.integers(0, 256, (40, 48, 3)).astype(np.uint8) for _ in range(20)]
+    copies = [handled_copy(image) for image in images]
+    for image, copy in zip(images, copies, strict=True):
+        assert copy.shape == image.shape
+        np.testing.assert_array_equal(handled_copy(image.copy()), copy)
+    changed = [float(np.abs(copy.astype(float) - image).mean()) for image, copy in zip(images, copies, strict=True)]
+    assert len(set(changed)) == 20
+    assert min(changed) > 0
 
 
 def test_handled_images_change_as_often_as_asked_and_keep_their_size() -> None:

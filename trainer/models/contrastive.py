@@ -304,6 +304,7 @@ SYSTEM: Final = System(
     optimiser=_optimiser,
     schedule=_schedule,
     augment_image=_augment_image,
+    handled=True,
     fit=fit,
     templates=lambda weights, labels: F.normalize(weights["prototypes"][:labels], dim=1),
 )

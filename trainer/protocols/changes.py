@@ -1,12 +1,17 @@
-"""What recipes call post-processing: ``P``, ``beyond``, names of ``trainer.transforms``, ``blur:2.5``, ``jpeg:40``."""
+"""What recipes call post-processing.
+
+``P``, ``beyond``, names of ``trainer.transforms``, ``blur:2.5``, ``jpeg:40``, ``resize:0.9``, and ``handled``: what
+``augment.handled`` makes of training images, one copy of each.
+"""
 
 from collections.abc import Sequence
 from functools import partial
 
+from trainer.augment import handled_copy
 from trainer.errors import BadConfig
 from trainer.transforms import BEYOND, CLEAN, POST_PROCESSED, TRANSFORMS, Transform, blur, jpeg, resize_and_back
 
-_GROUPS = {"P": POST_PROCESSED, "beyond": BEYOND}
+_GROUPS = {"P": POST_PROCESSED, "beyond": BEYOND, "handled": (Transform("handled", handled_copy),)}
 
 
 def changes_of(names: Sequence[str]) -> tuple[Transform, ...]:
@@ -42,6 +47,6 @@ def _one(name: str) -> Transform:
         raise BadConfig(f"changes: {name!r}: {error}") from error
     if name not in TRANSFORMS:
         raise BadConfig(
-            f"changes: no transform {name!r}, only P, beyond, {', '.join(TRANSFORMS)}, blur:S, jpeg:Q, resize:F"
+            f"changes: no transform {name!r}, only {', '.join([*_GROUPS, *TRANSFORMS])}, blur:S, jpeg:Q, resize:F"
         )
     return TRANSFORMS[name]

@@ -23,6 +23,8 @@ class Settings(BaseModel):
     variants: dict[str, Variant]
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """Share of either kind that its set may miss."""
+    calibrate: tuple[str, ...] = ()
+    """What copies of the calibration images go through, which are calibrated on beside the images as they are."""
     risks: dict[str, float]
     """Change -> error among decided images at which coverage is read off; ``P`` is all of the track together."""
 
@@ -37,7 +39,7 @@ def run(study: Study) -> Findings:
         train = study.corpus.classes(generators, "train", study.least(variant))
         net = study.train(study.config(variant, 0), train, study.corpus.classes(generators, "val", study.scale.val))
         calib, test = (_balanced(study, split) for split in ("calib", "test"))
-        kinds = ConformalKinds.of(study.outputs(net, calib).logits, np.array([p.generated for p in calib]))
+        kinds = ConformalKinds.of(*_pooled(study, net, calib, (CLEAN, *changes_of(settings.calibrate))))
         for track, risk in settings.risks.items():
             changes = (CLEAN,) if track == "clean" else changes_of([track])
             logits, generated = _pooled(study, net, test, changes)
