@@ -77,8 +77,8 @@ class ContrastiveConfig(TrainConfig):
     """How often an epoch has each photograph: it is to be told from all generators."""
     opinion: float = Field(default=0.5, ge=0)
     """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated*. On images as
-    generators wrote them they are the better ones, on handled copies they say nothing or worse: they may tip what is
-    undecided. Chosen on mini8's validation and calibration images; 0 does without."""
+    generators wrote them they are the better ones, on handled copies the worse: they may tip what is undecided. Chosen
+    on mini8's validation and calibration images; 0 does without."""
     simulated: int = Field(default=24, ge=0)
     """Random generators that are classes beside the known ones."""
     simulated_steps: int = Field(default=150, ge=1)
