@@ -96,9 +96,7 @@ def trained_on(study: Study, trial: Trial, name: str) -> tuple[list[Trained], st
     Raises:
         NotInCorpus: the corpus has nothing that stands for the generator.
     """
-    if name not in study.generators:
-        raise NotInCorpus(f"train_on: nothing in {study.corpus.root} stands for {name}; say --map {name}=FOLDER")
-    generator = study.generators[name]
+    generator = generator_of(study, name, "train_on")
     train: Classes = study.corpus.classes([generator], "train")
     remark = ""
     if trial.categories is not None:
@@ -109,6 +107,17 @@ def trained_on(study: Study, trial: Trial, name: str) -> tuple[list[Trained], st
         train, val = simulate(study, train[REAL], trial.simulation)
     train = {label: _part(pictures, trial.share) for label, pictures in train.items()}
     return [study.train(study.config(trial, seed), train, val) for seed in study.seeds_of(trial)], remark
+
+
+def generator_of(study: Study, name: str, setting: str) -> str:
+    """What stands for a generator of the publication, which ``setting`` names.
+
+    Raises:
+        NotInCorpus: nothing does.
+    """
+    if name not in study.generators:
+        raise NotInCorpus(f"{setting}: nothing in {study.corpus.root} stands for {name}; say --map {name}=FOLDER")
+    return study.generators[name]
 
 
 def average_precisions(study: Study, nets: Sequence[Trained], **how: Any) -> dict[str, Estimate]:

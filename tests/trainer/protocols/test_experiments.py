@@ -1,14 +1,20 @@
 """Every experiment, from training to its section, on a few images of noise and with tiny networks."""
 
 import math
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trainer import loop
 from trainer.config import TrainConfig
+from trainer.errors import NotInCorpus
+from trainer.protocols import by_category
+from trainer.protocols.corpus import Corpus
+from trainer.protocols.generalisation import Trial, tested, trained_on
 from trainer.protocols.section import Figure
 from trainer.protocols.steps import Steps
 from trainer.protocols.study import Findings
@@ -116,6 +122,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         {"variant": S3, "train_on": "PGGAN", "crops": 4},
         {"accuracy": {"uncalibrated/DCGAN", "oracle/DCGAN", "two-shot/DCGAN"}},
     ),
+    "by_category": (
+        {"variant": S3, "train_on": "PGGAN", "test_on": "DCGAN"},
+        {"accuracy": {"accuracy/all"}},
+    ),
     "ranking": (
         {"variant": S3, "train_on": "PGGAN"},
         {"logits": {"PGGAN, real/0th percentile", "DCGAN, generated/100th percentile"}},
@@ -160,6 +170,34 @@ def test_an_experiment_runs_from_end_to_end(name: str, make_study: Any, steps: S
             assert cell.low is None or cell.low <= cell.value + 1e-9
             assert name in {"ranking", "spectra"} or -100 <= cell.value <= 100
     assert all(_stands_alone(figure) for figure in found.figures)
+
+
+def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, corpus: Corpus) -> None:
+    recipe = {
+        "protocol": "by_category",
+        "names": NAMES,
+        "maps": MAPS,
+        "table": [{"name": "accuracy", "title": "accuracy", "columns": ["horse"]}],
+        "settings": {"variant": S3, "train_on": "PGGAN", "test_on": "DCGAN"},
+    }
+    study = make_study(recipe, steps)
+    shown = {0: "horse", 1: "zebra", 2: "zebra", 3: "map", 4: "horse", 5: "zebra"}
+    pictures = [replace(p, category=shown[p.scene % 6]) if p.split == "test" else p for p in corpus.pictures]
+    study.corpus = replace(corpus, pictures=tuple(pictures))
+    (table,) = by_category.run(study).tables
+    found = {cell.column: cell.measured.value for cell in table.cells if cell.measured is not None}
+    nets, _ = trained_on(study, Trial.model_validate(S3), "PGGAN")
+    seen = tested(study, "DCGAN")
+    right = (study.outputs(nets[0], seen).logits > 0) == [picture.generated for picture in seen]
+    assert len(seen) == 12
+    for category in ("horse", "map", "zebra"):
+        assert found[category] == pytest.approx(
+            100 * np.mean([r for r, p in zip(right, seen, strict=True) if p.category == category])
+        )
+    assert found["average"] == pytest.approx(np.mean([found[name] for name in ("horse", "map", "zebra")]))
+    del study.generators["DCGAN"]
+    with pytest.raises(NotInCorpus, match=r"test_on: nothing in .* stands for DCGAN; say --map DCGAN=FOLDER"):
+        by_category.run(study)
 
 
 def test_the_same_study_gives_the_same_figures_and_trains_nothing_twice(make_study: Any, tmp_path: Path) -> None:
