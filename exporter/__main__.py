@@ -33,6 +33,10 @@ def export_command(
     out: Annotated[Path, typer.Argument(help="Bundle directory to make; {digest} stands for its digest.")],
     data: Annotated[Path, typer.Option(help="Data set with train, calib and (only reported) test.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle in verdicts; default genprint-SYSTEM.")] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="Generator without training, named by a template of its images in train; may be repeated."),
+    ] = None,
     template: Annotated[
         How | None,
         typer.Option(help="Class mean, one random image as in S1, or made by training; default: that, or else mean."),
@@ -61,6 +65,7 @@ def export_command(
         task = bar.add_task("reading the checkpoint", total=STEPS)
         options = _options(
             name=name,
+            add=tuple(add or ()),
             template=template,
             calib_split=calib_split,
             handled=handled,

@@ -16,7 +16,7 @@ Tells photographs from generated images and names the generator by the nearest t
 | label | kind | training images | template made of | calibration images |
 |---|---|---:|---:|---:|
 {labels}
-{handled}
+{handled}{added}
 ## Measured when it was made
 
 | images | count | top-1 by template | AUROC | AP |
@@ -51,6 +51,11 @@ Half of the calibration images are copies of the other half, made smaller and ba
 a palette: thresholds and rejection are for images like both.
 """
 
+_ADDED = """
+Labels without training images were added by a template alone. The decision between real and generated does not know
+them: where it says *real* of an image that such a template accepts, the verdict is *unsure*.
+"""
+
 
 def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
     """Markdown, from nothing but the manifest and the templates."""
@@ -63,6 +68,7 @@ def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
         source=manifest.training["source"],
         labels="\n".join(_label(label, manifest, library) for label in manifest.labels),
         handled=_HANDLED if manifest.training["calibrated_on_handled"] else "",
+        added="" if all(label.in_detector for label in manifest.labels) else _ADDED,
         evaluation="\n".join(_evaluation(name, found) for name, found in manifest.evaluation.items()),
         scale=calibration.scale,
         bias=calibration.bias,
@@ -76,7 +82,7 @@ def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
 def _label(label: Label, manifest: Manifest, library: TemplateLibrary) -> str:
     index = library.labels.index(label.name)
     template = int(library.counts[library.label_of == index].sum())
-    trained, held_out = manifest.training["images"][label.name], len(library.calibration[index])
+    trained, held_out = manifest.training["images"].get(label.name, 0), len(library.calibration[index])
     return f"| {label.name} | {label.kind} | {trained} | {template} | {held_out} |"
 
 

@@ -5,7 +5,7 @@ numbers come from the graph as ONNX Runtime runs it, not from the network it was
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,19 +17,20 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.manifest import Manifest, Model, Parity, ProbeSpec, TemplateSpec
+from bundle.manifest import Label, Manifest, Model, Parity, ProbeSpec, TemplateSpec
 from bundle.preprocess import Views, decode, decoder_version
 from bundle.probe import Probe
 from bundle.store import Bundle, check_free, load_bundle, sha256, write_bundle
 from bundle.templates import TemplateLibrary
 from exporter.calibrate import choose_thresholds, fit_platt
 from exporter.card import model_card
-from exporter.errors import ExportDataMissing
+from exporter.errors import BadOptions, ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
 from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
-from trainer.evaluate import How, embed, templates_of, usual
+from trainer.errors import UnknownClass
+from trainer.evaluate import How, embed, make_templates, own_templates, usual
 from trainer.layouts import list_images
 from trainer.metrics import binary, closed_set
 from trainer.systems import system
@@ -49,6 +50,9 @@ class ExportOptions(BaseModel):
 
     name: str | None = Field(default=None, min_length=1)
     """None: ``genprint-`` and the name of the system."""
+    add: tuple[str, ...] = ()
+    """Generators that the checkpoint does not know, which get a template of their images in ``train``: the one that the
+    system gives a new class, with ``template: own``. The detector's calibration leaves their images out."""
     template: How | None = None
     """``mean`` of a label's training images, ``one`` of them at random as S1 does, or the system's ``own``; None: the
     last, where there are some, or else the first."""
@@ -71,7 +75,7 @@ class ExportOptions(BaseModel):
 class _Split:
     folder: ImageFolder
     numbers: npt.NDArray[np.int64]
-    """Labels in the checkpoint's numbering."""
+    """Labels in the checkpoint's numbering, added ones after it."""
     outputs: Outputs
 
 
@@ -92,7 +96,8 @@ def export(
     Raises:
         ExportError, trainer.errors.TrainerError, FileExistsError: nothing was written.
     """
-    names = tuple(label.name for label in checkpoint.labels)
+    labels = (*checkpoint.labels, *_added(options.add, checkpoint))
+    names = tuple(label.name for label in labels)
     preprocessing = checkpoint.config.preprocessing
     kind = system(checkpoint.config.system)
 
@@ -104,16 +109,15 @@ def export(
 
     def split(name: str) -> _Split:
         folder = ImageFolder.read(data, preprocessing, split=name)
-        return _Split(folder, label_numbers(folder, checkpoint.labels), run(folder))
+        return _Split(folder, _numbers(folder, labels), run(folder))
 
     progress("reading the training images")
     train = ImageFolder.read(data, preprocessing, split="train")
-    of_train = label_numbers(train, checkpoint.labels)
-    if missing := set(names) - {names[number] for number in of_train}:
+    if missing := set(names) - {names[number] for number in _numbers(train, labels)}:
         raise ExportDataMissing(f"{data}: train has no images of {', '.join(sorted(missing))} to make a template from")
     progress("embedding the calibration images")
     calib = split(options.calib_split)
-    generated = _generated(calib, checkpoint)
+    _, generated = _decided(calib, labels)
     if generated.all() or not generated.any():
         raise ExportDataMissing(f"{data}: calibration needs both real and generated images in {options.calib_split}")
 
@@ -123,23 +127,23 @@ def export(
 
     progress("templates, calibration, thresholds")
     how = options.template or usual(checkpoint)
-    library = templates_of(checkpoint, lambda: run(train).embedding, of_train, how, options.seed)
-    seen, numbers = calib.outputs, calib.numbers
+    library = _templates(checkpoint, labels, train, run, how, options.seed)
     handled = kind.handled if options.handled is None else options.handled
-    if handled:
-        seen = _joined(seen, _of_handled(calib.folder, run))
-        numbers, generated = np.tile(numbers, 2), np.tile(generated, 2)
-    library = library.with_calibration({name: seen.embedding[numbers == i] for i, name in enumerate(names)})
-    calibration = fit_platt(seen.logit, generated)
-    thresholds = choose_thresholds(seen.logit, generated, calibration, options.error_target)
+    seen = _with_copies(calib, run) if handled else calib
+    library = library.with_calibration(
+        {name: seen.outputs.embedding[seen.numbers == i] for i, name in enumerate(names)}
+    )
+    logits, generated = _decided(seen, labels)
+    calibration = fit_platt(logits, generated)
+    thresholds = choose_thresholds(logits, generated, calibration, options.error_target)
 
     progress("probe")
     probe = Probe.record(_probe_images(calib, names), (graph.model,), _roles(run))
 
-    evaluation: dict[str, dict[str, object]] = {options.calib_split: _evaluation(calib, library, checkpoint)}
+    evaluation: dict[str, dict[str, object]] = {options.calib_split: _evaluation(calib, library, labels)}
     if "test" in list_images(data).splits:
         progress("evaluating the test images")
-        evaluation["test"] = _evaluation(split("test"), library, checkpoint)
+        evaluation["test"] = _evaluation(split("test"), library, labels)
 
     files = {MODEL_FILE: graph.data, "templates.npz": library.to_bytes(), "probe/expected.npz": probe.to_bytes()}
     files |= probe.images
@@ -152,7 +156,7 @@ def export(
             version=made_at.strftime("%Y%m%d.%H%M%S"),
             created_at=made_at.isoformat(timespec="seconds"),
             models=(graph.model,),
-            labels=checkpoint.labels,
+            labels=labels,
             templates=TemplateSpec(
                 embedder=graph.model.name,
                 preprocessing_digest=preprocessing.digest,
@@ -194,22 +198,57 @@ def export(
     return load_bundle(write_bundle(out, manifest(files), files, force=force))
 
 
-def _generated(split: _Split, checkpoint: Checkpoint) -> npt.NDArray[np.bool_]:
-    kinds = np.array([label.kind == "generator" for label in checkpoint.labels])
+def _added(names: Sequence[str], checkpoint: Checkpoint) -> tuple[Label, ...]:
+    for number, name in enumerate(names):
+        if name in (*(label.name for label in checkpoint.labels), *names[:number]):
+            raise BadOptions(f"--add: there is a label {name!r} already")
+    first = len(checkpoint.labels)
+    return tuple(Label(id=first + i, name=name, kind="generator", in_detector=False) for i, name in enumerate(names))
+
+
+def _numbers(folder: ImageFolder, labels: Sequence[Label]) -> npt.NDArray[np.int64]:
+    try:
+        return label_numbers(folder, labels)
+    except UnknownClass as error:
+        raise UnknownClass(f"{error}; `--add NAME` gives a generator a template without training") from error
+
+
+def _generated(split: _Split, labels: Sequence[Label]) -> npt.NDArray[np.bool_]:
+    kinds = np.array([label.kind == "generator" for label in labels])
     return np.asarray(kinds[split.numbers], np.bool_)
 
 
-def _of_handled(folder: ImageFolder, run: Callable[[Views], Outputs], batch: int = 256) -> Outputs:
-    """Of a handled copy of each image; a folder beyond its cache is decoded as it goes."""
-    parts = []
-    for start in range(0, len(folder), batch):
-        pixels = folder.pixels(slice(start, start + batch))
+def _templates(
+    checkpoint: Checkpoint,
+    labels: Sequence[Label],
+    train: ImageFolder,
+    run: Callable[[Views | ImageFolder], Outputs],
+    how: How,
+    seed: int,
+) -> TemplateLibrary:
+    """Of all labels, without calibration; of a system's own, only added labels' images are looked at."""
+    numbers = _numbers(train, labels)
+    if how == "own":
+        new = [label for label in labels if not label.in_detector]
+        few = {label.name: train.pixels(np.flatnonzero(numbers == label.id)) for label in new}
+        return own_templates(checkpoint, {name: run(images).embedding for name, images in few.items()})
+    return make_templates(run(train).embedding, numbers, tuple(label.name for label in labels), how, seed)
+
+
+def _decided(split: _Split, labels: Sequence[Label]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Logits, and which images are generated, of the labels that the detector knows."""
+    known = np.array([label.in_detector for label in labels])[split.numbers]
+    return split.outputs.logit[known], _generated(split, labels)[known]
+
+
+def _with_copies(split: _Split, run: Callable[[Views], Outputs], batch: int = 256) -> _Split:
+    """A handled copy of each image after them; a folder beyond its cache is decoded as it goes."""
+    parts = [split.outputs]
+    for start in range(0, len(split.folder), batch):
+        pixels = split.folder.pixels(slice(start, start + batch))
         parts.append(run(np.stack([handled_copy(image) for image in pixels])))
-    return _joined(*parts)
-
-
-def _joined(*parts: Outputs) -> Outputs:
-    return Outputs(np.concatenate([p.logit for p in parts]), np.concatenate([p.embedding for p in parts]))
+    both = Outputs(np.concatenate([p.logit for p in parts]), np.concatenate([p.embedding for p in parts]))
+    return _Split(split.folder, np.tile(split.numbers, 2), both)
 
 
 def _roles(run: Callable[[Views], Outputs]) -> Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]:
@@ -237,10 +276,10 @@ def _probe_images(calib: _Split, names: tuple[str, ...]) -> dict[str, bytes]:
     return images
 
 
-def _evaluation(split: _Split, library: TemplateLibrary, checkpoint: Checkpoint) -> dict[str, object]:
+def _evaluation(split: _Split, library: TemplateLibrary, labels: Sequence[Label]) -> dict[str, object]:
     nearest = library.distances(split.outputs.embedding).argmin(axis=1)
     closed = closed_set(split.numbers, nearest, library.labels)
-    decision = binary(split.outputs.logit, _generated(split, checkpoint))
+    decision = binary(split.outputs.logit, _generated(split, labels))
     return {
         "images": len(split.folder),
         "data_fingerprint": split.folder.fingerprint,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from rich.console import Console
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
@@ -17,10 +18,10 @@ from bundle.store import Bundle
 from exporter import export as export_module
 from exporter.calibrate import fit_platt
 from exporter.card import model_card
-from exporter.errors import ExportDataMissing, ParityFailed
+from exporter.errors import BadOptions, ExportDataMissing, ParityFailed
 from exporter.export import ExportOptions, export
 from exporter.graph import Graph, Outputs, runner
-from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle
+from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle, texture
 from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
 from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
@@ -151,7 +152,8 @@ class TestRefused:
 
     def test_too_few_or_unknown_classes(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
         (data / "calib" / "striped").rename(data / "calib" / "martian")
-        with pytest.raises(UnknownClass, match="the checkpoint has no class 'martian', only doubled, real, striped"):
+        message = "the checkpoint has no class 'martian', only doubled, real, striped; `--add NAME` gives a generator"
+        with pytest.raises(UnknownClass, match=message):
             export_bundle(tiny_checkpoint, data, data.parent / "bundle")
         shutil.rmtree(data / "calib" / "martian")
         shutil.rmtree(data / "calib" / "doubled")
@@ -178,6 +180,35 @@ class TestRefused:
         as_folders = export(tiny_checkpoint, data, data.parent / "b", OPTIONS, force=False, progress=lambda _: None)
         assert found.templates.version == as_folders.templates.version
         assert found.manifest.evaluation.keys() == {"val", "test"}
+
+    def test_a_generator_that_training_did_not_know_gets_a_template(
+        self, tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, data: Path
+    ) -> None:
+        turned(data, images=5)
+        options = OPTIONS.model_copy(update={"add": ("turned",)})
+        found = export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
+        new = found.manifest.labels[3]
+        assert (new.id, new.name, new.kind, new.in_detector) == (3, "turned", "generator", False)
+        assert found.templates.labels == (*CLASSES, "turned")
+        assert found.templates.counts.tolist() == [24, 24, 24, 5]
+        mean = outputs(found, data / "train" / "turned").embedding.mean(axis=0)
+        assert found.templates.vectors[3] == pytest.approx(mean, rel=1e-3, abs=1e-3)
+        assert [len(distances) for distances in found.templates.calibration] == [IMAGES["calib"]] * 4
+        matches = found.templates.match(outputs(found, data / "test" / "turned").embedding, 0.05)
+        assert np.mean([match.candidates[0].label == "turned" for match in matches]) > 0.7
+        # The detector's calibration is what it is without the new label.
+        assert found.manifest.calibration == tiny_bundle.manifest.calibration
+        assert found.manifest.thresholds == tiny_bundle.manifest.thresholds
+        assert found.manifest.evaluation["test"]["images"] == 4 * IMAGES["test"]
+        card = found.files["MODEL_CARD.md"].decode()
+        assert "| turned | generator | 0 | 5 | 20 |" in card
+        assert "Labels without training images were added by a template alone." in card
+
+    @pytest.mark.parametrize("names", [("real",), ("turned", "turned")])
+    def test_a_label_is_added_once(self, tiny_checkpoint: Checkpoint, data: Path, names: tuple[str, ...]) -> None:
+        options = OPTIONS.model_copy(update={"add": names})
+        with pytest.raises(BadOptions, match=f"--add: there is a label '{names[0]}' already"):
+            export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
 
     def test_handled_copies_are_calibrated_on_as_well(
         self, tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, data: Path
@@ -218,6 +249,16 @@ class TestRefused:
         assert hashlib.sha256((found.path / "manifest.json").read_bytes()).hexdigest() == found.digest
 
 
+def turned(data: Path, images: int) -> None:
+    """Another generator, whose stripes lie on rows; so many images to make a template from."""
+    rng = np.random.default_rng(9)
+    for split, count in {**IMAGES, "train": images}.items():
+        folder = data / split / "turned"
+        folder.mkdir()
+        for number in range(count):
+            Image.fromarray(np.rot90(texture("striped", rng))).save(folder / f"{number:02}.png")
+
+
 OWN: dict[str, dict[str, object]] = {
     "block_spectra": {"simulated": 2, "simulated_steps": 3},
     "contrastive": {"widths": [4, 4, 8, 8, 8], "epochs": 4, "batch": 16, "simulated": 2, "simulated_steps": 3},
@@ -228,13 +269,20 @@ OWN: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("name", OWN)
 def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_data: Path, tmp_path: Path) -> None:
     config = parse_config({"system": name, "size": 32, **OWN[name]})
-    checkpoint = train(config, tiny_data / "train", tmp_path / "a.pt", None, Console(quiet=True))
-    found = export(checkpoint, tiny_data, tmp_path / "b", OPTIONS, force=False, progress=lambda _: None)
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    checkpoint = train(config, data / "train", tmp_path / "a.pt", None, Console(quiet=True))
+    turned(data, images=5)
+    options = OPTIONS.model_copy(update={"add": ("turned",)})
+    found = export(checkpoint, data, tmp_path / "b", options, force=False, progress=lambda _: None)
     assert found.manifest.training["template"] == "own"
     handled = found.manifest.training["calibrated_on_handled"]
     assert handled == (name == "contrastive")
-    assert [len(distances) for distances in found.templates.calibration] == [(1 + handled) * IMAGES["calib"]] * 3
-    np.testing.assert_array_equal(found.templates.vectors, own_templates(checkpoint).vectors)
+    assert [len(distances) for distances in found.templates.calibration] == [(1 + handled) * IMAGES["calib"]] * 4
+    np.testing.assert_array_equal(found.templates.vectors[:3], own_templates(checkpoint).vectors)
+    few = outputs(found, data / "train" / "turned").embedding
+    placed = own_templates(checkpoint, {"turned": few}).vectors[3]
+    np.testing.assert_allclose(found.templates.vectors[3], placed, rtol=1e-3, atol=1e-3)
     if name == "block_spectra":
-        figures = found.manifest.evaluation["test"]
-        assert (figures["top1_by_template"], figures["auroc"]) == (1, 1)
+        assert found.manifest.evaluation["test"]["top1_by_template"] == 1
+        for known in CLASSES:
+            assert ((outputs(found, data / "test" / known).logit > 0) == (known != "real")).all()
