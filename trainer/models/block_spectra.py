@@ -74,7 +74,7 @@ _NEARER: Final = 0.3
 """Variance of the means of unknown generators, over that of known and simulated ones. This, the two shares below and
 what is said of handled images above were chosen on mini8's validation and calibration images, each family left out in
 turn."""
-_OFF_PLANE: Final = 0.15
+_OFF_PLANE: Final = 0.1
 """Of that variance, the share in directions in which neither known nor simulated generators differ."""
 _NEW: Final = 0.5
 """The same share where a new class is placed by a few images, beside the known ones alone."""

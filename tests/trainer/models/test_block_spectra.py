@@ -208,7 +208,7 @@ def test_the_distance_to_a_template_is_the_likelihood_ratio_of_the_class_and_any
     turn = whitening(covariance + 2.0 * (moments[0] + moments[1]) / 2)
     middle = every.mean(axis=0)
     means = (every - middle) @ turn
-    prior = Prior.of(means, np.full(5, 40), spread=0.15, scale=0.3)
+    prior = Prior.of(means, np.full(5, 40), spread=0.1, scale=0.3)
     spread = prior.times(lambda variance: variance, np.eye(EXTENDED))
     x = (rows - middle) @ turn
     background = multivariate_normal(np.zeros(EXTENDED), np.eye(EXTENDED) + spread).logpdf(x)
@@ -254,7 +254,7 @@ def test_a_new_class_is_placed_beside_the_known_ones_alone(folder: ImageFolder) 
     net = fitted(folder, shrinkage=0.3, simulated=2, simulated_steps=3)
     weights = net.state_dict()
     means, counts = weights["means"].double().numpy(), weights["counts"].numpy()
-    known, every = (Prior.of(means[:n], counts[:n], s, t) for n, s, t in ((3, 0.5, 1.0), (5, 0.15, 0.3)))
+    known, every = (Prior.of(means[:n], counts[:n], s, t) for n, s, t in ((3, 0.5, 1.0), (5, 0.1, 0.3)))
     few = np.random.default_rng(0).normal(size=(4, EXTENDED + 2))
     covariance, others = (prior.times(lambda variance: variance, np.eye(EXTENDED)) for prior in (known, every))
     root = sqrtm(others @ np.linalg.inv(np.eye(EXTENDED) + others)).real
