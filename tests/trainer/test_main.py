@@ -55,8 +55,8 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
         assert folders[name]["auroc"] is None
         assert sum(folders[name]["named"].values()) + folders[name]["unknown"]["hits"] == 40
     assert folders["newer"]["right"] is None
-    assert folders["newer"]["unknown"]["rate"] > 0.9
-    assert folders["newer"]["auroc"] > 0.95
+    assert folders["newer"]["unknown"]["rate"] > 0.8
+    assert folders["newer"]["auroc"] > 0.8
     alone = run(app, [*command, str(make_folder("alone", ("real",)))])
     assert alone.exit_code == 0, alone.output
     assert "real" in alone.stdout

@@ -76,8 +76,8 @@ what is said of handled images above were chosen on mini8's validation and calib
 turn."""
 _OFF_PLANE: Final = 0.1
 """Of that variance, the share in directions in which neither known nor simulated generators differ."""
-_NEW: Final = 0.5
-"""The same share where a new class is placed by a few images, beside the known ones alone."""
+_NEW: Final = 0.2
+"""The same share where a new class is placed by a few images, at the full variance."""
 _LITTLE: Final = 1e-4
 """Variance of means where classes do not differ: the embedding divides by it."""
 _LEVEL: Final = 500.0
@@ -375,15 +375,12 @@ def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
 def place(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
     """Of a class that training did not know, ``float32[1101]``, from embeddings ``float32[n, 1101]``.
 
-    The mean is drawn towards those of known classes; simulated ones are no guide to where one more of those lies.
+    The mean is drawn towards those of known and simulated classes: where few are known, the latter say most.
     """
     means, counts = _means(weights)
     others = _others(means, counts)
-    known = len(weights["photographs"])
     mean = others.times(_inverse_root, embeddings[:, :EXTENDED].double().mean(dim=0).numpy())
-    return torch.from_numpy(
-        _template(others, Prior.of(means[:known], counts[:known], _NEW).mean(mean, len(embeddings)))
-    )
+    return torch.from_numpy(_template(others, Prior.of(means, counts, _NEW).mean(mean, len(embeddings))))
 
 
 def _means(weights: Mapping[str, Tensor]) -> tuple[Floats64, Numbers]:

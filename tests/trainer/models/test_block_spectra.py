@@ -249,18 +249,18 @@ def copied(net: BlockSpectraNet, images: list[np.ndarray]) -> tuple[list[np.ndar
     return found
 
 
-def test_a_new_class_is_placed_beside_the_known_ones_alone(folder: ImageFolder) -> None:
+def test_a_new_class_is_placed_beside_known_and_simulated_ones(folder: ImageFolder) -> None:
     """By dense matrices: the template's place is the posterior mean."""
     net = fitted(folder, shrinkage=0.3, simulated=2, simulated_steps=3)
     weights = net.state_dict()
     means, counts = weights["means"].double().numpy(), weights["counts"].numpy()
-    known, every = (Prior.of(means[:n], counts[:n], s, t) for n, s, t in ((3, 0.5, 1.0), (5, 0.1, 0.3)))
+    near, every = (Prior.of(means, counts, share, scale) for share, scale in ((0.2, 1.0), (0.1, 0.3)))
     few = np.random.default_rng(0).normal(size=(4, EXTENDED + 2))
-    covariance, others = (prior.times(lambda variance: variance, np.eye(EXTENDED)) for prior in (known, every))
+    covariance, others = (prior.times(lambda variance: variance, np.eye(EXTENDED)) for prior in (near, every))
     root = sqrtm(others @ np.linalg.inv(np.eye(EXTENDED) + others)).real
     seen = np.linalg.solve(root, few[:, :EXTENDED].mean(axis=0))
-    gain = np.linalg.solve(covariance + np.eye(EXTENDED) / 4, seen - known.centre)
-    expected = np.linalg.solve(root, known.centre + covariance @ gain)
+    gain = np.linalg.solve(covariance + np.eye(EXTENDED) / 4, seen - near.centre)
+    expected = np.linalg.solve(root, near.centre + covariance @ gain)
     np.testing.assert_allclose(place(weights, torch.from_numpy(few))[:EXTENDED], expected, rtol=1e-3, atol=1e-3)
 
 

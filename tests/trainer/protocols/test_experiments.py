@@ -12,9 +12,9 @@ import pytest
 from trainer import loop
 from trainer.config import TrainConfig
 from trainer.errors import NotInCorpus
-from trainer.protocols import by_category
+from trainer.protocols import by_category, generalisation
 from trainer.protocols.corpus import Corpus
-from trainer.protocols.generalisation import Trial, tested, trained_on
+from trainer.protocols.generalisation import Trial
 from trainer.protocols.section import Figure
 from trainer.protocols.steps import Steps
 from trainer.protocols.study import Findings
@@ -186,8 +186,8 @@ def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, cor
     study.corpus = replace(corpus, pictures=tuple(pictures))
     (table,) = by_category.run(study).tables
     found = {cell.column: cell.measured.value for cell in table.cells if cell.measured is not None}
-    nets, _ = trained_on(study, Trial.model_validate(S3), "PGGAN")
-    seen = tested(study, "DCGAN")
+    nets, _ = generalisation.trained_on(study, Trial.model_validate(S3), "PGGAN")
+    seen = generalisation.tested(study, "DCGAN")
     right = (study.outputs(nets[0], seen).logits > 0) == [picture.generated for picture in seen]
     assert len(seen) == 12
     for category in ("horse", "map", "zebra"):
