@@ -30,7 +30,7 @@ from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
 from trainer.errors import UnknownClass
-from trainer.evaluate import How, embed, make_templates, own_templates, usual
+from trainer.evaluate import How, embed, templates_of, usual
 from trainer.layouts import list_images
 from trainer.metrics import binary, closed_set
 from trainer.systems import system
@@ -96,7 +96,8 @@ def export(
     Raises:
         ExportError, trainer.errors.TrainerError, FileExistsError: nothing was written.
     """
-    labels = (*checkpoint.labels, *_added(options.add, checkpoint))
+    added = _added(options.add, checkpoint)
+    labels = (*checkpoint.labels, *added)
     names = tuple(label.name for label in labels)
     preprocessing = checkpoint.config.preprocessing
     kind = system(checkpoint.config.system)
@@ -127,7 +128,7 @@ def export(
 
     progress("templates, calibration, thresholds")
     how = options.template or usual(checkpoint)
-    library = _templates(checkpoint, labels, train, run, how, options.seed)
+    library = templates_of(checkpoint, train, lambda images: run(images).embedding, how, options.seed, added)
     handled = kind.handled if options.handled is None else options.handled
     seen = _with_copies(calib, run) if handled else calib
     library = library.with_calibration(
@@ -216,23 +217,6 @@ def _numbers(folder: ImageFolder, labels: Sequence[Label]) -> npt.NDArray[np.int
 def _generated(split: _Split, labels: Sequence[Label]) -> npt.NDArray[np.bool_]:
     kinds = np.array([label.kind == "generator" for label in labels])
     return np.asarray(kinds[split.numbers], np.bool_)
-
-
-def _templates(
-    checkpoint: Checkpoint,
-    labels: Sequence[Label],
-    train: ImageFolder,
-    run: Callable[[Views | ImageFolder], Outputs],
-    how: How,
-    seed: int,
-) -> TemplateLibrary:
-    """Of all labels, without calibration; of a system's own, only added labels' images are looked at."""
-    numbers = _numbers(train, labels)
-    if how == "own":
-        new = [label for label in labels if not label.in_detector]
-        few = {label.name: train.pixels(np.flatnonzero(numbers == label.id)) for label in new}
-        return own_templates(checkpoint, {name: run(images).embedding for name, images in few.items()})
-    return make_templates(run(train).embedding, numbers, tuple(label.name for label in labels), how, seed)
 
 
 def _decided(split: _Split, labels: Sequence[Label]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor, nn
 
+from bundle.manifest import Label
 from bundle.templates import TemplateLibrary
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, Images, label_numbers
@@ -59,8 +60,7 @@ def evaluate(checkpoint: Checkpoint, test: ImageFolder, templates: ImageFolder, 
     model = checkpoint.model()
     names = tuple(label.name for label in checkpoint.labels)
     generated = np.array([label.kind == "generator" for label in checkpoint.labels])
-    numbers = label_numbers(templates, checkpoint.labels)
-    library = templates_of(checkpoint, lambda: embed(model, templates)[1], numbers, how, seed)
+    library = templates_of(checkpoint, templates, lambda images: embed(model, images)[1], how, seed)
     logits, embeddings = embed(model, test)
     truth = label_numbers(test, checkpoint.labels)
     nearest = np.array([names.index(name) for name in library.labels])[library.distances(embeddings).argmin(axis=1)]
@@ -89,23 +89,33 @@ def class_scores(net: nn.Module, folder: ImageFolder, batch: int = 256) -> Float
 
 
 def templates_of(
-    checkpoint: Checkpoint, embeddings: Callable[[], Floats], numbers: Numbers, how: How, seed: int
+    checkpoint: Checkpoint,
+    folder: ImageFolder,
+    embeddings: Callable[[Images | ImageFolder], Floats],
+    how: How,
+    seed: int,
+    added: Sequence[Label] = (),
 ) -> TemplateLibrary:
     """One template a label, without calibration distances.
 
     Args:
         checkpoint: whose labels.
-        embeddings: gives ``float32[N, D]``, of images of these labels; templates from training need none.
-        numbers: ``int64[N]``, which.
+        folder: images of these labels, and of the added ones.
+        embeddings: gives ``float32[n, D]`` of images; where templates are from training, those of added labels alone.
         how: see ``How``.
         seed: of the choice of ``one``.
+        added: generators that training did not know.
 
     Raises:
         BadConfig: see ``own_templates``.
+        UnknownClass: the folder has a class that is no label.
     """
+    labels = (*checkpoint.labels, *added)
+    numbers = label_numbers(folder, labels)
     if how == "own":
-        return own_templates(checkpoint)
-    return make_templates(embeddings(), numbers, tuple(label.name for label in checkpoint.labels), how, seed)
+        few = {label.name: folder.pixels(np.flatnonzero(numbers == label.id)) for label in added}
+        return own_templates(checkpoint, {name: embeddings(images) for name, images in few.items()})
+    return make_templates(embeddings(folder), numbers, tuple(label.name for label in labels), how, seed)
 
 
 def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = None) -> TemplateLibrary:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.checkpoint import Checkpoint
-from trainer.data import ImageFolder, label_numbers
+from trainer.data import ImageFolder
 from trainer.errors import DataMissing
 from trainer.evaluate import How, embed, templates_of
 from trainer.metrics import Proportion, auroc, proportion
@@ -71,8 +71,7 @@ def judge(
     for folder, use in ((templates, "make templates of"), (calibration, "calibrate on")):
         if missing := sorted({*names} - {*folder.classes}):
             raise DataMissing(f"{folder.root}: no images of {', '.join(missing)} to {use}")
-    numbers = label_numbers(templates, checkpoint.labels)
-    library = templates_of(checkpoint, lambda: embed(model, templates)[1], numbers, how, seed)
+    library = templates_of(checkpoint, templates, lambda images: embed(model, images)[1], how, seed)
     own = np.array([names.index(name) if name in names else -1 for name in calibration.classes])
     conformal = Calibration.of(library.distances(embed(model, calibration)[1]), own[calibration.labels])
     logits, embeddings = embed(model, images)
