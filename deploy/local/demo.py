@@ -5,6 +5,7 @@ Each part runs as its users run it, as a program of its own; the verdicts are re
 """
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,11 @@ class Paths:
         """What the worker serves."""
         return self.folder / "bundle"
 
+    @property
+    def recipe(self) -> Path:
+        """A copy of what the bundle was trained by."""
+        return self.folder / "recipe.toml"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -99,7 +105,7 @@ def main(
     paths = Paths.of(recipe)
     paths.folder.mkdir(parents=True, exist_ok=True)
     try:
-        if not _has_bundle(paths):
+        if not _has_bundle(paths, recipe):
             make_bundle(paths, recipe)
         answers, images, seconds = stream(paths)
     except (LocalServerError, subprocess.CalledProcessError) as error:
@@ -122,6 +128,7 @@ def make_bundle(paths: Paths, recipe: Path) -> None:
         _step("1/4 training set from photographs", "trainer", "synth", paths.data, "--force")
     _step("2/4 training", "trainer", "train", paths.data / "train", paths.checkpoint, "--recipe", recipe, "--force")
     _step("3/4 export", "exporter", "export", paths.checkpoint, paths.bundle, "--data", paths.data, "--force")
+    shutil.copyfile(recipe, paths.recipe)
 
 
 def stream(paths: Paths) -> tuple[list[Answer], int, float]:
@@ -229,8 +236,11 @@ def _sources(paths: Paths) -> dict[str, str]:
     return {"GENPRINT_FETCH__SOURCES": paths.test.resolve().as_uri()}
 
 
-def _has_bundle(paths: Paths) -> bool:
-    if not (paths.bundle.is_dir() and paths.test.is_dir()):
+def _has_bundle(paths: Paths, recipe: Path) -> bool:
+    if not (paths.bundle.is_dir() and paths.test.is_dir() and paths.recipe.is_file()):
+        return False
+    if paths.recipe.read_bytes() != recipe.read_bytes():
+        console.print(f"making a new bundle: {paths.bundle} is of another recipe than {recipe}", style="yellow")
         return False
     try:
         bundle = load_bundle(paths.bundle)

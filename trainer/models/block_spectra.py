@@ -3,7 +3,7 @@
 A decoder leaves its traces in how strong each spatial frequency is, in what its grid does to neighbouring pixels, in
 how colours go together and in where on the grid a pixel lies. A thousand such statistics, averaged over an image, tell
 generators apart that no eye can; since they are averages they are nearly normal, and the discriminant of normal classes
-(LDA with a shrunken covariance) is all that has to be fitted. No gradient is taken: see ``discriminant``.
+(LDA with a shrunken covariance) names them. That takes no gradient: see ``discriminant``.
 
 What an image of an *unknown* generator looks like cannot be learnt from a few known ones: an image is far from a class
 in hundreds of directions by chance alone. So generators that are drawn at random and trained for seconds on the
@@ -15,7 +15,8 @@ the background from means of classes, not from all images. A class that is known
 JPEG, resizing or blur move statistics farther than generators do. So one copy of each training image is *handled*
 (``augment.handled``). Which way copies lie from their originals is counted as a way to vary within classes, as in
 within-class covariance normalisation (Hatch et al., Interspeech 2006): those ways tell less apart. And an image that
-looks handled is given leeway: it may lie farther from its class before it is unknown.
+looks handled is given leeway: it may lie farther from its class before it is unknown. Three small networks say which
+do: copies of one generator's images may lie where another's own images do, and no plane parts those.
 """
 
 import math
@@ -63,8 +64,13 @@ _DIFFERENCES: Final = (
 """High passes: differences across and down, diagonal, and the KV kernel times 12."""
 _SHORT: Final = 0.05
 """Root mean square of what handling changed, in deviations, below which it is no direction."""
-_TEMPER: Final = 3.0
-"""What log-odds of *handled* are divided by: LDA's are too sure of themselves."""
+_JUDGES: Final = 3
+"""Small networks that say what looks handled; one alone is right less often."""
+_HIDDEN: Final = 64
+"""Units of each."""
+_BATCH: Final = 256
+_TEMPER: Final = 1.5
+"""What their log-odds are divided by: they have seen the training images, and are too sure of them."""
 _WRITTEN_INSIDE: Final = 0.95
 _HANDLED_INSIDE: Final = 0.98
 """Leeway lets this share of handled training images lie no farther than that share of the others."""
@@ -91,11 +97,13 @@ class BlockSpectraConfig(TrainConfig):
 
     fit: Literal["resize", "crop"] = "crop"
     epochs: int = Field(default=0, ge=0, le=0)
-    """Nothing is trained by gradients."""
+    """Images are not gone through again and again: their statistics are taken once."""
     shrinkage: float | None = Field(default=0.05, ge=0, le=1)
     """Of the covariance within classes; None takes the oracle approximating estimate."""
     handling: float = Field(default=0.5, ge=0)
     """Variance along what handling changes, each change at length 1 a statistic, over that within classes."""
+    handled_epochs: int = Field(default=5, ge=0)
+    """Of each network that says what looks handled; 0 does without, and without leeway."""
     simulated: int = Field(default=24, ge=0)
     """Random generators: they say where unknown ones may lie, and count against photographs."""
     simulated_steps: int = Field(default=200, ge=1)
@@ -183,6 +191,23 @@ class BlockSpectra(nn.Module):
         return torch.stack([strength, _peakedness(found.abs()), skewness], dim=1)
 
 
+class Handled(nn.Module):
+    """Standardised statistics ``float32[N, 1099]`` -> log-odds ``float32[N, 1]`` that something happened to the image.
+
+    The mean of those of three networks that were trained apart; side by side they are one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(EXTENDED, _JUDGES * _HIDDEN)
+        self.out = nn.Linear(_JUDGES * _HIDDEN, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Log-odds."""
+        found: Tensor = self.out(self.hidden(rows).relu())
+        return found
+
+
 class BlockSpectraNet(nn.Module):
     """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, 1101]``).
 
@@ -223,7 +248,7 @@ class BlockSpectraNet(nn.Module):
         self.register_buffer("counts", torch.ones(classes, dtype=torch.int64))
         self.projection = nn.Linear(EXTENDED, EXTENDED)
         self.head = nn.Linear(EXTENDED, classes)
-        self.handled = nn.Linear(EXTENDED, 1)
+        self.handled = Handled()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
@@ -296,7 +321,6 @@ def fit(
     counts = np.array([*known.counts, *(len(pairs.written) for pairs in simulated)])
     others = _others(means, counts)
     matrix = others.times(_root, turn)
-    towards, bias = _told_apart([own, *simulated], turn, config.shrinkage)
     with torch.no_grad():
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
         net.means.copy_(torch.from_numpy(means))
@@ -305,9 +329,10 @@ def fit(
         net.projection.bias.copy_(torch.from_numpy(-middle @ matrix))
         net.head.weight.copy_(torch.from_numpy(others.times(_inverse_root, means)))
         net.head.bias.copy_(torch.from_numpy(-(means**2).sum(axis=1) / 2))
-        net.handled.weight.copy_(torch.from_numpy(towards / _TEMPER))
-        net.handled.bias.fill_(bias / _TEMPER)
-        net.leeway.copy_(_leeway(net, own, _templates(others, means[: len(known.means)])))
+    if config.handled_epochs:
+        _tell_handled(net.handled, [own, *simulated], turn, config)
+        with torch.no_grad():
+            net.leeway.copy_(_leeway(net, own, _templates(others, means[: len(known.means)])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,13 +359,39 @@ def _handling(turn: Floats64, own: _Pairs, simulated: Sequence[_Pairs]) -> Float
     return sum(found[1:], found[0]) / len(found)
 
 
-def _told_apart(groups: Sequence[_Pairs], turn: Floats64, shrinkage: float | None) -> tuple[Floats64, float]:
-    """LDA's log-odds of *handled* at equal priors: weights ``float64[1, 1099]`` of standardised statistics, bias."""
-    rows = np.concatenate([part for pairs in groups for part in (pairs.written, pairs.copies)])
-    kinds = np.concatenate([np.repeat([0, 1], len(pairs.written)) for pairs in groups])
-    two = Statistics.of((rows @ turn).astype(np.float32), kinds, 2)
-    towards = np.linalg.solve(two.covariance(shrinkage), two.means[1] - two.means[0])
-    return (turn @ towards)[None], float(-towards @ two.means.sum(axis=0) / 2)
+def _tell_handled(net: Handled, groups: Sequence[_Pairs], turn: Floats64, config: BlockSpectraConfig) -> None:
+    """Teach ``net`` to tell copies from what they are of; statistics are whitened by ``turn`` for it."""
+    rows = torch.from_numpy(np.concatenate([part for pairs in groups for part in (pairs.written, pairs.copies)]))
+    handled = torch.cat([torch.arange(2.0).repeat_interleave(len(pairs.written)) for pairs in groups])
+    middle, scale = rows.mean(dim=0), torch.from_numpy(turn).float() / 3
+    rows = (rows - middle) @ scale
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        judges = [_judge(rows, handled, config.handled_epochs) for _ in range(_JUDGES)]
+    weights = torch.cat([hidden.weight for hidden, _ in judges]) @ scale.T
+    with torch.no_grad():
+        net.hidden.weight.copy_(weights)
+        net.hidden.bias.copy_(torch.cat([hidden.bias for hidden, _ in judges]) - weights @ middle)
+        net.out.weight.copy_(torch.cat([out.weight for _, out in judges], dim=1) / (_JUDGES * _TEMPER))
+        net.out.bias.copy_(torch.cat([out.bias for _, out in judges]).sum() / (_JUDGES * _TEMPER))
+
+
+def _judge(rows: Tensor, handled: Tensor, epochs: int) -> tuple[nn.Linear, nn.Linear]:
+    """Both layers of a network that has learnt which rows are ``handled``."""
+    hidden, out = nn.Linear(EXTENDED, _HIDDEN), nn.Linear(_HIDDEN, 1)
+    nn.init.zeros_(out.weight)  # where there is little to learn from, no image looks more handled than another
+    net = nn.Sequential(nn.Dropout(0.3), hidden, nn.ReLU(), nn.Dropout(0.3), out)
+    optimiser = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
+    steps = math.ceil(len(rows) / _BATCH) * epochs
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(rows), (_BATCH,))
+        loss = nn.functional.binary_cross_entropy_with_logits(net(rows[chosen])[:, 0], handled[chosen])
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        rate.step()
+    return hidden, out
 
 
 def _leeway(net: BlockSpectraNet, own: _Pairs, library: Tensor) -> Tensor:

@@ -257,6 +257,7 @@ def _closed_form(config: ContrastiveConfig) -> BlockSpectraConfig:
         fit=config.fit,
         real=config.real,
         seed=config.seed,
+        handled_epochs=0,
         simulated=config.simulated,
         simulated_steps=config.simulated_steps,
         simulated_images=config.simulated_images,

@@ -120,7 +120,8 @@ def test_a_run_tells_classes_apart(make_folder: MakeFolder, tmp_path: Path, *, b
     if not binary:
         assert checkpoint.weights["photographs"].tolist() == [False, False, True]
         same = ("size", "simulated_steps", "simulated_images")
-        alone = parse_config({"system": "block_spectra", "simulated": 1, **{name: SMALL[name] for name in same}})
+        values = {"simulated": 1, "handled_epochs": 0, **{name: SMALL[name] for name in same}}
+        alone = parse_config({"system": "block_spectra", **values})
         expected = train(alone, data, tmp_path / "b.pt", None, Console(quiet=True))
         for name, tensor in expected.weights.items():
             torch.testing.assert_close(checkpoint.weights[f"discriminant.{name}"], tensor)
