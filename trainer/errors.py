@@ -5,6 +5,7 @@
     TrainerError
     ├── BadConfig               a recipe or option names an unknown key or a value that cannot be
     ├── OutputExists            something is already where the result should go
+    ├── FolderInUse             another process is writing where we would
     ├── DataError               the images cannot be used as they are
     │   ├── DataMissing         no such folder, or nothing in it
     │   ├── DataMalformed       a list or a shard is not as it should be
@@ -31,6 +32,10 @@ class BadConfig(TrainerError):
 
 class OutputExists(TrainerError):
     """Nothing is overwritten without ``--force``."""
+
+
+class FolderInUse(TrainerError):
+    """Two runs in one folder would mix their results."""
 
 
 class DataError(TrainerError):

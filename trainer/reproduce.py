@@ -24,7 +24,7 @@ from trainer.errors import BadConfig, NotInCorpus
 from trainer.protocols.corpus import Corpus, map_names
 from trainer.protocols.recipe import Recipe, ScaleName, names, read_recipe
 from trainer.protocols.section import Section, show
-from trainer.protocols.steps import Steps
+from trainer.protocols.steps import Steps, alone
 from trainer.protocols.study import Findings, Study
 from trainer.synth import SynthConfig, synthesise
 
@@ -63,31 +63,33 @@ def reproduce(
         BadConfig: no such protocol; no data where the scale needs some; a stand-in that is not there.
         NotInCorpus: it lacks what the experiment needs (one of several is left out and said).
         DataError: the corpus cannot be used.
+        FolderInUse: another run is writing to ``out``.
     """
     recipes = {
         name: read_recipe(name).only(rows) for given in protocols for name in (names() if given == "all" else [given])
     }
-    root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
-    corpus = Corpus.read(root, real, test)
-    steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
-    sections = []
-    for number, (name, recipe) in enumerate(recipes.items(), start=1):
-        console.print(f"[bold]{number}/{len(recipes)} {name}[/]: {recipe.title}", highlight=False)
-        known = {key: value for key, value in stand_ins.items() if key in recipe.names or len(recipes) == 1}
-        mapping = map_names(recipe.names, corpus, recipe.maps, known)
-        try:
-            section = _run(name, Study(recipe, scale, corpus, mapping, steps, out, console))
-        except NotInCorpus as error:
-            if len(recipes) == 1:
-                raise
-            console.print(f"[red]left out: {error}[/]", highlight=False)
-            continue
-        _write_section(out, section)
-        sections.append(section)
-    if not sections:
-        raise NotInCorpus(f"{corpus.root}: none of these experiments can be done on it")
-    write_report(out)
-    return tuple(sections)
+    with alone(out):
+        root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
+        corpus = Corpus.read(root, real, test)
+        steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
+        sections = []
+        for number, (name, recipe) in enumerate(recipes.items(), start=1):
+            console.print(f"[bold]{number}/{len(recipes)} {name}[/]: {recipe.title}", highlight=False)
+            known = {key: value for key, value in stand_ins.items() if key in recipe.names or len(recipes) == 1}
+            mapping = map_names(recipe.names, corpus, recipe.maps, known)
+            try:
+                section = _run(name, Study(recipe, scale, corpus, mapping, steps, out, console))
+            except NotInCorpus as error:
+                if len(recipes) == 1:
+                    raise
+                console.print(f"[red]left out: {error}[/]", highlight=False)
+                continue
+            _write_section(out, section)
+            sections.append(section)
+        if not sections:
+            raise NotInCorpus(f"{corpus.root}: none of these experiments can be done on it")
+        write_report(out)
+        return tuple(sections)
 
 
 def write_report(out: Path) -> Path:

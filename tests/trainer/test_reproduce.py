@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from trainer import reproduce as reproduction
 from trainer.__main__ import app
 from trainer.errors import BadConfig
+from trainer.protocols.steps import alone
 
 RECIPE = """
 title = "Spectra, small"
@@ -98,6 +99,16 @@ def test_sections_of_earlier_runs_stay_in_the_report(data: Path, recipe: Path, t
         )
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.index("Spectra, small") < page.index("Spectra, again")
+
+
+def test_two_runs_do_not_share_a_folder_at_once(data: Path, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["reproduce", str(recipe), "--data", str(data), "--out", str(tmp_path / "out")]
+    with alone(tmp_path / "out"):
+        done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "another run is at work in it" in done.output
+    assert not (tmp_path / "out" / "sections").exists()
+    assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
 def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Path, tmp_path: Path) -> None:

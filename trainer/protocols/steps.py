@@ -4,14 +4,18 @@ An interrupted run goes on where it stopped, and protocols share what they have 
 another only loads). Files appear whole or not at all.
 """
 
+import fcntl
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+from trainer.errors import FolderInUse
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -73,6 +77,27 @@ class Steps:
     @staticmethod
     def _brief(inputs: Mapping[str, Any]) -> str:
         return str(inputs.get("what", ""))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder for as long as it lasts.
+
+    Two that train one network at once make two: equally good ones, but what one says of images means nothing beside
+    what the other says, and steps would mix them.
+
+    Raises:
+        FolderInUse: another is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUse(
+                f"{folder}: another run is at work in it; wait for its end or take another --out"
+            ) from error
+        yield
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
