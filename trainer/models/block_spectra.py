@@ -194,13 +194,15 @@ class BlockSpectra(nn.Module):
 class Handled(nn.Module):
     """Standardised statistics ``float32[N, 1099]`` -> log-odds ``float32[N, 1]`` that something happened to the image.
 
-    The mean of those of three networks that were trained apart; side by side they are one.
+    The mean of those of three networks that were trained apart; side by side they are one. Untrained they are 0.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden = nn.Linear(EXTENDED, _JUDGES * _HIDDEN)
         self.out = nn.Linear(_JUDGES * _HIDDEN, 1)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Log-odds."""
