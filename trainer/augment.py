@@ -61,11 +61,10 @@ def blur_batch(images: Tensor, kernel: int) -> Tensor:
         return images
     reach = kernel // 2
     weights = torch.from_numpy(cv2.getGaussianKernel(kernel, 0)[:, 0]).float().to(images.device)
-    n, height, width, _ = images.shape
-    planes = images.permute(0, 3, 1, 2).reshape(3 * n, 1, height, width).float()
-    planes = nn.functional.pad(planes, (reach, reach, reach, reach), mode="reflect")
-    planes = nn.functional.conv2d(nn.functional.conv2d(planes, weights[None, None, :, None]), weights[None, None, None])
-    return _whole(planes.reshape(n, 3, height, width).permute(0, 2, 3, 1))
+    planes = nn.functional.pad(images.permute(0, 3, 1, 2).float(), (reach, reach, reach, reach), mode="reflect")
+    down, across = weights.expand(3, 1, 1, kernel).mT.contiguous(), weights.expand(3, 1, 1, kernel).contiguous()
+    planes = nn.functional.conv2d(nn.functional.conv2d(planes, down, groups=3), across, groups=3)
+    return _whole(planes.permute(0, 2, 3, 1))
 
 
 def blur_jpeg_crop(

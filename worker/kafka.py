@@ -50,7 +50,7 @@ _LINGER_MS = 5
 _HEARTBEAT_S = 1.0
 """Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
 _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
-"""How long the broker may wait for something to fetch; see ``_set_patience``."""
+"""How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
 _LAG_TIMEOUT_MS = 300
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
@@ -100,6 +100,7 @@ class KafkaBroker:
                 fetch_max_wait_ms=_SHORT_FETCH_MS,
             )
             read_leniently(self._consumer, s.max_batch_bytes)
+            _fetch_in_time(self._consumer)
             check_topics(s)
             self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
             self._producer = KafkaProducer(
@@ -118,7 +119,6 @@ class KafkaBroker:
     def poll(self, timeout_s: float) -> list[Record]:
         """See ``Broker``."""
         self._make_way()
-        self._set_patience()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
@@ -256,16 +256,6 @@ class KafkaBroker:
         if in_line is not None and not in_line:
             fetcher._next_partition_records = None  # noqa: SLF001
 
-    def _set_patience(self) -> None:
-        """Let the next fetch wait longer if it is for all partitions.
-
-        kafka-python has one fetch at a time for a broker. While it waits on partitions that are empty, the others, of
-        which some records were left, get nothing new. But each fetch costs us and the broker a millisecond or two.
-        """
-        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no public way
-        is_for_all = len(fetcher._fetchable_partitions()) == len(self._consumer.assignment())  # noqa: SLF001
-        fetcher.config["fetch_max_wait_ms"] = _LONG_FETCH_MS if is_for_all else _SHORT_FETCH_MS
-
     def _finish_rebalance(self) -> None:
         """Make the client take up a rebalance that it has forgotten half-way.
 
@@ -340,6 +330,29 @@ class KafkaBroker:
             return "unknown position"
         tp = records.topic_partition
         return f"{tp.topic}/{tp.partition}/{records.next_fetch_offset}"
+
+
+def _fetch_in_time(consumer: Any) -> None:
+    """Make a ``KafkaConsumer`` send a fetch only when it may be for every partition, or else wait for little.
+
+    kafka-python (3.0.12) has one fetch at a time for a broker, for the partitions of which it has nothing in hand; what
+    comes for the others meanwhile waits until that fetch is answered. It looks whether it has anything in hand, and
+    then has its own thread send the fetch. Where a response comes in between, the fetch is for what remains: for empty
+    partitions often, while those with events wait for half a second. So that thread looks again.
+
+    Each fetch costs us and the broker a millisecond or two, so those that are for all partitions may wait longer.
+    """
+    fetcher = consumer._fetcher  # noqa: SLF001 - there is no public way
+    send = fetcher._send_fetches_async  # noqa: SLF001
+
+    async def send_in_time() -> Any:
+        if fetcher._completed_fetches:  # noqa: SLF001
+            return []
+        is_for_all = len(fetcher._fetchable_partitions()) == len(consumer.assignment())  # noqa: SLF001
+        fetcher.config["fetch_max_wait_ms"] = _LONG_FETCH_MS if is_for_all else _SHORT_FETCH_MS
+        return await send()
+
+    fetcher._send_fetches_async = send_in_time  # noqa: SLF001
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from tests.harm import harm_batch
 from tests.worker.edges import KafkaEdge, until
 from worker.broker import Message, Partition, Progress, Record
 from worker.errors import MessageTooLarge
+from worker.kafka import _LONG_FETCH_MS, _SHORT_FETCH_MS
 
 pytestmark = pytest.mark.integration
 
@@ -100,3 +101,47 @@ def test_records_of_a_paused_partition_come_when_it_goes_on(apache_kafka: Apache
     finally:
         broker.close()
     assert [record.offset for record in found if record.partition == paused] == [0, 1, 2]
+
+
+def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    found: list[Record] = []
+
+    def come(count: int) -> bool:
+        found.extend(broker.poll(0.05))
+        return len(found) == count
+
+    try:
+        fetcher = broker._consumer._fetcher
+        edge.produce(edge.settings.images_topic, key=None, value=b"first", headers=(), number=0)
+        until(lambda: come(1) and fetcher.in_flight_fetches(), "the first, and a fetch for all partitions")
+        edge.produce(edge.settings.images_topic, key=None, value=b"second", headers=(), number=0)
+        until(lambda: bool(fetcher._completed_fetches), "a response that nobody has looked at")
+        assert fetcher._fetchable_partitions()
+        assert fetcher.send_fetches() == []
+        until(lambda: come(2), "the second")
+    finally:
+        broker.close()
+
+
+def test_a_fetch_that_leaves_a_partition_out_waits_for_less(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        config = broker._consumer._fetcher.config
+
+        def waits(wanted_ms: int) -> bool:
+            broker.poll(0.05)
+            return bool(config["fetch_max_wait_ms"] == wanted_ms)
+
+        until(lambda: waits(_LONG_FETCH_MS), "a patient fetch for all")
+        broker.pause([Partition(edge.settings.images_topic, 0)])
+        until(lambda: waits(_SHORT_FETCH_MS), "an impatient one without the paused partition")
+        broker.pause([])
+        until(lambda: waits(_LONG_FETCH_MS), "a patient one again")
+    finally:
+        broker.close()
