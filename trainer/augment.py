@@ -62,8 +62,8 @@ def blur_batch(images: Tensor, kernel: int) -> Tensor:
     reach = kernel // 2
     weights = torch.from_numpy(cv2.getGaussianKernel(kernel, 0)[:, 0]).float().to(images.device)
     planes = nn.functional.pad(images.permute(0, 3, 1, 2).float(), (reach, reach, reach, reach), mode="reflect")
-    down, across = weights.expand(3, 1, 1, kernel).mT.contiguous(), weights.expand(3, 1, 1, kernel).contiguous()
-    planes = nn.functional.conv2d(nn.functional.conv2d(planes, down, groups=3), across, groups=3)
+    across = weights.expand(3, 1, 1, kernel)
+    planes = nn.functional.conv2d(nn.functional.conv2d(planes, across.mT, groups=3), across, groups=3)
     return _whole(planes.permute(0, 2, 3, 1))
 
 
