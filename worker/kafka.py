@@ -51,7 +51,8 @@ _HEARTBEAT_S = 1.0
 """Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
 _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
 """How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
-_LAG_TIMEOUT_MS = 300
+_LAG_TIMEOUT_MS = _LONG_FETCH_MS + 200
+"""The broker answers a connection in order: the question waits behind a fetch under way."""
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
