@@ -103,8 +103,8 @@ class Broker(Protocol):
             Fenced, PublishUncertain, BrokerUnreachable: the process must end.
         """
 
-    def lag(self) -> Mapping[Partition, int]:
-        """Records between the position of each owned partition and its end."""
+    def lag(self) -> Mapping[Partition, int] | None:
+        """Records between the position of each owned partition and its end; None: no answer in time."""
 
     def close(self) -> None:
         """Leave the group and disconnect; safe to call twice."""

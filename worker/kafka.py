@@ -51,7 +51,7 @@ _HEARTBEAT_S = 1.0
 """Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
 _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
 """How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
-_LAG_TIMEOUT_MS = _LONG_FETCH_MS + 200
+_LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
 """The broker answers a connection in order: the question waits behind a fetch under way."""
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
@@ -187,7 +187,7 @@ class KafkaBroker:
         else:
             self._publish_then_commit(messages, offsets)
 
-    def lag(self) -> Mapping[Partition, int]:
+    def lag(self) -> Mapping[Partition, int] | None:
         """See ``Broker``; the client's position moves over control records, so a drained partition has lag 0.
 
         The end is asked for, since a paused partition is not fetched from and its high watermark stands still.
@@ -197,13 +197,14 @@ class KafkaBroker:
             ends = self._consumer.end_offsets(partitions, timeout_ms=_LAG_TIMEOUT_MS) if partitions else {}
             positions = {tp: self._consumer.position(tp, timeout_ms=_LAG_TIMEOUT_MS) for tp in ends}
         except errors.KafkaError:
-            return {}
+            return None
         return {
             Partition(*tp): max(0, end - position)
             for tp, end in ends.items()
             if (position := positions[tp]) is not None
         }
 
+    @silent_client()  # it takes the end of what was under way for trouble
     def close(self) -> None:
         """See ``Broker``."""
         consumer, producer = self._consumer, self._producer

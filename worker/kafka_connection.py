@@ -249,7 +249,7 @@ def _is_final(error: Exception, settings: KafkaSettings) -> bool:
 
 @contextmanager
 def silent_client() -> Iterator[None]:
-    """What kafka-python would log of each attempt, with tracebacks, is said by our one error. Also a decorator."""
+    """What kafka-python would log, with tracebacks, is said by our one error or is none. Also a decorator."""
     logger = logging.getLogger("kafka")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -30,19 +30,9 @@ def configure_logs(level: str) -> None:
             ],
         )
     )
-    handler.addFilter(_is_trouble)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("worker").setLevel(level.upper())
     # Its connection attempts are reported once, by ourselves, with the setting that names the broker.
     logging.getLogger("kafka").setLevel(logging.ERROR)
-
-
-def _is_trouble(record: logging.LogRecord) -> bool:
-    """Not what kafka-python's ``cluster.py`` logs as one: that it was closed while a request was on its way.
-
-    By name, as kafka-python is imported where its traffic is, and nowhere else.
-    """
-    arguments = record.args if isinstance(record.args, tuple) else ()
-    return not (record.name.startswith("kafka.") and any(type(a).__name__ == "Cancelled" for a in arguments))

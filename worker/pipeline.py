@@ -235,11 +235,12 @@ class Pipeline:
         self._metrics.queue_events.labels("polled").set(self._intake.waiting)
         if time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY_S
-            lag = self._broker.lag()  # asks the broker: meanwhile the old numbers can be read
-            self._metrics.lag.clear()
-            for partition, ahead in lag.items():
-                behind = ahead + self._intake.unanswered(partition)
-                self._metrics.lag.labels(partition.topic, partition.number).set(behind)
+            lag = self._broker.lag()
+            if lag is not None:  # until there is an answer, the old numbers can be read
+                self._metrics.lag.clear()
+                for partition, ahead in lag.items():
+                    behind = ahead + self._intake.unanswered(partition)
+                    self._metrics.lag.labels(partition.topic, partition.number).set(behind)
 
     def _observe(self, item: InFlight, verdict: Verdict) -> None:
         seconds = self._seconds

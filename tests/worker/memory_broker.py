@@ -115,7 +115,7 @@ class MemoryBroker:
             self._cluster.committed[self._settings.group_id, part.partition] = part.next_offset
         self.publications.append(list(current))
 
-    def lag(self) -> Mapping[Partition, int]:
+    def lag(self) -> Mapping[Partition, int] | None:
         return {p: len(self._cluster.logs[p]) - self._positions[p] for p in self._epochs}
 
     def close(self) -> None:

@@ -1,14 +1,17 @@
 """Every class of kafka-python's errors has a meaning: publish again, or end."""
 
+import logging
 from inspect import getmembers, isclass
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from kafka import errors
 
 from worker.errors import BrokerError, BrokerUnreachable, Disposition, Fenced, MessageTooLarge, PublishAborted
-from worker.kafka import publish_error
+from worker.kafka import KafkaBroker, publish_error
 from worker.kafka_connection import start_error
+from worker.metrics import Metrics
 from worker.settings import KafkaSettings
 
 CLASSES: dict[str, Any] = {name: c for name, c in getmembers(errors, isclass) if issubclass(c, errors.KafkaError)}
@@ -84,3 +87,15 @@ def test_our_own_errors_stay_what_they_are(error: BrokerError) -> None:
 @pytest.mark.parametrize("error", [ValueError("x"), TypeError("x")])
 def test_what_the_client_raises_besides_is_an_abort(error: Exception) -> None:
     assert type(publish_error(error)) is PublishAborted
+
+
+def test_a_client_that_is_closed_has_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """It aborts connections that are being made, and requests under way, and logs that as errors."""
+    log = logging.getLogger("kafka.net.transport")
+    broker = KafkaBroker(SETTINGS, Metrics())
+    broker._consumer = Mock()
+    broker._consumer.close.side_effect = lambda **_: log.error("Abort (KafkaConnectionError)")
+    broker.close()
+    assert not caplog.records
+    log.error("afterwards")
+    assert [record.message for record in caplog.records] == ["afterwards"]

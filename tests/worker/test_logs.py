@@ -52,14 +52,3 @@ def test_a_traceback_is_part_of_its_line() -> None:
     lines = logged(body)
     assert [line["event"] for line in lines] == ["ours", "theirs"]
     assert all("ZeroDivisionError" in line["exception"] for line in lines)
-
-
-def test_a_client_that_is_closed_has_no_trouble() -> None:
-    body = (
-        "from kafka.errors import Cancelled, NodeNotReadyError\n"
-        "log = logging.getLogger('kafka.cluster')\n"
-        "log.error('Metadata refresh: failed %s', Cancelled())\n"
-        "log.error('Metadata refresh: failed %s', NodeNotReadyError('n'))\n"
-        "log.error('%(a)s', {'a': 'b'})\n"
-    )
-    assert [line["event"] for line in logged(body)] == ["Metadata refresh: failed NodeNotReadyError: n", "b"]
