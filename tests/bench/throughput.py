@@ -4,8 +4,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
+from statistics import median
 
 from tests.bench.backlog import Backlog, await_members
 from tests.bench.drain import Run, drain
@@ -21,14 +22,39 @@ _NAIVE_SHARE = 0.1
 _QUICK_NAIVE = 600
 
 
+@dataclass(frozen=True)
+class Round:
+    """Limit and worker, measured one right after the other."""
+
+    limit: Limit
+    runs: dict[int, Run]
+    """By the number of processes."""
+
+    def share(self, count: int) -> float:
+        """Of the limit."""
+        return self.runs[count].verdicts_per_s / self.limit.per_s
+
+
 class Throughput:
-    """What the worker does with a backlog; each figure is measured once, when it is first asked for."""
+    """What the worker does with a backlog; everything is measured once, when it is first asked for."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self.limit = cache(self._limit)
-        self.run = cache(self._run)
         self._kafka = cache(self._measure_kafka)
+        self._rounds = cache(self._measure_rounds)
+        self._other_run = cache(self._measure_run)
+
+    def limit(self, regime: Regime) -> Limit:
+        """That of the middle."""
+        limits = sorted((one.limit for one in self._rounds(regime)), key=lambda limit: limit.per_s)
+        return limits[len(limits) // 2]
+
+    def run(self, regime: Regime, count: int) -> Run:
+        """That with the middle rate; numbers of processes that are not the regime's are tried once."""
+        if count not in regime.processes:
+            return self._other_run(regime, count)
+        runs = sorted((one.runs[count] for one in self._rounds(regime)), key=lambda run: run.verdicts_per_s)
+        return runs[len(runs) // 2]
 
     def report(self) -> None:
         """All regimes."""
@@ -44,14 +70,7 @@ class Throughput:
             run, where = self.run(regime, count), processes(count)
             wanted = count == first
             add(throughput(f"worker, {where}", run, regime.verdicts_per_s if wanted else None))
-            add(
-                Measure(
-                    f"share of the limit, {where}",
-                    run.verdicts_per_s / limit.per_s,
-                    "",
-                    regime.of_limit if wanted else None,
-                )
-            )
+            add(self._share(regime, count, regime.of_limit if wanted else None))
         for count, run in naive.items():
             add(throughput(f"naive loop, {processes(count)}", run))
             ratio = self.run(regime, first).verdicts_per_s / run.verdicts_per_s
@@ -61,16 +80,28 @@ class Throughput:
                 )
             )
 
+    def _share(self, regime: Regime, count: int, target: float | None) -> Measure:
+        shares = [one.share(count) for one in self._rounds(regime)]
+        note = f"rounds: {', '.join(f'{share:.2f}' for share in shares)}" if len(shares) > 1 else ""
+        name = f"share of the limit, {processes(count)}"
+        return Measure(name, median(shares), "", target, parts={"rounds": shares}, note=note)
+
     def _measure_kafka(self) -> KafkaCost:
         with self._rig.report.step("limit: Kafka alone"):
             return measure_kafka(self._rig)
 
-    def _limit(self, regime: Regime) -> Limit:
+    def _measure_rounds(self, regime: Regime) -> list[Round]:
+        return [
+            Round(self._measure_limit(regime), {count: self._measure_run(regime, count) for count in regime.processes})
+            for _ in range(regime.rounds)
+        ]
+
+    def _measure_limit(self, regime: Regime) -> Limit:
         kafka = self._kafka()
         with self._rig.report.step(f"limit: decoding, inference, hashing, {regime.name}"):
             return measure_limit(self._rig, self._rig.bundles[regime.name], kafka)
 
-    def _run(self, regime: Regime, count: int) -> Run:
+    def _measure_run(self, regime: Regime, count: int) -> Run:
         rig = self._rig
         backlog = fill(rig, rig.events(regime.events, regime.quick_events))
         with rig.workers(backlog.stream, rig.bundles[regime.name], count) as workers:
