@@ -49,6 +49,8 @@ _BATCH_BYTES = 256 * 1024
 _LINGER_MS = 5
 _HEARTBEAT_S = 1.0
 """Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
+_METADATA_AGE_MS = 10_000
+"""So long a partition that is added to a topic may stay unseen; by default it would be five minutes."""
 _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
 """How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
 _LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
@@ -99,6 +101,7 @@ class KafkaBroker:
                 fetch_max_bytes=s.fetch_max_bytes,
                 max_partition_fetch_bytes=s.fetch_max_bytes,
                 fetch_max_wait_ms=_SHORT_FETCH_MS,
+                metadata_max_age_ms=_METADATA_AGE_MS,
             )
             read_leniently(self._consumer, s.max_batch_bytes)
             _fetch_in_time(self._consumer)

@@ -1,6 +1,7 @@
 """What only a real broker can show about ``worker.kafka``."""
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # documented there
 from kafka.structs import MemberState
 
 from deploy.local.apache_kafka import ApacheKafka
@@ -101,6 +102,23 @@ def test_records_of_a_paused_partition_come_when_it_goes_on(apache_kafka: Apache
     finally:
         broker.close()
     assert [record.offset for record in found if record.partition == paused] == [0, 1, 2]
+
+
+def test_partitions_that_are_added_are_taken_up(apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.kafka._METADATA_AGE_MS", 500)
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    added = Partition(edge.settings.images_topic, 2)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        with AdminClient({"bootstrap.servers": apache_kafka.bootstrap, "log_level": 0}) as admin:
+            admin.create_partitions([NewPartitions(added.topic, 3)])[added.topic].result()
+        until(lambda: not broker.poll(0.05) and added in broker.owned(), "the new partition")
+        edge.produce(added.topic, key=None, value=b"new", headers=(), number=added.number)
+        until(lambda: [record.partition for record in broker.poll(0.05)] == [added], "what is in it")
+    finally:
+        broker.close()
 
 
 def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(apache_kafka: ApacheKafka) -> None:
