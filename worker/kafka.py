@@ -114,6 +114,7 @@ class KafkaBroker:
                 **self._transaction_options(f"{s.group_id}-{instance}"),
             )
             if self._transactional:
+                _lose_no_request(self._producer)
                 self._producer.init_transactions()  # also ends what an earlier process of this identity left open
             topics = [s.images_topic, s.retry_topic]
             self._consumer.subscribe(topics, listener=self._listener)
@@ -358,6 +359,24 @@ def _fetch_in_time(consumer: Any) -> None:
         return await send()
 
     fetcher._send_fetches_async = send_in_time  # noqa: SLF001
+
+
+def _lose_no_request(producer: Any) -> None:
+    """Make a transactional ``KafkaProducer`` repeat the request that it was about to send when its connection was gone.
+
+    kafka-python (3.0.12) repeats it where its client says that the node is not ready; but the client raises that, and
+    then the request is forgotten: the transaction stands still until its records, or our patience, run out.
+    """
+    client = producer._sender._client  # noqa: SLF001 - there is no public way
+    await_ready = client.await_ready
+
+    def say_whether_ready(*args: Any, **options: Any) -> bool:
+        try:
+            return bool(await_ready(*args, **options))
+        except errors.KafkaConnectionError:
+            return False
+
+    client.await_ready = say_whether_ready
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

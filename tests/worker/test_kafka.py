@@ -121,6 +121,24 @@ def test_partitions_that_are_added_are_taken_up(apache_kafka: ApacheKafka, monke
         broker.close()
 
 
+def test_a_connection_that_is_gone_holds_up_no_transaction(
+    apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        client, where = broker._producer._sender._client, Partition(edge.settings.images_topic, 0)
+        is_ready, refusals = client.is_ready, iter([False] * 2)  # asked before it connects, and after
+        monkeypatch.setattr(client, "is_ready", lambda node: next(refusals, True) and is_ready(node))
+        message = Message(edge.settings.verdicts_topic, None, b"verdict", ())
+        broker.publish([Progress(where, broker.owned()[where], 0, (message,))])  # it was aborted, when records expired
+        assert next(refusals, None) is None
+    finally:
+        broker.close()
+
+
 def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(apache_kafka: ApacheKafka) -> None:
     edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
     broker = edge.broker()
