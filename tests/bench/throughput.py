@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from statistics import median
+from typing import TypeVar
 
 from tests.bench.backlog import Backlog, await_members
 from tests.bench.drain import Run, drain
@@ -16,6 +17,8 @@ from tests.bench.relay import KafkaCost, measure_kafka
 from tests.bench.report import Measure
 from tests.bench.rig import Rig
 from tests.integration.worker_process import PARTITIONS, ROOT, Stream, WorkerProcess, clean_environment
+
+T = TypeVar("T")
 
 _NAIVE_SHARE = 0.1
 """Of the regime's events: it is slow, and steady at once."""
@@ -46,15 +49,13 @@ class Throughput:
 
     def limit(self, regime: Regime) -> Limit:
         """That of the middle."""
-        limits = sorted((one.limit for one in self._rounds(regime)), key=lambda limit: limit.per_s)
-        return limits[len(limits) // 2]
+        return _middle([one.limit for one in self._rounds(regime)], lambda limit: limit.per_s)
 
     def run(self, regime: Regime, count: int) -> Run:
         """That with the middle rate; numbers of processes that are not the regime's are tried once."""
         if count not in regime.processes:
             return self._other_run(regime, count)
-        runs = sorted((one.runs[count] for one in self._rounds(regime)), key=lambda run: run.verdicts_per_s)
-        return runs[len(runs) // 2]
+        return _middle([one.runs[count] for one in self._rounds(regime)], lambda run: run.verdicts_per_s)
 
     def report(self) -> None:
         """All regimes."""
@@ -120,6 +121,10 @@ class Throughput:
             with rig.report.step(f"{regime.name}: naive loop, {processes(count)}", backlog.events) as progress:
                 pids = [loop.pid for loop in loops]
                 return drain(backlog, pids, rig.kafka.pid, progress, require_running=require_running)
+
+
+def _middle(found: Sequence[T], rate: Callable[[T], float]) -> T:
+    return sorted(found, key=rate)[len(found) // 2]
 
 
 @contextmanager
