@@ -335,6 +335,9 @@ def reproduce_command(
     rows: Annotated[
         list[str] | None, typer.Option("--only", help="A row of the tables, ours for instance; may be repeated.")
     ] = None,
+    pretrained: Annotated[
+        list[str] | None, typer.Option(help="NETWORK=FILE: ImageNet's weights, resnet50=a.pth for instance.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Take nothing over from an earlier run.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Say which experiments there are.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -344,7 +347,7 @@ def reproduce_command(
         if listed or not names:
             stdout().print(reproduction.listing())
             return
-        pairs = reproduction.parse_stand_ins(stand_ins or [])
+        weights = reproduction.parse_pairs(pretrained or [], "--pretrained", "FILE")
         sections = reproduction.reproduce(
             names,
             data,
@@ -352,8 +355,9 @@ def reproduce_command(
             scale,
             test=test,
             real=real or ["real"],
-            stand_ins=pairs,
+            stand_ins=reproduction.parse_pairs(stand_ins or [], "--map", "FOLDER"),
             rows=rows or (),
+            pretrained={network: Path(file) for network, file in weights.items()},
             fresh=fresh,
             console=stderr(),
         )

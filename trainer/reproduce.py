@@ -42,6 +42,7 @@ def reproduce(
     real: Sequence[str],
     stand_ins: Mapping[str, str],
     rows: Sequence[str] = (),
+    pretrained: Mapping[str, Path] | None = None,
     fresh: bool,
     console: Console,
 ) -> tuple[Section, ...]:
@@ -56,6 +57,7 @@ def reproduce(
         real: the corpus's folders of photographs.
         stand_ins: the publication's names -> the corpus's generators, over the recipe's own maps.
         rows: of what the experiments compare, these alone; empty: all.
+        pretrained: ImageNet's weights by the network's name (``resnet50``), see ``trainer.models.pretrained``.
         fresh: work everything out anew.
         console: where progress goes.
 
@@ -78,7 +80,7 @@ def reproduce(
             known = {key: value for key, value in stand_ins.items() if key in recipe.names or len(recipes) == 1}
             mapping = map_names(recipe.names, corpus, recipe.maps, known)
             try:
-                section = _run(name, Study(recipe, scale, corpus, mapping, steps, out, console))
+                section = _run(name, Study(recipe, scale, corpus, mapping, steps, out, console, pretrained))
             except NotInCorpus as error:
                 if len(recipes) == 1:
                     raise
@@ -143,18 +145,23 @@ def listing() -> Table:
     return table
 
 
-def parse_stand_ins(pairs: Sequence[str]) -> dict[str, str]:
-    """``NAME=FOLDER`` each.
+def parse_pairs(pairs: Sequence[str], option: str, value: str) -> dict[str, str]:
+    """``NAME=VALUE`` each.
+
+    Args:
+        pairs: as given.
+        option: where, for people: ``--map``.
+        value: what is expected, for people: ``FOLDER``.
 
     Raises:
         BadConfig: one is not.
     """
     found = {}
     for pair in pairs:
-        name, equals, folder = pair.partition("=")
-        if not (name and equals and folder):
-            raise BadConfig(f"--map {pair}: expected NAME=FOLDER")
-        found[name] = folder
+        name, equals, given = pair.partition("=")
+        if not (name and equals and given):
+            raise BadConfig(f"{option} {pair}: expected NAME={value}")
+        found[name] = given
     return found
 
 
@@ -177,11 +184,18 @@ def _run(name: str, study: Study) -> Section:
         mapping=dict(study.mapping),
         tables=found.tables,
         figures=found.figures,
-        remarks=(*found.remarks, *study.corpus.remarks),
+        remarks=(*found.remarks, *_random_weights(study), *study.corpus.remarks),
         seconds=monotonic() - started,
         versions=installed_versions(),
         created_at=now(),
     )
+
+
+def _random_weights(study: Study) -> tuple[str, ...]:
+    if not study.random:
+        return ()
+    names = sorted(study.random)
+    return (f"{', '.join(names)} from random weights, the publication's from ImageNet's: --pretrained {names[0]}=FILE",)
 
 
 def _given(data: Path | None, scale: ScaleName) -> Path:

@@ -128,7 +128,8 @@ def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Pat
     [
         (["s9-table1", "--data", "."], "no protocol of that name"),
         (["s1-table1", "--scale", "mini"], "--data: scale 'mini' needs a corpus"),
-        (["s1-table1", "--map", "PGGAN"], "expected NAME=FOLDER"),
+        (["s1-table1", "--map", "PGGAN"], "--map PGGAN: expected NAME=FOLDER"),
+        (["s3-table2", "--pretrained", "a.pth"], "--pretrained a.pth: expected NAME=FILE"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(arguments: list[str], message: str) -> None:

@@ -158,6 +158,11 @@ class S1Objective(Objective):
         self.centre.update(losses.embedding, labels)
 
 
+def _objective(config: S1Config, labels: Sequence[Label]) -> Objective:
+    """The binary variant has the cross-entropy alone (section IV-A): centres are of classes."""
+    return Objective(config, labels) if config.binary else S1Objective(config, labels)
+
+
 def _exponential(config: S1Config, optimiser: torch.optim.Optimizer, _steps: int) -> Schedule:
     return Exponential(optimiser, config.lr_decay)
 
@@ -165,8 +170,8 @@ def _exponential(config: S1Config, optimiser: torch.optim.Optimizer, _steps: int
 SYSTEM: Final = System(
     source="Xuan, Peng, Wang, Dong, WIFS 2019",
     config=S1Config,
-    summary=lambda config: f"{config.srm} SRM filters, {config.backbone} and a centre loss",
+    summary=lambda config: f"{config.srm} SRM filters, {config.backbone}{', centre loss' * (not config.binary)}",
     network=SrmMetricNet,
-    objective=S1Objective,
+    objective=_objective,
     schedule=_exponential,
 )

@@ -97,7 +97,7 @@ def _trained(study: Study, variant: Variant) -> Mapping[str, list[Trained]]:
             classes = study.corpus.classes([generator], "train", count)
             pair = study.corpus.classes([generator], "val", study.scale.val)
             nets[column].append(study.train(config, classes, pair))
-        reals = study.corpus.photographs("train", count)
+        reals = study.corpus.photographs("train", None if count is None else count * len(every))
         share = max(1, len(reals) // len(every))
         mixed = {"real": reals, **{name: study.corpus.fakes(name, "train", share) for name in every}}
         nets[MIXED].append(study.train(config, mixed, val))

@@ -187,6 +187,16 @@ def draw(pictures: Sequence[Picture], count: int, seed: int) -> tuple[Picture, .
     return tuple(pictures[i] for i in sorted(chosen))
 
 
+def draw_one(pictures: Sequence[Picture], seed: int) -> tuple[Picture]:
+    """One of a label's images at random.
+
+    Each label draws by itself: where file i of every label shows the same photograph, one number for all of them would
+    draw that photograph for each.
+    """
+    rng = np.random.default_rng([seed, *pictures[0].label.encode()])
+    return (pictures[int(rng.integers(len(pictures)))],)
+
+
 def map_names(
     names: Sequence[str], corpus: Corpus, maps: Mapping[str, Mapping[str, str]], chosen: Mapping[str, str]
 ) -> dict[str, str | None]:
@@ -223,9 +233,13 @@ def _picture(entry: Entry, real: Sequence[str]) -> Picture | None:
 
 
 def _owned(pictures: list[Picture]) -> list[Picture]:
-    """ForenSynths does not name the generator of its training images: it is the tested one that shows the same."""
-    nameless = {p.category for p in pictures if p.generator == FAKE and p.split != "test"}
-    owners = {p.generator for p in pictures if p.split == "test" and p.generator and p.category in nameless - {""}}
+    """ForenSynths does not name the generator of its training images: it is the tested one that shows all the same."""
+    nameless = {p.category for p in pictures if p.generator == FAKE and p.split != "test"} - {""}
+    shown: dict[str, set[str]] = defaultdict(set)
+    for p in pictures:
+        if p.split == "test" and p.generator:
+            shown[p.generator].add(p.category)
+    owners = [generator for generator, categories in shown.items() if nameless and nameless <= categories]
     if len(owners) != 1:
         return pictures
     (owner,) = owners

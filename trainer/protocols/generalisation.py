@@ -67,9 +67,14 @@ def run(study: Study) -> Findings:
     found: dict[tuple[str, str], Measured] = {}
     unseen: dict[str, Estimate] = {}
     remarks: set[str] = set()
+    missing: dict[str, NotInCorpus] = {}
     for row, trial in settings.variants.items():
         source = trial.train_on or settings.train_on
-        nets, remark = trained_on(study, trial, source)
+        try:
+            nets, remark = trained_on(study, trial, source)
+        except NotInCorpus as error:
+            missing[row] = error
+            continue
         remarks |= {remark} if remark else set()
         estimates = average_precisions(study, nets)
         for column, estimate in estimates.items():
@@ -80,6 +85,9 @@ def run(study: Study) -> Findings:
         if others:
             unseen[row] = bootstrap.average(others)
             found[row, UNSEEN] = percent_of(unseen[row])
+    if len(missing) == len(settings.variants):
+        raise next(iter(missing.values()))
+    remarks |= {f"{row} is left out: {error}" for row, error in missing.items()}
     trained = (study.generators[settings.train_on],)
     for column, generator in study.generators.items():
         for floor, value in binary_floors(study, trained, (generator,), "AP").items():
@@ -94,14 +102,21 @@ def trained_on(study: Study, trial: Trial, name: str) -> tuple[list[Trained], st
     """A network a seed, trained on one generator and its reals; and what has to be said about the data.
 
     Raises:
-        NotInCorpus: the corpus has nothing that stands for the generator.
+        NotInCorpus: the corpus has nothing that stands for the generator, or no images of it to train on.
     """
     generator = generator_of(study, name, "train_on")
     train: Classes = study.corpus.classes([generator], "train")
+    if not train[REAL] or (trial.simulation is None and not train[generator]):
+        lacking = generator if train[REAL] else f"photographs of {generator}'s"
+        raise NotInCorpus(f"{study.corpus.root}: no training images of {lacking}")
+    val: Classes = study.corpus.classes([generator], "val")
     remark = ""
     if trial.categories is not None:
-        train, remark = some_categories(train, trial.categories)
-    val: Classes = study.corpus.classes([generator], "val", study.scale.val)
+        kept, remark = some_categories(train, trial.categories)
+        train = {label: kept(pictures) for label, pictures in train.items()}
+        # A small corpus may have none to watch that show the same; then all are watched.
+        val = {label: kept(pictures) or pictures for label, pictures in val.items()}
+    val = {label: spread(pictures, study.scale.val) for label, pictures in val.items()}
     train = {label: spread(pictures, study.least(trial)) for label, pictures in train.items()}
     if trial.simulation is not None:
         train, val = simulate(study, train[REAL], trial.simulation)
@@ -141,7 +156,7 @@ def _part(pictures: Sequence[Picture], share: float) -> tuple[Picture, ...]:
 
 
 def _paired(ours: str, unseen: Mapping[str, Estimate]) -> dict[tuple[str, str], Measured]:
-    """Ours minus each other, over photographs (and backbones, where both have as many)."""
+    """Ours minus each other, over the same photographs and backbones: of as many seeds each."""
     return {
         (f"{ours} - {row}", UNSEEN): percent_of(unseen[ours] - estimate)
         for row, estimate in unseen.items()

@@ -1,6 +1,7 @@
 """AUROC of one generator at several input sizes, for several networks (S1, Table II).
 
-As in the paper, images are resized to the input. A size above the stored one is left out: enlarging adds no evidence.
+As in the paper, images are resized to the input. A size above the stored one, of photographs or of the
+generator's images, is left out: enlarging adds no evidence, or tells one from the other.
 """
 
 import numpy as np
@@ -30,8 +31,9 @@ def run(study: Study) -> Findings:
     (generator,) = list(study.generators.values())[:1]
     train = {row: study.corpus.classes([generator], "train", study.least(v)) for row, v in settings.variants.items()}
     val = study.corpus.classes([generator], "val", study.scale.val)
-    pictures = [p for some in study.corpus.classes([generator], "test", study.scale.test).values() for p in some]
-    stored = min(decode(pictures[0].extent.read()).image.size)
+    test = study.corpus.classes([generator], "test", study.scale.test)
+    pictures = [picture for some in test.values() for picture in some]
+    stored, smallest = min((min(decode(some[0].extent.read()).image.size), label) for label, some in test.items())
     usable = [size for size in settings.sizes if size <= stored]
     found: dict[tuple[str, str], Measured] = {}
     for row, variant in settings.variants.items():
@@ -47,5 +49,6 @@ def run(study: Study) -> Findings:
         for floor, value in binary_floors(study, (generator,)).items():
             found[floor, f"{size}x{size}"] = value
     left_out = [f"{size}" for size in settings.sizes if size not in usable]
-    remarks = (f"{generator} has {stored} pixels: {', '.join(left_out)} would only be enlarged.",) if left_out else ()
-    return Findings(tables=(study.recipe.published("auroc").beside(found),), remarks=remarks)
+    remark = f"Images of {smallest} have {stored} pixels: {', '.join(left_out)} would only be enlarged."
+    tables = (study.recipe.published("auroc").beside(found),)
+    return Findings(tables=tables, remarks=(remark,) if left_out else ())

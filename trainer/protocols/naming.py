@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from bundle.templates import TemplateLibrary
 from trainer.evaluate import make_templates, own_templates
-from trainer.protocols.corpus import Picture, draw, spread
+from trainer.protocols.corpus import Picture, draw_one, spread
 from trainer.protocols.recipe import Variant
 from trainer.protocols.study import Classes, Floats, Study, Trained
 from trainer.transforms import CLEAN, Transform
@@ -63,9 +63,9 @@ def make_namer(
     if variant.template == "own":
         embedded = {name: study.outputs(trained, pictures).embeddings for name, pictures in fresh.items()}
         return Namer(study, trained, own_templates(trained.checkpoint, embedded))
-    of_known = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in known.items()}
+    of_known = {name: draw_one(p, seed) if variant.template == "one" else p for name, p in known.items()}
     # The published method draws one image of a new type as well; where it has a few we let it use them all alike.
-    of_new = {name: draw(p, 1, seed) if variant.template == "one" else p for name, p in fresh.items()}
+    of_new = {name: draw_one(p, seed) if variant.template == "one" else p for name, p in fresh.items()}
     return Namer(study, trained, _means(study, trained, {**of_known, **of_new}))
 
 

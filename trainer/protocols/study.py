@@ -90,6 +90,7 @@ class Study:
         mapping: the publication's names -> the corpus's generators, None where there is none.
         generators: those of ``mapping`` that the corpus has, no more than the scale's; all that can be trained on where
             the recipe names none.
+        random: networks that started from random weights where the publication's did from ImageNet's.
 
     Raises:
         NotInCorpus: there are none.
@@ -104,11 +105,14 @@ class Study:
         steps: Steps,
         work: Path,
         console: Console,
+        pretrained: Mapping[str, Path] | None = None,
     ) -> None:
         self.recipe, self.corpus, self.mapping, self.steps, self.console = recipe, corpus, mapping, steps, console
         self.scale_name = scale
         self.scale: Scale = getattr(recipe, scale)
         self._work = work
+        self._pretrained = pretrained or {}
+        self.random: set[str] = set()
         named = {name: folder for name, folder in mapping.items() if folder is not None}
         every = named if recipe.names else {name: name for name in corpus.trainable}
         if not every:
@@ -139,9 +143,20 @@ class Study:
             raise BadConfig(f"{self.recipe.protocol}: settings.{where}: {first['msg']}") from error
 
     def config(self, variant: Variant, seed: int, **over: Any) -> TrainConfig:
-        """The system's defaults, the scale's changes, the variant's, ``over``: later ones win."""
+        """The system's defaults, the scale's changes, the variant's, ``over``: later ones win.
+
+        Weights that were given for its network come with it.
+        """
         scale = {**self.scale.common, **self.scale.systems.get(variant.system, {})}
-        return parse_config({"system": variant.system, **scale, **variant.options, **over, "seed": seed})
+        values = {"system": variant.system, **scale, **variant.options, **over, "seed": seed}
+        config = parse_config(values)
+        network: str | None = getattr(config, "backbone", None)
+        if network is None or "pretrained" not in type(config).model_fields:
+            return config
+        if network in self._pretrained:
+            return parse_config({"pretrained": self._pretrained[network], **values})
+        self.random.add(network)
+        return config
 
     def train(self, config: TrainConfig, classes: Classes, val: Classes | None = None) -> Trained:
         """A network of that config on these images, trained now or before.

@@ -9,7 +9,7 @@ from bundle.preprocess import decode
 from trainer import bootstrap
 from trainer.evaluate import embed
 from trainer.metrics import oracle
-from trainer.protocols.corpus import Picture, draw
+from trainer.protocols.corpus import Picture, draw_one
 from trainer.protocols.generalisation import OneNetwork, tested, trained_on
 from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.section import Measured
@@ -59,7 +59,7 @@ def _bias(net: Trained, pictures: tuple[Picture, ...], crops: int, seed: int) ->
     """From two of the test images, as published."""
 
     def logits(*, generated: bool) -> Floats:
-        (picture,) = draw([p for p in pictures if p.generated == generated], 1, seed)
+        (picture,) = draw_one([p for p in pictures if p.generated == generated], seed)
         image = np.asarray(decode(picture.extent.read()).image)
         return embed(net.model, random_crops(image, net.config.size, crops, np.random.default_rng(seed)))[0]
 

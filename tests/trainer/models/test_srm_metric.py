@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bundle.manifest import Label
-from trainer.models.srm_metric import S1Config, S1Objective, SrmFilters, SrmMetricNet, srm_kernels
+from trainer.models.srm_metric import SYSTEM, S1Config, S1Objective, SrmFilters, SrmMetricNet, srm_kernels
 
 KV = (
     np.array(
@@ -110,3 +110,15 @@ def test_centres_follow_their_images_after_the_step() -> None:
     assert not objective.centre.centres.any()
     objective.after_step(losses, numbers)
     np.testing.assert_allclose(objective.centre.centres, [[4 / 6, 2 / 6], [0, -0.5]], rtol=1e-6)
+
+
+def test_the_binary_variant_has_the_cross_entropy_alone() -> None:
+    labels = [Label(id=0, name="real", kind="real"), Label(id=1, name="gan", kind="generator")]
+    images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    for binary, parts in ((True, {"cross_entropy"}), (False, {"cross_entropy", "centre"})):
+        config = S1Config(size=32, embedding=8, binary=binary)
+        net = SrmMetricNet(config, 1 if binary else 2)
+        losses = SYSTEM.objective(config, labels)(net, images, torch.tensor([0, 1, 0, 1]))
+        assert set(losses.parts) == parts
+        if binary:
+            assert losses.total == losses.parts["cross_entropy"]

@@ -44,13 +44,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def make_study(corpus: Corpus, tmp_path: Path) -> MakeStudy:
     """A study at a tiny scale: two epochs of a small network on 32 pixels."""
 
-    def make(recipe: Mapping[str, Any], steps: Steps | None = None, **scale: Any) -> Study:
+    def make(
+        recipe: Mapping[str, Any],
+        steps: Steps | None = None,
+        pretrained: Mapping[str, Path] | None = None,
+        **scale: Any,
+    ) -> Study:
         parsed = Recipe.model_validate(
             {"title": "t", "source": "s", "question": "q", **recipe, "smoke": tiny_scale(**scale)}
         )
         mapping = map_names(parsed.names, corpus, parsed.maps, {})
         steps = steps or Steps(tmp_path / "steps")
-        return Study(parsed, "smoke", corpus, mapping, steps, tmp_path, Console(quiet=True))
+        return Study(parsed, "smoke", corpus, mapping, steps, tmp_path, Console(quiet=True), pretrained)
 
     return make
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from trainer.errors import BadConfig, DataMissing, RealLabelMissing
 from trainer.protocols.corpus import Corpus, draw, map_names, spread
+from trainer.protocols.recipe import read_recipe
 
 KINDS = ("0_real", "1_fake")
 
@@ -31,15 +32,20 @@ def test_forensynths_has_reals_of_each_generator(tmp_path: Path) -> None:
         tmp_path,
         *(f"train/{category}/{kind}/{i}.png" for category in ("car", "cat") for kind in KINDS for i in range(3)),
         *(f"test/progan/{category}/{kind}/0.png" for category in ("car", "cat") for kind in KINDS),
-        *(f"test/stylegan/{kind}/{i}.png" for kind in KINDS for i in range(2)),
+        *(f"test/stylegan/car/{kind}/{i}.png" for kind in KINDS for i in range(2)),  # one of the same categories
+        *(f"test/seeingdark/{kind}/0.png" for kind in KINDS),
     )
     corpus = Corpus.read(tmp_path)
-    assert corpus.generators == ("progan", "stylegan")
+    assert corpus.generators == ("progan", "seeingdark", "stylegan")
     assert corpus.trainable == ("progan",)
     assert corpus.categories == ("car", "cat")
     assert not corpus.paired
     assert {p.generator for p in corpus.classes(["stylegan"], "test")["real"]} == {"stylegan"}
     assert len(corpus.classes(["stylegan"], "test")["real"]) == 2
+    recipe = read_recipe("s3-table2")
+    found = map_names(recipe.names, corpus, recipe.maps, {})
+    named = {name: folder for name, folder in found.items() if folder is not None}
+    assert named == {"ProGAN": "progan", "StyleGAN": "stylegan", "SITD": "seeingdark"}
 
 
 def test_what_is_set_aside_is_not_trained_on(tmp_path: Path) -> None:

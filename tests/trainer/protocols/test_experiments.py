@@ -200,6 +200,51 @@ def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, cor
         by_category.run(study)
 
 
+def _generalisation(variants: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "protocol": "generalisation",
+        "names": ["PGGAN", "DCGAN", "Other"],
+        "maps": {"here": {**MAPS["here"], "Other": "rec_other"}},
+        "table": [{"name": "ap", "title": "ap", "columns": ["PGGAN"]}],
+        "settings": {"variants": variants, "train_on": "PGGAN"},
+    }
+
+
+def test_a_row_without_training_images_is_left_out_and_said(make_study: Any, steps: Steps) -> None:
+    on_others = {**S3, "train_on": "Other"}
+    found = generalisation.run(make_study(_generalisation({"none": S3, "others": on_others}), steps))
+    assert {cell.row for cell in found.tables[0].cells if not cell.row.startswith("floor")} == {"none"}
+    (remark,) = (remark for remark in found.remarks if "left out" in remark)
+    assert remark.startswith("others is left out: ")
+    assert remark.endswith("no training images of rec_other")
+    with pytest.raises(NotInCorpus, match="no training images of rec_other"):
+        generalisation.run(make_study(_generalisation({"others": on_others}), steps))
+
+
+def test_what_steers_a_training_shows_the_same_things_as_the_training(
+    make_study: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(_generalisation({"none": S3}))
+    pictures = [replace(p, category="cat" if p.scene % 2 else "ape") for p in corpus.pictures]
+    study.corpus = replace(corpus, pictures=tuple(pictures))
+    seen: list[Any] = []
+    monkeypatch.setattr(study, "train", lambda _config, train, val: seen.append((train, val)))
+    for categories in (1, 2):
+        generalisation.trained_on(study, Trial.model_validate({**S3, "categories": categories}), "PGGAN")
+    shown = [[{p.category for some in split.values() for p in some} for split in splits] for splits in seen]
+    assert shown == [[{"ape"}, {"ape"}], [{"ape", "cat"}, {"ape", "cat"}]]
+
+
+def test_networks_start_from_the_weights_that_were_given(make_study: Any) -> None:
+    study = make_study(_generalisation({"none": S3}))
+    assert study.config(Trial.model_validate(S3), 0).pretrained is None
+    assert study.random == {"resnet18"}
+    study = make_study(_generalisation({"none": S3}), pretrained={"resnet18": Path("a.pth"), "resnet50": Path("b.pth")})
+    assert study.config(Trial.model_validate(S3), 0).pretrained == Path("a.pth")
+    assert study.config(Trial.model_validate(S1), 0).system == "s1"  # which has a backbone, but knows no such weights
+    assert study.random == set()
+
+
 def test_the_same_study_gives_the_same_figures_and_trains_nothing_twice(make_study: Any, tmp_path: Path) -> None:
     recipe = {
         "protocol": "preprocessed_training",

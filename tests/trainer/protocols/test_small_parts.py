@@ -6,7 +6,7 @@ import pytest
 from trainer.errors import BadConfig
 from trainer.protocols.categories import some_categories
 from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Corpus
+from trainer.protocols.corpus import Corpus, draw_one
 from trainer.protocols.incremental import orders_of
 from trainer.protocols.ranking import at_percentiles
 from trainer.protocols.two_shot import random_crops
@@ -51,5 +51,15 @@ def test_clusters_stand_for_categories(corpus: Corpus) -> None:
     some, remark = some_categories(classes, 3)
     more, _ = some_categories(classes, 6)
     assert remark
-    assert all(set(some[name]) <= set(more[name]) for name in classes)
-    assert len(some["real"]) == 3
+    assert all(set(some(pictures)) <= set(more(pictures)) for pictures in classes.values())
+    assert len(some(classes["real"])) == 3
+
+
+def test_an_image_a_label_is_drawn_by_its_name(corpus: Corpus) -> None:
+    drawn = [
+        [draw_one(pictures, seed)[0].scene for pictures in corpus.classes(corpus.trainable, "train").values()]
+        for seed in range(10)
+    ]
+    assert all(scene in range(8) for row in drawn for scene in row)
+    assert [len(set(row)) for row in drawn].count(1) < 3  # by one number for all, each row would show one scene
+    assert len({tuple(row) for row in drawn}) == 10
