@@ -9,9 +9,8 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
-from trainer.metrics import Flags, Numbers, Proportion, Scores, check_both_kinds, proportion
+from trainer.metrics import Flags, Numbers, Scores, check_both_kinds
 
 Floats64 = npt.NDArray[np.float64]
 
@@ -78,27 +77,6 @@ class ConformalKinds:
         """
         real, generated = self.p_values(logits).T
         return generated > real, 1 - np.minimum(real, generated)
-
-
-class Selective(BaseModel):
-    """What is decided at one operating point, and how much of it wrongly."""
-
-    model_config = ConfigDict(frozen=True)
-
-    decided: Proportion
-    """Of all images: the coverage."""
-    wrong: Proportion | None
-    """Of the decided ones: the risk; None where nothing is decided."""
-
-
-def selective(decisions: Numbers, generated: Flags) -> Selective:
-    """Of ``ConformalKinds.decide``'s decisions ``int64[N]`` on images that it was not calibrated on."""
-    decided = decisions != UNSURE
-    wrong = int((decisions[decided] != generated[decided]).sum())
-    return Selective(
-        decided=proportion(int(decided.sum()), len(decisions)),
-        wrong=proportion(wrong, int(decided.sum())) if decided.any() else None,
-    )
 
 
 @dataclass(frozen=True, eq=False)

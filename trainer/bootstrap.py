@@ -16,7 +16,7 @@ interval of its own. With few backbones the interval knows little of how backbon
 vary most, and in 89 % where backbones do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -64,11 +64,14 @@ class Resamples:
 
     @classmethod
     def draw(cls, backbones: int, draws: int, photographs: int, seed: int, count: int = RESAMPLES) -> Self:
-        """``count`` resamples of S backbones, D draws each (1 where there is no such thing) and P photographs."""
+        """``count`` resamples of S backbones, D draws each (1 where there is no such thing) and P photographs.
+
+        Photographs come first, so that those of one seed are the same for any S and D.
+        """
         rng = np.random.default_rng(seed)
+        copies = rng.multinomial(photographs, [1 / photographs] * photographs, size=count)
         taken = rng.multinomial(backbones, [1 / backbones] * backbones, size=count)
         cells = rng.multinomial(taken * draws, [1 / draws] * draws)
-        copies = rng.multinomial(photographs, [1 / photographs] * photographs, size=count)
         itself = np.ones((1, backbones, draws)), np.ones((1, photographs))
         return cls(np.concatenate([itself[0], cells]), np.concatenate([itself[1], copies]))
 
@@ -82,6 +85,10 @@ class Estimate:
     def __sub__(self, other: "Estimate") -> "Estimate":
         """The paired difference; both must come from the same ``Resamples``."""
         return Estimate(self.found - other.found)
+
+    def __truediv__(self, other: "Estimate") -> "Estimate":
+        """The paired ratio; NaN where the other is zero."""
+        return Estimate(_ratio(self.found, other.found))
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """The percentile interval."""
@@ -170,6 +177,27 @@ def tnr_at_tpr(scores: Scores, positive: Flags, photograph: Numbers, resamples: 
     return tpr_at_fpr(-scores, ~positive, photograph, resamples, 1 - tpr)
 
 
+def coverage_at(scores: Values, wrong: Flags, photograph: Numbers, resamples: Resamples, risk: float) -> Estimate:
+    """The mean over cells of ``abstention.RiskCoverage.coverage_at``, each resample with a threshold of its own.
+
+    Args:
+        scores: ``float[S, D, N]``, how sure the decision on each file is.
+        wrong: ``bool[S, D, N]``, whether it is wrong.
+        photograph: ``int64[N]``.
+        resamples: of S, D and P.
+        risk: the largest share of decisions that may be wrong.
+    """
+    found = np.empty_like(resamples.cells)
+    for rows in _chunks(len(found)):
+        copies = resamples.photographs[rows][:, photograph]
+        for cell in np.ndindex(*found.shape[1:]):
+            lost, kept = _at_or_above(scores[cell], copies, wrong[cell], ~wrong[cell])
+            decided = lost + kept
+            most = np.where(lost <= risk * decided + 1e-9, decided, 0).max(axis=1)
+            found[(rows, *cell)] = _ratio(most, copies.sum(axis=1))
+    return Estimate(_mean_of_cells(found, resamples))
+
+
 def figure(statistic: Callable[[int, int, Numbers], float], photograph: Numbers, resamples: Resamples) -> Estimate:
     """The mean over cells of any figure: ``statistic(backbone, draw, files)``, with files as often as resampled.
 
@@ -208,19 +236,32 @@ def _over_thresholds(
     """
     check_both_kinds(positive)
     found = np.empty_like(resamples.cells)
-    for start in range(0, len(found), CHUNK):
-        rows = slice(start, start + CHUNK)
+    for rows in _chunks(len(found)):
         copies = resamples.photographs[rows][:, photograph]
         positives, negatives = copies @ positive, copies @ ~positive
         both = (positives > 0) & (negatives > 0)  # not in every small resample
         for cell in np.ndindex(*found.shape[1:]):
-            order = np.argsort(scores[cell])[::-1]
-            ranked, sorted_copies = scores[cell][order], copies[:, order]
-            ends = np.append(np.flatnonzero(ranked[:-1] != ranked[1:]), len(ranked) - 1)
-            true = np.cumsum(sorted_copies * hits[cell][order], axis=1)[:, ends]
-            false = np.cumsum(sorted_copies * ~positive[order], axis=1)[:, ends]
+            true, false = _at_or_above(scores[cell], copies, hits[cell], ~positive)
             found[(rows, *cell)] = np.where(both, figure(true, false, positives.clip(1), negatives.clip(1)), np.nan)
     return Estimate(_mean_of_cells(found, resamples))
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+
+
+def _at_or_above(scores: Values, copies: Floats64, *kinds: Flags) -> tuple[Floats64, ...]:
+    """How many files of each kind lie at or above each of K thresholds, descending: ``float64[B, K]``.
+
+    Args:
+        scores: ``float[N]``.
+        copies: ``float64[B, N]``, how often each file is in each resample.
+        kinds: ``bool[N]`` each.
+    """
+    order = np.argsort(scores)[::-1]
+    ranked, sorted_copies = scores[order], copies[:, order]
+    ends = np.append(np.flatnonzero(ranked[:-1] != ranked[1:]), len(ranked) - 1)
+    return tuple(np.cumsum(sorted_copies * kind[order], axis=1)[:, ends] for kind in kinds)
 
 
 def _area(true: Floats64, false: Floats64, positives: Floats64, negatives: Floats64) -> Floats64:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.abstention import GENERATED, REAL, UNSURE, ConformalKinds, RiskCoverage, selective
+from trainer.abstention import GENERATED, REAL, UNSURE, ConformalKinds, RiskCoverage
 from trainer.errors import TooFewClasses
 from trainer.metrics import Flags, Floats
 
@@ -68,14 +68,6 @@ def test_the_likelier_kind_is_the_one_that_survives_a_smaller_alpha(logits: tupl
 def test_one_kind_alone_cannot_calibrate() -> None:
     with pytest.raises(TooFewClasses, match="two kinds"):
         ConformalKinds.of(np.zeros(3, np.float32), np.zeros(3, np.bool_))
-
-
-def test_what_is_unsure_is_not_wrong() -> None:
-    found = selective(np.array([REAL, GENERATED, UNSURE, GENERATED]), np.array([False, False, True, True]))
-    assert (found.decided.hits, found.decided.count) == (3, 4)
-    assert found.wrong is not None
-    assert (found.wrong.hits, found.wrong.count) == (1, 3)
-    assert selective(np.array([UNSURE]), np.array([True])).wrong is None
 
 
 def test_risk_and_coverage_by_hand() -> None:

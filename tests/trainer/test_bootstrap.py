@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from trainer import metrics
+from trainer.abstention import RiskCoverage
 from trainer.bootstrap import (
     Estimate,
     Floats64,
@@ -14,6 +15,7 @@ from trainer.bootstrap import (
     auroc,
     average,
     average_precision,
+    coverage_at,
     figure,
     mean,
     oscr,
@@ -67,6 +69,11 @@ def test_the_same_seed_gives_the_same_resamples(resamples: Resamples) -> None:
     np.testing.assert_array_equal(again.cells, resamples.cells)
     np.testing.assert_array_equal(again.photographs, resamples.photographs)
     assert (other.photographs != resamples.photographs).any()
+
+
+def test_photographs_are_the_same_for_any_number_of_backbones_and_draws(resamples: Resamples) -> None:
+    fewer = Resamples.draw(1, 1, PHOTOGRAPHS, seed=0, count=30)
+    np.testing.assert_array_equal(fewer.photographs, resamples.photographs)
 
 
 def test_the_mean_repeats_cells_and_photographs(resamples: Resamples) -> None:
@@ -138,6 +145,19 @@ def test_rates_at_a_limit_are_those_of_repeated_files(resamples: Resamples, limi
         assert tnrs[row] == pytest.approx(np.mean([metrics.tnr_at_tpr(*each) for each in of_cells]))
 
 
+@pytest.mark.parametrize("risk", [0.0, 0.2, 0.5, 1.0])
+def test_the_coverage_at_a_risk_is_that_of_repeated_files(resamples: Resamples, risk: float) -> None:
+    scores, wrong = drawn(10), drawn(11) > 0.5
+    found = coverage_at(scores, wrong, PHOTOGRAPH, resamples, risk).found
+    for row in range(31):
+        files = files_of(resamples, row)
+        each = [
+            RiskCoverage.of(scores[cell][files], wrong[cell][files]).coverage_at(risk)
+            for cell in cells_of(resamples, row)
+        ]
+        assert found[row] == pytest.approx(np.mean(each))
+
+
 def test_any_figure_can_be_resampled(resamples: Resamples) -> None:
     scores, positive = drawn(6, rounded=False), np.arange(len(PHOTOGRAPH)) >= PHOTOGRAPHS
 
@@ -180,6 +200,8 @@ def test_intervals_are_percentiles_of_the_resamples_alone() -> None:
 def test_figures_of_the_same_resamples_are_compared_one_by_one() -> None:
     first, second = Estimate(np.array([3.0, 1.0, 5.0])), Estimate(np.array([2.0, 4.0, 1.0]))
     np.testing.assert_array_equal((first - second).found, [1, -3, 4])
+    np.testing.assert_array_equal((first / second).found, [1.5, 0.25, 5])
+    assert np.isnan((first / Estimate(np.zeros(3))).found).all()
     np.testing.assert_array_equal(average([first, second]).found, [2.5, 2.5, 3])
     np.testing.assert_array_equal(worst([first, second]).found, [2, 1, 1])
 

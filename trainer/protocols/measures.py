@@ -24,8 +24,8 @@ Numbers = npt.NDArray[np.int64]
 class Sample:
     """The N test files that figures are taken on, and how they are resampled.
 
-    Figures of samples of one study, one number of seeds and draws, and one split, are paired: resample b draws the same
-    photographs for all of them where they show the same ones.
+    Figures of samples of one study and one split are paired: resample b draws the same photographs for all of them
+    where they show the same ones, and the same backbones and draws where there are as many.
     """
 
     generated: Flags
@@ -47,6 +47,10 @@ class Sample:
         """Some of the files, resampled with the rest."""
         return Sample(self.generated[chosen], self.photograph[chosen], self.resamples)
 
+    def times(self, copies: int) -> "Sample":
+        """These files so many times over, for instance after each of several changes: a photograph takes them all."""
+        return Sample(np.tile(self.generated, copies), np.tile(self.photograph, copies), self.resamples)
+
     def auroc(self, logits: Values) -> Estimate:
         """Of ``float[S, D, N]``."""
         return bootstrap.auroc(logits, self.generated, self.photograph, self.resamples)
@@ -58,6 +62,13 @@ class Sample:
     def average_precision(self, logits: Scores) -> Estimate:
         """S3's AP of ``float[S, D, N]``."""
         return self._figure(average_precision, logits)
+
+    def coverage_at(self, confidence: Scores, wrong: Flags, risk: float) -> Estimate:
+        """The largest share that can be decided, the surest first, with no more than this error among it.
+
+        Of ``float[S, D, N]`` and ``bool[S, D, N]``.
+        """
+        return bootstrap.coverage_at(confidence, wrong, self.photograph, self.resamples, risk)
 
     def tpr_at_fpr(self, logits: Scores, fpr: float) -> Estimate:
         """Share of fakes found at the threshold that ``fpr`` of the reals reach."""

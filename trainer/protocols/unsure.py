@@ -1,18 +1,26 @@
-"""When the detector had better say *unsure*: conformal sets over real and generated, and what is left undecided."""
+"""When the detector had better say *unsure*: conformal sets over real and generated, and what is left undecided.
 
-from collections.abc import Sequence
+Each backbone has sets of its own. Bounds come from resampling backbones and photographs; a photograph's copies after
+several changes are resampled together.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.abstention import ConformalKinds, RiskCoverage, selective
+from trainer.abstention import UNSURE, ConformalKinds, RiskCoverage
 from trainer.plots import curves
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture, SplitName
+from trainer.protocols.measures import Flags, Sample, Scores, percent_of
 from trainer.protocols.recipe import Variant
 from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Study, Trained, percent
+from trainer.protocols.study import Findings, Floats, Study, Trained
 from trainer.transforms import CLEAN, Transform
+
+Judge = Callable[[Sequence[Picture], Transform], Floats]
+"""The log-odds of *generated* of N images after a change, ``float32[N]``."""
 
 
 class Settings(BaseModel):
@@ -34,30 +42,71 @@ def run(study: Study) -> Findings:
     settings: Settings = study.settings(Settings)
     found: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    generators = tuple(study.generators.values())
+    copies = (CLEAN, *changes_of(settings.calibrate))
     for name, variant in settings.variants.items():
-        train = study.corpus.classes(generators, "train", study.least(variant))
-        net = study.train(study.config(variant, 0), train, study.corpus.classes(generators, "val", study.scale.val))
-        calib, test = (_balanced(study, split) for split in ("calib", "test"))
-        kinds = ConformalKinds.of(*_pooled(study, net, calib, (CLEAN, *changes_of(settings.calibrate))))
+        judges = [_judge(study, net) for net in _trained(study, variant)]
+        kinds = _calibrated(study, judges, copies)
         for track, risk in settings.risks.items():
             changes = (CLEAN,) if track == "clean" else changes_of([track])
-            logits, generated = _pooled(study, net, test, changes)
-            at_alpha = selective(kinds.decide(logits, settings.alpha), generated)
-            likelier, confidence = kinds.likelier(logits)
-            curve = RiskCoverage.of(confidence, likelier != generated)
             row = f"{name}, {track}"
-            decided = at_alpha.decided
-            found[row, "decided"] = percent(decided.rate, decided.low, decided.high)
-            if at_alpha.wrong is not None:
-                found[row, "wrong"] = percent(at_alpha.wrong.rate, at_alpha.wrong.low, at_alpha.wrong.high)
-            found[row, "coverage at the risk"] = percent(curve.coverage_at(risk))
+            measured, curve = _tested(study, judges, kinds, changes, settings.alpha, risk)
+            found |= {(row, column): figure for column, figure in measured.items()}
             lines[row] = [(100 * c, 100 * r) for c, r in zip(curve.coverage, curve.risk, strict=True)]
     image = curves(lines, x="coverage, %", y="error among decided, %")
     return Findings(
         tables=(study.recipe.published("unsure").beside(found),),
-        figures=(Figure(title="Risk and coverage", image=image),),
+        figures=(Figure(title="Risk and coverage", image=image, caption="First backbone."),),
     )
+
+
+def _trained(study: Study, variant: Variant) -> list[Trained]:
+    generators = tuple(study.generators.values())
+    train = study.corpus.classes(generators, "train", study.least(variant))
+    val = study.corpus.classes(generators, "val", study.scale.val)
+    return [study.train(study.config(variant, seed), train, val) for seed in study.seeds_of(variant)]
+
+
+def _judge(study: Study, net: Trained) -> Judge:
+    return lambda pictures, change: study.outputs(net, pictures, change).logits
+
+
+def _calibrated(study: Study, judges: Sequence[Judge], copies: Sequence[Transform]) -> list[ConformalKinds]:
+    """On calibration images after each of these changes."""
+    calib = _balanced(study, "calib")
+    generated = np.tile([picture.generated for picture in calib], len(copies))
+    return [ConformalKinds.of(logits, generated) for logits in _logits(judges, calib, copies)]
+
+
+def _tested(
+    study: Study,
+    judges: Sequence[Judge],
+    kinds: Sequence[ConformalKinds],
+    changes: Sequence[Transform],
+    alpha: float,
+    risk: float,
+) -> tuple[dict[str, Measured], RiskCoverage]:
+    """A row of the table on test images after all of these changes together, and the first backbone's curve."""
+    pictures = _balanced(study, "test")
+    sample = Sample.of(study, pictures, len(judges)).times(len(changes))
+    logits = _logits(judges, pictures, changes)
+    decisions = np.stack([one.decide(values, alpha) for one, values in zip(kinds, logits, strict=True)])[:, None]
+    decided = decisions != UNSURE
+    likelier, confidence = _likelier(kinds, logits)
+    coverage = sample.mean(decided)
+    figures = {
+        "decided": coverage,
+        "wrong": sample.mean(decided & (decisions != sample.generated)) / coverage,
+        "coverage at the risk": sample.coverage_at(confidence, likelier != sample.generated, risk),
+    }
+    # There is no error among decided images where none is decided.
+    measured = {column: percent_of(one) for column, one in figures.items() if not np.isnan(one.found[0])}
+    return measured, RiskCoverage.of(confidence[0, 0], likelier[0, 0] != sample.generated)
+
+
+def _likelier(kinds: Sequence[ConformalKinds], logits: Floats) -> tuple[Flags, Scores]:
+    """What each backbone would decide, and how surely: ``bool[S, 1, N]``, ``float64[S, 1, N]``."""
+    likelier, confidence = zip(*(one.likelier(values) for one, values in zip(kinds, logits, strict=True)), strict=True)
+    return np.stack(likelier)[:, None], np.stack(confidence)[:, None]
 
 
 def _balanced(study: Study, split: SplitName) -> list[Picture]:
@@ -69,9 +118,6 @@ def _balanced(study: Study, split: SplitName) -> list[Picture]:
     return [*photographs, *fakes]
 
 
-def _pooled(
-    study: Study, net: Trained, pictures: Sequence[Picture], changes: Sequence[Transform]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and kinds of all images after each change."""
-    logits = np.concatenate([study.outputs(net, pictures, change).logits for change in changes])
-    return logits, np.tile([picture.generated for picture in pictures], len(changes))
+def _logits(judges: Sequence[Judge], pictures: Sequence[Picture], changes: Sequence[Transform]) -> Floats:
+    """Of all images after each change, one change after another: ``float32[S, C * N]``."""
+    return np.stack([np.concatenate([judge(pictures, change) for change in changes]) for judge in judges])
