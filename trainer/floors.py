@@ -6,8 +6,9 @@ source, a network may have learned nothing else.
 ``statistics``: a linear discriminant with shrinkage (Ledoit and Wolf 2004) on the hand-made statistics of
 ``traces.py``. What a network adds to it is what learning was good for.
 
-Both name a label and rank *generated* against real, by the log-odds of their class probabilities, so they stand for the
-closed set and for the binary decision. Thresholds and everything else come from the training images alone.
+Both name a label, say how sure they are, and rank *generated* against real, by the log-odds of their class
+probabilities, so they stand for the closed set, for the open one and for the binary decision. Thresholds and everything
+else come from the training images alone. Every label is as likely as any other beforehand, however few its images.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,12 +32,25 @@ from trainer.traces import measure
 Kind = Literal["metadata", "statistics"]
 Features = npt.NDArray[np.float32]
 """``float32[N, F]``."""
+Floats64 = npt.NDArray[np.float64]
 Report = Callable[[int, int], None]
 """Called with the number of images done and their total."""
 
 
 def _quiet(_done: int, _total: int) -> None:
     pass
+
+
+class _Discriminant(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit-learn is untyped
+    """Images count alike for the covariance, labels for what is likely: scikit-learn has one weight for both."""
+
+    def __init__(self) -> None:
+        super().__init__(solver="lsqr", shrinkage="auto")
+
+    def predict_proba(self, features: Features) -> Floats64:
+        """``float64[N, L]``."""
+        even = super().predict_proba(features) / self.priors_
+        return np.asarray(even / even.sum(axis=1, keepdims=True), np.float64)
 
 
 class Floor(BaseModel):
@@ -57,6 +71,8 @@ class Judged:
     """``int64[N]``, the likeliest label's number."""
     logits: Floats
     """``float32[N]``, log-odds of *generated*."""
+    confidence: Floats
+    """``float32[N]``, log-odds of ``predicted``: how known an image looks."""
 
 
 class Judge:
@@ -71,12 +87,10 @@ class Judge:
     def judge(self, features: Features) -> Judged:
         """Of ``float32[N, F]``."""
         probabilities = self._classifier.predict_proba(features)
-        generated, real = (
-            np.log(np.maximum(probabilities[:, columns].sum(axis=1), np.finfo(np.float64).tiny))
-            for columns in (self._generated, ~self._generated)
-        )
-        numbers = self._classifier.classes_[probabilities.argmax(axis=1)]
-        return Judged(numbers.astype(np.int64), (generated - real).astype(np.float32))
+        likeliest = probabilities.argmax(axis=1)
+        numbers = self._classifier.classes_[likeliest].astype(np.int64)
+        named = np.arange(probabilities.shape[1]) == likeliest[:, None]
+        return Judged(numbers, _log_odds(probabilities, self._generated), _log_odds(probabilities, named))
 
     def floor(self, features: Features, truth: Numbers) -> Floor:
         """Figures of ``float32[N, F]`` with the labels ``int64[N]``."""
@@ -97,8 +111,7 @@ def fit_metadata(features: Features, numbers: Numbers, labels: Sequence[Label], 
 
 def fit_statistics(features: Features, numbers: Numbers, labels: Sequence[Label]) -> Judge:
     """A discriminant on ``traces.measure(...)``, with the labels ``int64[N]``."""
-    discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    return Judge("statistics", labels, make_pipeline(StandardScaler(), discriminant).fit(features, numbers), numbers)
+    return Judge("statistics", labels, make_pipeline(StandardScaler(), _Discriminant()).fit(features, numbers), numbers)
 
 
 def metadata_floor(train: ImageFolder, test: ImageFolder, labels: Sequence[Label], progress: Report = _quiet) -> Floor:
@@ -140,3 +153,13 @@ def statistics_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
         parts.append(measure(folder.pixels(slice(start, start + 128))))
         progress(min(start + 128, len(folder)), len(folder))
     return np.concatenate(parts)
+
+
+def _log_odds(probabilities: Floats64, chosen: npt.NDArray[np.bool_]) -> Floats:
+    """Of some labels against the rest: ``float32[N]`` of ``float64[N, L]`` and ``bool[L]`` or ``bool[N, L]``."""
+    for_them, against = (
+        np.log(np.maximum(np.where(some, probabilities, 0).sum(axis=1), np.finfo(np.float64).tiny))
+        for some in (chosen, ~chosen)
+    )
+    odds: Floats = (for_them - against).astype(np.float32)
+    return odds

@@ -11,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from bundle.manifest import Crop, Label, Preprocessing, View
 from trainer.data import ImageFolder, make_labels
 from trainer.errors import UnknownClass
-from trainer.floors import fit_metadata, fit_statistics, metadata_floor, statistics_floor
+from trainer.floors import Judge, fit_metadata, fit_statistics, metadata_floor, statistics_floor
 
 MakeFolder = Callable[..., Path]
 
@@ -73,15 +73,29 @@ def test_the_discriminant_is_scikit_learns_on_standardised_statistics() -> None:
     np.testing.assert_array_equal(judged.predicted, probabilities.argmax(axis=1))
     odds = np.log((probabilities[:, 0] + probabilities[:, 1]) / probabilities[:, 2])
     np.testing.assert_allclose(judged.logits, odds, atol=1e-3)
+    likeliest = probabilities.max(axis=1)
+    np.testing.assert_allclose(judged.confidence, np.log(likeliest / (1 - likeliest)), atol=1e-3)
+
+
+def test_a_label_of_few_images_is_as_likely_as_the_others() -> None:
+    """Between two labels, half of the images are each one's, though one has a hundred times as many."""
+    rng = np.random.default_rng(0)
+    numbers = np.repeat([0, 1, 2], [6, 600, 600])
+    means = np.array([[2, 0], [0, 0], [4, 4]])
+    features = (rng.normal(size=(1206, 2)) + means[numbers]).astype(np.float32)
+    features[:6] += (means[0] - features[:6].mean(axis=0)).astype(np.float32)
+    between = rng.normal((1, 0), size=(2000, 2)).astype(np.float32)
+    named = fit_statistics(features, numbers, LABELS).judge(between).predicted
+    assert np.mean(named == 0) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("fit", [fit_metadata, fit_statistics])
-def test_logits_rank_generated_above_real_and_labels_may_lack_images(fit: Callable[..., object]) -> None:
+def test_logits_rank_generated_above_real_and_labels_may_lack_images(fit: Callable[..., Judge]) -> None:
     rng = np.random.default_rng(1)
     numbers = np.repeat([0, 2], 50)  # no image of ``other``
     features = (rng.normal(size=(100, 3)) + 6 * (numbers[:, None] == 0)).astype(np.float32)
-    judge = fit(features, numbers, LABELS)
-    floor = judge.floor(features, numbers)  # type: ignore[attr-defined]
+    floor = fit(features, numbers, LABELS).floor(features, numbers)
     assert floor.closed_set.top1 == 1
+    assert floor.binary is not None
     assert floor.binary.auroc == 1
     assert set(floor.closed_set.recall) == {"grid", "real"}

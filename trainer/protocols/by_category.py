@@ -1,11 +1,16 @@
 """Accuracy as trained on each of the things that one generator's images show (S3, Table 6)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from trainer import bootstrap
+from trainer.protocols.corpus import Picture
+from trainer.protocols.floors import floors_of
 from trainer.protocols.generalisation import OneNetwork, generator_of, tested, trained_on
 from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.study import Findings, Study
+from trainer.protocols.section import Measured
+from trainer.protocols.study import Findings, Floats, Study
 
 ALL, MEAN = "all", "average"
 
@@ -23,16 +28,26 @@ def run(study: Study) -> Findings:
     generator_of(study, settings.test_on, "test_on")
     nets, _ = trained_on(study, settings.variant, settings.train_on)
     pictures = tested(study, settings.test_on)
-    sample = Sample.of(study, pictures, len(nets))
-    logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
-    right = (logits > 0) == sample.generated
+    logits = {"accuracy": np.stack([study.outputs(net, pictures).logits for net in nets])}
+    for floor in floors_of(study, (study.generators[settings.train_on],)):
+        logits[floor.row] = floor.judge(pictures).logits[None]
+    found = {
+        (row, name): one for row, some in logits.items() for name, one in _accuracies(study, pictures, some).items()
+    }
+    remarks = ("The corpus does not say what its images show.",) if ("accuracy", ALL) in found else ()
+    return Findings(tables=(study.recipe.published("accuracy").beside(found),), remarks=remarks)
+
+
+def _accuracies(study: Study, pictures: Sequence[Picture], logits: Floats) -> dict[str, Measured]:
+    """Category -> accuracy, of ``float32[S, N]``."""
+    sample = Sample.of(study, pictures, len(logits))
+    right = (logits[:, None] > 0) == sample.generated
     categories = np.array([picture.category for picture in pictures])
     estimates = {}
     for category in sorted(set(categories)):
         chosen = categories == category
         estimates[str(category) or ALL] = sample.among(chosen).mean(right[..., chosen])
-    found = {("accuracy", name): percent_of(estimate) for name, estimate in estimates.items()}
+    found = {name: percent_of(estimate) for name, estimate in estimates.items()}
     if len(estimates) > 1:
-        found["accuracy", MEAN] = percent_of(bootstrap.average(list(estimates.values())))
-    remarks = ("The corpus does not say what its images show.",) if ALL in estimates else ()
-    return Findings(tables=(study.recipe.published("accuracy").beside(found),), remarks=remarks)
+        found[MEAN] = percent_of(bootstrap.average(list(estimates.values())))
+    return found

@@ -10,7 +10,7 @@ from trainer.bootstrap import Estimate
 from trainer.plots import confusion, embedding_map
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import closed_set_floors
+from trainer.protocols.floors import floors_of
 from trainer.protocols.measures import Sample, Values, percent_of
 from trainer.protocols.naming import Namer, confusion_of, make_namer
 from trainer.protocols.recipe import Variant
@@ -49,7 +49,7 @@ def run(study: Study) -> Findings:
         sample = Sample.of(study, pictures, len(namers))
         clean = _right(namers, pictures)
         top1[row, TOP1] = percent_of(sample.mean(clean))
-        changes = changes_of(settings.changes)
+        changes = list(changes_of(settings.changes))
         after = {change.name: sample.mean(_right(namers, pictures, change)) for change in changes}
         for column, found in {**summary(after, changes), **after}.items():
             top1[row, column] = percent_of(found)
@@ -57,8 +57,13 @@ def run(study: Study) -> Findings:
             recall[row, name] = percent_of(Sample.of(study, own, len(namers)).mean(clean[:, :, truth == name]))
         if variant.system != "prnu":  # noise patterns have no neighbourhoods to show
             figures += _figures(row, namers[0], pictures)
-    for floor, value in closed_set_floors(study, tuple(study.generators.values())).items():
-        top1[floor, TOP1] = value
+    alone = Sample.of(study, pictures, 1)
+    for floor in floors_of(study, tuple(study.generators.values())):
+        top1[floor.row, TOP1] = percent_of(alone.mean(floor.right(pictures)))
+        changes = [change for change in changes_of(settings.changes) if floor.sees(change)]
+        after = {change.name: alone.mean(floor.right(pictures, change)) for change in changes}
+        for column, found in {**summary(after, changes), **after}.items():
+            top1[floor.row, column] = percent_of(found)
     tables = (study.recipe.published("top1").beside(top1), study.recipe.published("recall").beside(recall))
     return Findings(tables=tables, figures=tuple(figures), remarks=tuple(remarks))
 

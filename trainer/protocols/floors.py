@@ -1,35 +1,122 @@
-"""The two floors beside a result (``trainer.floors``): what files alone and hand-made statistics reach."""
+"""The two floors beside a result (``trainer.floors``): what files alone and hand-made statistics reach.
+
+What is done to pixels in memory changes nothing in a file: beside changed images there is no metadata floor.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from bundle.manifest import Crop, Label, Preprocessing, View
-from trainer.floors import Features, Judged, Kind, fit_metadata, fit_statistics
+from bundle.manifest import Crop, Label, Preprocessing, Resize, View
+from trainer.floors import Features, Judge, Judged, Kind, fit_metadata, fit_statistics
 from trainer.metadata import read_metadata, tabulate
 from trainer.metrics import auroc, average_precision
 from trainer.protocols.corpus import REAL, Picture
 from trainer.protocols.section import Measured
 from trainer.protocols.study import Classes, Study, load_views, percent
 from trainer.traces import measure
+from trainer.transforms import CLEAN, Transform
 
 KINDS: tuple[Kind, ...] = ("metadata", "statistics")
 SIDE = 128
 """Of the central crop that statistics are taken of, in pixels, where the scale says nothing of ``size``."""
+AS_STORED = Resize()
 
 
-def closed_set_floors(study: Study, generators: Sequence[str]) -> dict[str, Measured]:
-    """Top-1 of each floor, trained and tested on these generators and photographs."""
-    test = study.corpus.classes(generators, "test", study.scale.test)
-    pictures = [picture for some in test.values() for picture in some]
-    train = study.corpus.classes(generators, "train", study.scale.train)
-    truth = np.array([list(train).index(picture.label) for picture in pictures])
-    return {
-        f"floor: {kind}": percent(float(np.mean(_judged(study, kind, train, pictures).predicted == truth)))
-        for kind in KINDS
-    }
+@dataclass(frozen=True, eq=False)
+class Floor:
+    """One of the two, trained on some classes."""
+
+    study: Study
+    kind: Kind
+    train: Classes
+
+    @property
+    def row(self) -> str:
+        """What tables call it."""
+        return f"floor: {self.kind}"
+
+    def sees(self, change: Transform, resize: Resize = AS_STORED) -> bool:
+        """Whether it has anything to say of images that went through this."""
+        return self.kind == "statistics" or (change is CLEAN and resize == AS_STORED)
+
+    def judge(self, pictures: Sequence[Picture], change: Transform = CLEAN, resize: Resize = AS_STORED) -> Judged:
+        """What it says of N images that it sees, worked out now or before; numbers are those of ``train``'s classes."""
+        inputs = {
+            "what": f"{self.kind} of {len(pictures)} images, {change.name}",
+            "kind": self.kind,
+            "train": [[name, self.study.corpus.digest(some)] for name, some in self.train.items()],
+            "pictures": self.study.corpus.digest(pictures),
+            "change": change.name,
+            "preprocessing": self._cut(resize).digest,
+        }
+
+        def make(out: Path) -> None:
+            judged = self._fitted.judge(self._features(pictures, change, resize))
+            np.savez(out, predicted=judged.predicted, logits=judged.logits, confidence=judged.confidence)
+
+        with np.load(self.study.steps.file("floor", inputs, "npz", make)) as arrays:
+            return Judged(arrays["predicted"], arrays["logits"], arrays["confidence"])
+
+    def right(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> npt.NDArray[np.bool_]:
+        """Which images are named as they should be, as of one backbone and draw: ``bool[1, 1, N]``."""
+        names = list(self.train)
+        named = [names[number] for number in self.judge(pictures, change).predicted]
+        return np.array([[[a == p.label for a, p in zip(named, pictures, strict=True)]]])
+
+    @cached_property
+    def _fitted(self) -> Judge:
+        kinds = {name: "real" if name == REAL else "generator" for name in self.train}
+        labels = [Label.model_validate({"id": i, "name": name, "kind": kinds[name]}) for i, name in enumerate(kinds)]
+        numbers = np.repeat(np.arange(len(self.train)), [len(some) for some in self.train.values()])
+        fit = {"metadata": fit_metadata, "statistics": fit_statistics}[self.kind]
+        return fit(self._features([picture for some in self.train.values() for picture in some]), numbers, labels)
+
+    def _features(self, pictures: Sequence[Picture], change: Transform = CLEAN, resize: Resize = AS_STORED) -> Features:
+        """A step for each label, so that floors with other labels share them."""
+        assert self.sees(change, resize)
+        runs = (tuple(run) for _, run in groupby(pictures, key=lambda picture: picture.label))
+        of_label = self._metadata if self.kind == "metadata" else self._statistics
+        return np.concatenate([of_label(run, change, self._cut(resize)) for run in runs])
+
+    def _metadata(self, pictures: Sequence[Picture], _change: Transform, _cut: Preprocessing) -> Features:
+        inputs = {"what": _what(pictures, CLEAN), "pictures": self.study.corpus.digest(pictures)}
+
+        def make(out: Path) -> None:
+            np.save(out, tabulate([read_metadata(picture.extent.read()) for picture in pictures]).values)
+
+        found: Features = np.load(self.study.steps.file("metadata", inputs, "npy", make))
+        return found
+
+    def _statistics(self, pictures: Sequence[Picture], change: Transform, cut: Preprocessing) -> Features:
+        inputs = {
+            "what": _what(pictures, change),
+            "pictures": self.study.corpus.digest(pictures),
+            "change": change.name,
+            "preprocessing": cut.digest,
+        }
+
+        def make(out: Path) -> None:
+            np.save(out, np.concatenate([measure(views) for views in load_views(pictures, cut, change)]))
+
+        found: Features = np.load(self.study.steps.file("statistics", inputs, "npy", make))
+        return found
+
+    def _cut(self, resize: Resize) -> Preprocessing:
+        side = self.study.scale.common.get("size", SIDE)
+        return Preprocessing(views=(View(resize=resize, crop=Crop(mode="centre", size=side)),))
+
+
+def floors_of(study: Study, generators: Sequence[str], few: Classes | None = None) -> list[Floor]:
+    """Both, trained on the training images of these generators and photographs, and on the few of other labels."""
+    train = {**study.corpus.classes(generators, "train", study.scale.train), **(few or {})}
+    return [Floor(study, kind, train) for kind in KINDS]
 
 
 def binary_floors(
@@ -39,36 +126,14 @@ def binary_floors(
     figure: Literal["AUROC", "AP"] = "AUROC",
 ) -> dict[str, Measured]:
     """Of *generated* against real, trained on ``generators`` and tested on ``tested`` (the same ones if not given)."""
-    train = study.corpus.classes(generators, "train", study.scale.train)
     test = study.corpus.classes(tested or generators, "test", study.scale.test)
     pictures = [picture for some in test.values() for picture in some]
     generated = np.array([picture.generated for picture in pictures])
     statistic = {"AUROC": auroc, "AP": average_precision}[figure]
     return {
-        f"floor: {kind}": percent(statistic(_judged(study, kind, train, pictures).logits, generated)) for kind in KINDS
+        floor.row: percent(statistic(floor.judge(pictures).logits, generated)) for floor in floors_of(study, generators)
     }
 
 
-def _judged(study: Study, kind: Kind, train: Classes, pictures: Sequence[Picture]) -> Judged:
-    labels = [Label(id=i, name=name, kind="real" if name == REAL else "generator") for i, name in enumerate(train)]
-    numbers = np.repeat(np.arange(len(train)), [len(some) for some in train.values()])
-    known = [picture for some in train.values() for picture in some]
-    if kind == "metadata":  # columns depend on what there is, so both are tabulated together
-        table = tabulate([read_metadata(picture.extent.read()) for picture in (*known, *pictures)]).values
-        return fit_metadata(table[: len(known)], numbers, labels).judge(table[len(known) :])
-    return fit_statistics(_statistics(study, known), numbers, labels).judge(_statistics(study, pictures))
-
-
-def _statistics(study: Study, pictures: Sequence[Picture]) -> Features:
-    cut = Preprocessing(views=(View(crop=Crop(mode="centre", size=study.scale.common.get("size", SIDE))),))
-    inputs = {
-        "what": f"of {len(pictures)} images",
-        "pictures": study.corpus.digest(pictures),
-        "preprocessing": cut.digest,
-    }
-
-    def make(out: Path) -> None:
-        np.save(out, np.concatenate([measure(views) for views in load_views(pictures, cut)]))
-
-    found: Features = np.load(study.steps.file("statistics", inputs, "npy", make))
-    return found
+def _what(pictures: Sequence[Picture], change: Transform) -> str:
+    return f"of {len(pictures)} images of {pictures[0].label}, {change.name}"

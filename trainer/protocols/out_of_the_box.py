@@ -1,15 +1,20 @@
 """A detector on what it was not made for: a newer generator, images from the web, with and without resizing (S3).
 
 *Resized* is what the publication does to 1,024-pixel photographs: the shorter side to 256, then the centre. Where the
-corpus is already as small as the input, a transform that shrinks and enlarges stands for it.
+corpus is already as small as the input, a transform that shrinks and enlarges stands for it. The floor of metadata
+stands beside images as stored alone: those that are coded or resized in memory are in no file.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from bundle.manifest import Preprocessing, Resize, View
+from bundle.manifest import Preprocessing, Resize
 from trainer.protocols.changes import changes_of
+from trainer.protocols.corpus import Picture
+from trainer.protocols.floors import AS_STORED, Floor, floors_of
 from trainer.protocols.generalisation import OneNetwork, tested, trained_on
-from trainer.protocols.measures import Sample, percent_of
+from trainer.protocols.measures import Sample, Scores, percent_of
 from trainer.protocols.section import Measured
 from trainer.protocols.study import Findings, Study, Trained
 from trainer.transforms import Transform
@@ -27,37 +32,47 @@ class Settings(OneNetwork):
 
 
 def run(study: Study) -> Findings:
-    """Table ``figures``: accuracy at a probability of 1/2, and AP; a row for each set, as stored and resized."""
+    """Table ``figures``: accuracy at a probability of 1/2, and AP; rows for each set, as stored and resized."""
     settings: Settings = study.settings(Settings)
     nets, _ = trained_on(study, settings.variant, settings.train_on)
+    floors = floors_of(study, (study.generators[settings.train_on],))
     (plain,) = changes_of([settings.before])
     found: dict[tuple[str, str], Measured] = {}
     for name in study.generators:
-        _add(found, study, nets, name, f"{name}, as stored", plain, None)
+        found |= _rows(study, nets, floors, name, f"{name}, as stored", plain)
         if settings.shorter is not None:
-            view = nets[0].config.preprocessing.views[0]
-            cut = Preprocessing(views=(_resized(view, settings.shorter),))
-            _add(found, study, nets, name, f"{name}, resized", plain, cut)
+            resize = Resize(mode="shorter", size=settings.shorter)
+            found |= _rows(study, nets, floors, name, f"{name}, resized", plain, resize)
         elif settings.shrunk is not None:
-            _add(found, study, nets, name, f"{name}, resized", changes_of([settings.shrunk])[0], None)
+            found |= _rows(study, nets, floors, name, f"{name}, resized", changes_of([settings.shrunk])[0])
     return Findings(tables=(study.recipe.published("figures").beside(found),))
 
 
-def _resized(view: View, shorter: int) -> View:
-    return view.model_copy(update={"resize": Resize(mode="shorter", size=shorter)})
-
-
-def _add(
-    found: dict[tuple[str, str], Measured],
+def _rows(
     study: Study,
-    nets: list[Trained],
+    nets: Sequence[Trained],
+    floors: Sequence[Floor],
     name: str,
     row: str,
     change: Transform,
-    cut: Preprocessing | None,
-) -> None:
+    resize: Resize = AS_STORED,
+) -> dict[tuple[str, str], Measured]:
+    """The networks', and one for each floor that sees such images."""
+    view = nets[0].config.preprocessing.views[0]
+    cut = None if resize == AS_STORED else Preprocessing(views=(view.model_copy(update={"resize": resize}),))
     pictures = tested(study, name)
-    sample = Sample.of(study, pictures, len(nets))
-    logits = np.stack([study.outputs(net, pictures, change, cut).logits for net in nets])[:, None]
-    found[row, "accuracy"] = percent_of(sample.mean((logits > 0) == sample.generated))
-    found[row, "AP"] = percent_of(sample.average_precision(logits))
+    found = _figures(study, pictures, row, np.stack([study.outputs(net, pictures, change, cut).logits for net in nets]))
+    for floor in floors:
+        if floor.sees(change, resize):
+            logits = floor.judge(pictures, change, resize).logits
+            found |= _figures(study, pictures, f"{row}, {floor.row}", logits[None])
+    return found
+
+
+def _figures(study: Study, pictures: Sequence[Picture], row: str, logits: Scores) -> dict[tuple[str, str], Measured]:
+    """Of ``float[S, N]``."""
+    sample = Sample.of(study, pictures, len(logits))
+    return {
+        (row, "accuracy"): percent_of(sample.mean((logits[:, None] > 0) == sample.generated)),
+        (row, "AP"): percent_of(sample.average_precision(logits[:, None])),
+    }

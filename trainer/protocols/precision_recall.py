@@ -3,6 +3,7 @@
 import numpy as np
 
 from trainer.plots import precision_recall
+from trainer.protocols.floors import binary_floors
 from trainer.protocols.generalisation import OneNetwork, average_precisions, tested, trained_on
 from trainer.protocols.measures import percent_of
 from trainer.protocols.section import Figure
@@ -19,5 +20,8 @@ def run(study: Study) -> Findings:
         generated = np.array([picture.generated for picture in pictures])
         scores[name] = study.outputs(nets[0], pictures).logits, generated
     found = {("AP", name): percent_of(estimate) for name, estimate in average_precisions(study, nets).items()}
+    trained = (study.generators[settings.train_on],)
+    for name, generator in study.generators.items():
+        found |= {(row, name): value for row, value in binary_floors(study, trained, (generator,), "AP").items()}
     figure = Figure(title="Precision and recall (S3, Fig. 8)", image=precision_recall(scores))
     return Findings(tables=(study.recipe.published("ap").beside(found),), figures=(figure,))

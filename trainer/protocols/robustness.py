@@ -1,4 +1,7 @@
-"""AP after blur and after JPEG at test time, for each training augmentation (S3, Fig. 5)."""
+"""AP after blur and after JPEG at test time, for each training augmentation (S3, Fig. 5).
+
+The floor of metadata stands beside images as stored alone: blurred or coded in memory, they are in no file.
+"""
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -6,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from trainer.metrics import average_precision
 from trainer.plots import panels
 from trainer.protocols.changes import blurred, coded
+from trainer.protocols.floors import Floor, floors_of
 from trainer.protocols.generalisation import Trial, tested, trained_on
 from trainer.protocols.section import Figure, Measured
 from trainer.protocols.study import Findings, Study, Trained
@@ -34,13 +38,17 @@ def run(study: Study) -> Findings:
     }
     axes = {"blur": "blur, sigma", "jpeg": "JPEG quality"}
     nets = {row: trained_on(study, trial, settings.train_on)[0][0] for row, trial in settings.variants.items()}
+    floors = floors_of(study, (study.generators[settings.train_on],))
+    judges: dict[str, Trained | Floor] = {**nets, **{floor.row: floor for floor in floors}}
     tables, figures = [], []
     for kind, sweep in sweeps.items():
         means: dict[tuple[str, str], Measured] = {}
         groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in study.generators}
-        for row, net in nets.items():
+        for row, judge in judges.items():
             for amount, change in sweep:
-                found = {name: 100 * _ap(study, net, name, change) for name in study.generators}
+                if isinstance(judge, Floor) and not judge.sees(change):
+                    continue
+                found = {name: 100 * _ap(study, judge, name, change) for name in study.generators}
                 means[row, f"{amount:g}"] = Measured(value=float(np.mean(list(found.values()))))
                 for name, value in found.items():
                     groups[name].setdefault(row, []).append((amount, value))
@@ -50,7 +58,8 @@ def run(study: Study) -> Findings:
     return Findings(tables=tuple(tables), figures=tuple(figures))
 
 
-def _ap(study: Study, net: Trained, name: str, change: Transform) -> float:
+def _ap(study: Study, judge: Trained | Floor, name: str, change: Transform) -> float:
     pictures = tested(study, name)
     generated = np.array([picture.generated for picture in pictures])
-    return average_precision(study.outputs(net, pictures, change).logits, generated)
+    judged = judge.judge(pictures, change) if isinstance(judge, Floor) else study.outputs(judge, pictures, change)
+    return average_precision(judged.logits, generated)

@@ -10,6 +10,7 @@ from trainer import bootstrap
 from trainer.evaluate import embed
 from trainer.metrics import oracle
 from trainer.protocols.corpus import Picture, draw_one
+from trainer.protocols.floors import floors_of
 from trainer.protocols.generalisation import OneNetwork, tested, trained_on
 from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.section import Measured
@@ -25,10 +26,11 @@ class Settings(OneNetwork):
 
 
 def run(study: Study) -> Findings:
-    """Table ``accuracy``, a row each: uncalibrated, oracle, two-shot."""
+    """Table ``accuracy``, a row each: uncalibrated, oracle, two-shot; the floors, uncalibrated."""
     settings: Settings = study.settings(Settings)
     net = trained_on(study, settings.variant, settings.train_on)[0][0]
     draws = len(study.draws_of(settings.variant))
+    floors = floors_of(study, (study.generators[settings.train_on],))
     found: dict[tuple[str, str], Measured] = {}
     for name in study.generators:
         pictures = tested(study, name)
@@ -41,6 +43,8 @@ def run(study: Study) -> Findings:
         for row, right in (("uncalibrated", plain), ("two-shot", shifted)):
             found[row, name] = percent_of(bootstrap.mean(right[None], sample.photograph, sample.resamples))
         found["oracle", name] = percent(oracle(logits, generated).accuracy)
+        for floor in floors:
+            found[floor.row, name] = percent(float(np.mean((floor.judge(pictures).logits > 0) == generated)))
     remark = f"Means of {draws} draws of the pair; the oracle's threshold is chosen on the test images."
     return Findings(tables=(study.recipe.published("accuracy").beside(found),), remarks=(remark,))
 

@@ -13,6 +13,7 @@ from trainer.abstention import UNSURE, ConformalKinds, RiskCoverage
 from trainer.plots import curves
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture, SplitName
+from trainer.protocols.floors import Floor, floors_of
 from trainer.protocols.measures import Flags, Sample, Scores, percent_of
 from trainer.protocols.recipe import Variant
 from trainer.protocols.section import Figure, Measured
@@ -42,21 +43,37 @@ def run(study: Study) -> Findings:
     settings: Settings = study.settings(Settings)
     found: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    copies = (CLEAN, *changes_of(settings.calibrate))
     for name, variant in settings.variants.items():
         judges = [_judge(study, net) for net in _trained(study, variant)]
-        kinds = _calibrated(study, judges, copies)
-        for track, risk in settings.risks.items():
-            changes = (CLEAN,) if track == "clean" else changes_of([track])
-            row = f"{name}, {track}"
-            measured, curve = _tested(study, judges, kinds, changes, settings.alpha, risk)
+        for row, (measured, curve) in _rows(study, settings, name, judges).items():
             found |= {(row, column): figure for column, figure in measured.items()}
             lines[row] = [(100 * c, 100 * r) for c, r in zip(curve.coverage, curve.risk, strict=True)]
+    for floor in floors_of(study, tuple(study.generators.values())):
+        for row, (measured, _) in _rows(study, settings, floor.row, [_floor_judge(floor)], floor.sees).items():
+            found |= {(row, column): figure for column, figure in measured.items()}
     image = curves(lines, x="coverage, %", y="error among decided, %")
     return Findings(
         tables=(study.recipe.published("unsure").beside(found),),
         figures=(Figure(title="Risk and coverage", image=image, caption="First backbone."),),
     )
+
+
+def _rows(
+    study: Study,
+    settings: Settings,
+    name: str,
+    judges: Sequence[Judge],
+    sees: Callable[[Transform], bool] = lambda _: True,
+) -> dict[str, tuple[dict[str, Measured], RiskCoverage]]:
+    """One for each track whose images the judges see."""
+    copies = [change for change in (CLEAN, *changes_of(settings.calibrate)) if sees(change)]
+    kinds = _calibrated(study, judges, copies)
+    tracks = {track: (CLEAN,) if track == "clean" else changes_of([track]) for track in settings.risks}
+    return {
+        f"{name}, {track}": _tested(study, judges, kinds, changes, settings.alpha, settings.risks[track])
+        for track, changes in tracks.items()
+        if all(sees(change) for change in changes)
+    }
 
 
 def _trained(study: Study, variant: Variant) -> list[Trained]:
@@ -68,6 +85,10 @@ def _trained(study: Study, variant: Variant) -> list[Trained]:
 
 def _judge(study: Study, net: Trained) -> Judge:
     return lambda pictures, change: study.outputs(net, pictures, change).logits
+
+
+def _floor_judge(floor: Floor) -> Judge:
+    return lambda pictures, change: floor.judge(pictures, change).logits
 
 
 def _calibrated(study: Study, judges: Sequence[Judge], copies: Sequence[Transform]) -> list[ConformalKinds]:

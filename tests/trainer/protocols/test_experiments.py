@@ -12,7 +12,7 @@ import pytest
 from trainer import loop
 from trainer.config import TrainConfig
 from trainer.errors import NotInCorpus
-from trainer.protocols import by_category, generalisation
+from trainer.protocols import by_category, generalisation, out_of_the_box
 from trainer.protocols.corpus import Corpus
 from trainer.protocols.generalisation import Trial
 from trainer.protocols.section import Figure
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
             "changes": ["jpeg75", "noise5"],
         },
         {
-            "top1": {"PRNU/top-1", "S1/top-1", "LDA/P worst", "floor: statistics/top-1"},
+            "top1": {"PRNU/top-1", "S1/top-1", "LDA/P worst", "floor: metadata/top-1", "floor: statistics/P worst"},
             "recall": {"S1/real", "S1/deconv"},
         },
     ),
@@ -94,7 +94,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     ),
     "unsure": (
         {"variants": {"S1": S1}, "alpha": 0.2, "calibrate": ["handled"], "risks": {"clean": 0.1, "jpeg75": 0.2}},
-        {"unsure": {"S1, clean/decided", "S1, jpeg75/coverage at the risk"}},
+        {
+            "unsure": {
+                "S1, clean/decided",
+                "S1, jpeg75/coverage at the risk",
+                "floor: metadata, clean/coverage at the risk",
+                "floor: statistics, jpeg75/decided",
+            }
+        },
     ),
     "preprocessed_training": (
         {"variants": {"M": S2, "M_GN": NOISY}, "train_on": ["PGGAN"]},
@@ -116,25 +123,46 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     ),
     "robustness": (
         {"variants": {"none": S3}, "train_on": "PGGAN", "sigmas": [0, 2], "qualities": [90, 30]},
-        {"blur": {"none/0", "none/2"}, "jpeg": {"none/30"}},
+        {
+            "blur": {"none/0", "none/2", "floor: metadata/0", "floor: statistics/2"},
+            "jpeg": {"none/30", "floor: statistics/30"},
+        },
     ),
     "two_shot": (
         {"variant": S3, "train_on": "PGGAN", "crops": 4},
-        {"accuracy": {"uncalibrated/DCGAN", "oracle/DCGAN", "two-shot/DCGAN"}},
+        {
+            "accuracy": {
+                "uncalibrated/DCGAN",
+                "oracle/DCGAN",
+                "two-shot/DCGAN",
+                "floor: metadata/DCGAN",
+                "floor: statistics/PGGAN",
+            }
+        },
     ),
     "by_category": (
         {"variant": S3, "train_on": "PGGAN", "test_on": "DCGAN"},
-        {"accuracy": {"accuracy/all"}},
+        {"accuracy": {"accuracy/all", "floor: metadata/all", "floor: statistics/all"}},
     ),
     "ranking": (
         {"variant": S3, "train_on": "PGGAN"},
         {"logits": {"PGGAN, real/0th percentile", "DCGAN, generated/100th percentile"}},
     ),
     "spectra": ({"side": 32}, {"peaks": {"PGGAN/real", "PGGAN/generated"}}),
-    "precision_recall": ({"variant": S3, "train_on": "PGGAN"}, {"ap": {"AP/PGGAN", "AP/DCGAN"}}),
+    "precision_recall": (
+        {"variant": S3, "train_on": "PGGAN"},
+        {"ap": {"AP/PGGAN", "AP/DCGAN", "floor: metadata/DCGAN", "floor: statistics/DCGAN"}},
+    ),
     "out_of_the_box": (
-        {"variant": S3, "train_on": "PGGAN", "before": "jpeg75", "shrunk": "resize:0.75"},
-        {"figures": {"DCGAN, as stored/AP", "DCGAN, resized/accuracy"}},
+        {"variant": S3, "train_on": "PGGAN", "shorter": 40},
+        {
+            "figures": {
+                "DCGAN, as stored/AP",
+                "DCGAN, resized/accuracy",
+                "DCGAN, as stored, floor: metadata/AP",
+                "DCGAN, resized, floor: statistics/accuracy",
+            }
+        },
     ),
 }
 
@@ -185,7 +213,7 @@ def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, cor
     pictures = [replace(p, category=shown[p.scene % 6]) if p.split == "test" else p for p in corpus.pictures]
     study.corpus = replace(corpus, pictures=tuple(pictures))
     (table,) = by_category.run(study).tables
-    found = {cell.column: cell.measured.value for cell in table.cells if cell.measured is not None}
+    found = {cell.column: cell.measured.value for cell in table.cells if cell.measured and cell.row == "accuracy"}
     nets, _ = generalisation.trained_on(study, Trial.model_validate(S3), "PGGAN")
     seen = generalisation.tested(study, "DCGAN")
     right = (study.outputs(nets[0], seen).logits > 0) == [picture.generated for picture in seen]
@@ -198,6 +226,19 @@ def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, cor
     del study.generators["DCGAN"]
     with pytest.raises(NotInCorpus, match=r"test_on: nothing in .* stands for DCGAN; say --map DCGAN=FOLDER"):
         by_category.run(study)
+
+
+def test_no_metadata_stand_beside_images_that_are_in_no_file(make_study: Any, steps: Steps) -> None:
+    recipe = {
+        "protocol": "out_of_the_box",
+        "names": NAMES,
+        "maps": MAPS,
+        "table": [{"name": "figures", "title": "figures", "columns": []}],
+        "settings": {"variant": S3, "train_on": "PGGAN", "before": "jpeg75", "shrunk": "resize:0.75"},
+    }
+    (table,) = out_of_the_box.run(make_study(recipe, steps)).tables
+    rows = {f"{name}, {how}" for name in ("PGGAN", "DCGAN") for how in ("as stored", "resized")}
+    assert set(table.rows) == rows | {f"{row}, floor: statistics" for row in rows}
 
 
 def _generalisation(variants: dict[str, Any]) -> dict[str, Any]:
