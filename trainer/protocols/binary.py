@@ -14,7 +14,7 @@ from trainer.plots import precision_recall, reliability_diagram
 from trainer.protocols.changes import changes_of
 from trainer.protocols.closed_set import summary
 from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import binary_floors
+from trainer.protocols.floors import floors_of
 from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.recipe import Variant
 from trainer.protocols.section import Figure, Measured
@@ -61,9 +61,14 @@ def run(study: Study) -> Findings:
         for column, found in {**summary(changed, changes_of(settings.changes)), **changed}.items():
             after[row, column] = percent_of(found)
     for column, generator in columns.items():
-        names = _names(study, generator)
-        for floor, value in binary_floors(study, names).items():
-            auroc[floor, column] = value
+        pictures = _test(study, generator)
+        alone = Sample.of(study, pictures, 1)
+        for floor in floors_of(study, _names(study, generator)):
+            logits = floor.judge(pictures).logits[None, None]
+            auroc[floor.row, column] = percent_of(alone.auroc(logits))
+            if settings.fpr is not None:
+                tpr[floor.row, column] = percent_of(alone.tpr_at_fpr(logits, settings.fpr))
+    after |= _floors_after(study, changes_of(settings.changes))
     tables = [study.recipe.published("auroc").beside(auroc)]
     if settings.fpr is not None:
         tables.append(study.recipe.published("tpr").beside(tpr))
@@ -78,6 +83,18 @@ def run(study: Study) -> Findings:
         ),
     )
     return Findings(tables=tuple(tables), figures=figures)
+
+
+def _floors_after(study: Study, changes: Sequence[Transform]) -> dict[tuple[str, str], Measured]:
+    """The figures of table ``changes``."""
+    pictures = _test(study, None)
+    sample = Sample.of(study, pictures, 1)
+    found: dict[tuple[str, str], Measured] = {}
+    for floor in floors_of(study, _names(study, None)):
+        seen = [change for change in changes if floor.sees(change)]
+        changed = {c.name: sample.auroc(floor.judge(pictures, c).logits[None, None]) for c in seen}
+        found |= {(floor.row, column): percent_of(one) for column, one in {**summary(changed, seen), **changed}.items()}
+    return found
 
 
 def _trained(study: Study, variant: Variant) -> Mapping[str, list[Trained]]:

@@ -1,11 +1,12 @@
 """A new type of generator from a few images of it (S1, Table IV and Fig. 3): one family left out after another.
 
 Published are two columns for each family: *others*, the accuracy on all types but the new one, and *new*, on the new
-one alone. Beside the means we give the worst family, and how bad the unlucky draws of the few images are.
+one alone. Beside the means we give the worst family, and how bad the unlucky draws of the few images are. Floors learn
+from the training images of the known types and the few of the new one, drawn once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from trainer.bootstrap import Estimate
 from trainer.plots import curves
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture, draw
+from trainer.protocols.floors import Floor, floors_of
 from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.naming import Flags, Namer, make_namer
 from trainer.protocols.recipe import Variant
@@ -26,6 +28,9 @@ Backbone = tuple[Trained, Classes]
 """A network and the images that it was trained on."""
 BEFORE = 0
 """Images of the new type before it is learnt: a template of one image, and no training."""
+
+FEWEST = 2
+"""Images from which a discriminant learns anything of a new type."""
 
 
 class Settings(BaseModel):
@@ -44,20 +49,34 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Accuracies of one variant, family and number of images: shares, so that photographs can be resampled."""
+    """Accuracies of one row and family: shares, so that photographs can be resampled."""
 
     new: Estimate
     others: Estimate
-    unlucky: Estimate
+    unlucky: Estimate | None = None
     """The 10th percentile of the draws on the new type."""
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What tables show."""
+
+    new: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    others: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    summary: dict[tuple[str, str], Measured] = field(default_factory=dict)
+
+    def add(self, row: str, found: Mapping[str, Found], change: Transform = CLEAN) -> None:
+        """A row's families, on images after ``change``; only the summary has others than clean ones."""
+        if change is CLEAN:
+            self.new.update({(row, paper): percent_of(one.new) for paper, one in found.items()})
+            self.others.update({(row, paper): percent_of(one.others) for paper, one in found.items()})
+        self.summary.update({(row, column): percent_of(one) for column, one in _summary(found, change).items()})
 
 
 def run(study: Study) -> Findings:
     """Tables ``new`` and ``others``, a row for each variant and number of images; ``summary`` where asked for."""
     settings: Settings = study.settings(Settings)
-    new: dict[tuple[str, str], Measured] = {}
-    others: dict[tuple[str, str], Measured] = {}
-    summary: dict[tuple[str, str], Measured] = {}
+    figures = Figures()
     lines: dict[str, list[tuple[float, float]]] = {}
     pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
     enough = [shots for shots in settings.shots if shots <= pool]
@@ -69,15 +88,14 @@ def run(study: Study) -> Findings:
             learnt = {paper: _learn(study, variant, nets[paper], f, shots) for paper, f in study.generators.items()}
             for change in (CLEAN, *changes_of(settings.changes)):
                 found = {paper: _test(study, learnt[paper], f, change) for paper, f in study.generators.items()}
-                if change is CLEAN:
-                    for paper, one in found.items():
-                        new[row, paper], others[row, paper] = percent_of(one.new), percent_of(one.others)
-                        lines.setdefault(f"{name}: {paper}", []).append((shots, new[row, paper].value))
-                for column, estimate in _summary(found, change).items():
-                    summary[row, column] = percent_of(estimate)
-    tables = [study.recipe.published("new").beside(new), study.recipe.published("others").beside(others)]
-    if settings.summary:
-        tables.append(study.recipe.published("summary").beside(summary))
+                figures.add(row, found, change)
+            for paper in study.generators:
+                lines.setdefault(f"{name}: {paper}", []).append((shots, figures.new[row, paper].value))
+    for shots in enough:
+        for row, found in _floors(study, shots).items():
+            figures.add(row, found)
+    shown = {"new": figures.new, "others": figures.others, **({"summary": figures.summary} if settings.summary else {})}
+    tables = [study.recipe.published(name).beside(table) for name, table in shown.items()]
     image = curves(lines, x="images of the new type", y="accuracy on the new type, %", limits=(0, 102))
     figure = Figure(title="Accuracy by images of the new type (S1, Fig. 3)", image=image)
     return Findings(tables=tuple(tables), figures=(figure,), remarks=tuple(remarks))
@@ -106,6 +124,14 @@ def namer_with(
     return make_namer(study, variant, trained, known, fresh, seed)
 
 
+def floors_with(study: Study, known: Sequence[str], families: Mapping[str, int]) -> list[Floor]:
+    """After they have learnt families from so many images of each; none from a single image or less."""
+    if any(shots < FEWEST for shots in families.values()):
+        return []
+    few = {family: draw(few_shot_pool(study, family), shots, draw_seed(0, 0)) for family, shots in families.items()}
+    return floors_of(study, known, few)
+
+
 def few_shot_pool(study: Study, family: str) -> tuple[Picture, ...]:
     """Where the few images come from: training images, or calibration images of those that are never trained on."""
     return study.corpus.fakes(family, "train") or study.corpus.fakes(family, "calib")
@@ -130,9 +156,7 @@ def _learn(study: Study, variant: Variant, backbones: Sequence[Backbone], family
 
 
 def _test(study: Study, namers: Sequence[Sequence[Namer]], family: str, change: Transform) -> Found:
-    classes = study.corpus.classes(study.generators.values(), "test", study.scale.test)
-    ours = classes[family]
-    rest = [picture for name, pictures in classes.items() if name != family for picture in pictures]
+    ours, rest = _test_images(study, family)
 
     def right(pictures: Sequence[Picture]) -> Flags:
         return np.array([[namer.right(pictures, change) for namer in row] for row in namers])
@@ -146,11 +170,32 @@ def _test(study: Study, namers: Sequence[Sequence[Namer]], family: str, change: 
     )
 
 
+def _floors(study: Study, shots: int) -> dict[str, dict[str, Found]]:
+    """Row -> family -> accuracies."""
+    rows: dict[str, dict[str, Found]] = {}
+    for paper, family in study.generators.items():
+        ours, rest = _test_images(study, family)
+        known = [generator for generator in study.generators.values() if generator != family]
+        for floor in floors_with(study, known, {family: shots}):
+            new, others = (Sample.of(study, some, 1).mean(floor.right(some)) for some in (ours, rest))
+            rows.setdefault(row_of(floor.row, shots), {})[paper] = Found(new, others)
+    return rows
+
+
+def _test_images(study: Study, family: str) -> tuple[Sequence[Picture], Sequence[Picture]]:
+    """Of the family, and of all other classes."""
+    classes = study.corpus.classes(study.generators.values(), "test", study.scale.test)
+    return classes[family], [p for name, pictures in classes.items() if name != family for p in pictures]
+
+
 def _summary(found: Mapping[str, Found], change: Transform) -> dict[str, Estimate]:
     after = "" if change is CLEAN else f", {change.name}"
-    return {
+    columns = {
         f"worst family{after}": bootstrap.worst([one.new for one in found.values()]),
         f"mean{after}": bootstrap.average([one.new for one in found.values()]),
-        f"unlucky draw, worst family{after}": bootstrap.worst([one.unlucky for one in found.values()]),
         f"others, mean{after}": bootstrap.average([one.others for one in found.values()]),
     }
+    unlucky = [one.unlucky for one in found.values() if one.unlucky is not None]
+    if unlucky:
+        columns[f"unlucky draw, worst family{after}"] = bootstrap.worst(unlucky)
+    return columns

@@ -1,26 +1,32 @@
 """Types added one after another, a few images each (S1, Table V): what the rest and the new one are named as.
 
 As in the paper, training starts from one generator and photographs, and at each step the trained network is fine-tuned
-on the few images of all types added so far.
+on the few images of all types added so far. So are the floors, fitted anew at each step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from trainer import bootstrap
 from trainer.bootstrap import Estimate
+from trainer.floors import Kind
 from trainer.plots import curves
 from trainer.protocols.corpus import Picture
-from trainer.protocols.few_shot import Backbone, draw_seed, few_shot_pool, namer_with
+from trainer.protocols.few_shot import FEWEST, Backbone, draw_seed, few_shot_pool, floors_with, namer_with
+from trainer.protocols.floors import KINDS
 from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.naming import Flags
 from trainer.protocols.recipe import Variant
 from trainer.protocols.section import Figure, Measured
 from trainer.protocols.study import Findings, Study
 
-REST, NEW = "the rest", "the new"
+REST, NEW = "rest", "new"
+Step = dict[str, Estimate]
+"""Accuracy on the rest and on the new; at first there is nothing new."""
+Learner = Callable[[Sequence[str]], list[Step]]
+"""From families, in the order in which they are added."""
 
 
 class Settings(BaseModel):
@@ -40,27 +46,31 @@ class Settings(BaseModel):
 def run(study: Study) -> Findings:
     """Tables ``rest`` and ``new``, a column a step; ``summary`` where asked for."""
     settings: Settings = study.settings(Settings)
-    tables: dict[str, dict[tuple[str, str], Measured]] = {"rest": {}, "new": {}, "summary": {}}
+    learners: dict[str, Learner] = {
+        name: partial(_steps, study, variant, settings.shots) for name, variant in settings.variants.items()
+    }
+    pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
+    if min(pool, settings.shots) >= FEWEST:
+        learners |= {f"floor: {kind}": partial(_floor_steps, study, kind, settings.shots) for kind in KINDS}
+    tables: dict[str, dict[tuple[str, str], Measured]] = {REST: {}, NEW: {}, "summary": {}}
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name, variant in settings.variants.items():
+    for name, learn in learners.items():
         every: dict[str, list[Estimate]] = {REST: [], NEW: []}
         for number, order in enumerate(orders_of(list(study.generators), settings.orders)):
             row = name if number == 0 else f"{name}, order {number + 1}"
-            for step, (rest, new) in enumerate(_steps(study, variant, order, settings.shots)):
+            for step, found in enumerate(learn([study.generators[paper] for paper in order])):
                 column = f"add {order[step]}" if step else f"{order[0]} + real"
-                tables["rest"][row, column] = percent_of(rest)
-                lines.setdefault(f"{row}: {REST}", []).append((step, tables["rest"][row, column].value))
-                if new is not None:
-                    tables["new"][row, column] = percent_of(new)
-                    lines.setdefault(f"{row}: {NEW}", []).append((step, tables["new"][row, column].value))
-                    every[REST].append(rest)
-                    every[NEW].append(new)
-        for part, found in every.items():
-            tables["summary"][name, f"{part}, mean"] = percent_of(bootstrap.average(found))
-        tables["summary"][name, f"{NEW}, worst"] = percent_of(bootstrap.worst(every[NEW]))
-    pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
+                for part, estimate in found.items():
+                    tables[part][row, column] = percent_of(estimate)
+                    if name in settings.variants:
+                        lines.setdefault(f"{row}: the {part}", []).append((step, tables[part][row, column].value))
+                    if step:
+                        every[part].append(estimate)
+        for part, estimates in every.items():
+            tables["summary"][name, f"the {part}, mean"] = percent_of(bootstrap.average(estimates))
+        tables["summary"][name, f"the {NEW}, worst"] = percent_of(bootstrap.worst(every[NEW]))
     remarks = (f"Types are added by {pool} images: there are no more.",) if pool < settings.shots else ()
-    shown = ["rest", "new", *(["summary"] if settings.summary else [])]
+    shown = [REST, NEW, *(["summary"] if settings.summary else [])]
     figure = Figure(title="Accuracy by types added", image=curves(lines, x="types added", y="accuracy, %"))
     tables_shown = tuple(study.recipe.published(name).beside(tables[name]) for name in shown)
     return Findings(tables=tables_shown, figures=(figure,), remarks=remarks)
@@ -76,9 +86,7 @@ def orders_of(names: Sequence[str], count: int) -> list[list[str]]:
     return found
 
 
-def _steps(study: Study, variant: Variant, order: Sequence[str], shots: int) -> list[tuple[Estimate, Estimate | None]]:
-    """(the rest, the new) after each step; at first there is nothing new."""
-    families = [study.generators[name] for name in order]
+def _steps(study: Study, variant: Variant, shots: int, families: Sequence[str]) -> list[Step]:
     train = study.corpus.classes(families[:1], "train", study.least(variant))
     val = study.corpus.classes(families[:1], "val", study.scale.val)
     backbones = [(study.train(study.config(variant, seed), train, val), train) for seed in study.seeds_of(variant)]
@@ -91,21 +99,32 @@ def _step(
     backbones: Sequence[Backbone],
     families: Sequence[str],
     shots: int,
-) -> tuple[Estimate, Estimate | None]:
+) -> Step:
     added = dict.fromkeys(families[1:], shots)
+    namers = [
+        [namer_with(study, variant, one, added, draw_seed(seed, number)) for number in study.draws_of(variant)]
+        for seed, one in enumerate(backbones)
+    ]
+    found = {}
+    for part, pictures in _test_images(study, families).items():
+        right = np.array([[namer.right(pictures) for namer in row] for row in namers])
+        found[part] = Sample.of(study, pictures, *right.shape[:2]).mean(right)
+    return found
+
+
+def _floor_steps(study: Study, kind: Kind, shots: int, families: Sequence[str]) -> list[Step]:
+    steps = []
+    for step in range(len(families)):
+        added = dict.fromkeys(families[1 : step + 1], shots)
+        (floor,) = (floor for floor in floors_with(study, families[:1], added) if floor.kind == kind)
+        parts = _test_images(study, families[: step + 1])
+        steps.append({part: Sample.of(study, some, 1).mean(floor.right(some)) for part, some in parts.items()})
+    return steps
+
+
+def _test_images(study: Study, families: Sequence[str]) -> dict[str, Sequence[Picture]]:
+    """Of the last family, where it is not the only one, and of the others and photographs."""
     classes = study.corpus.classes(families, "test", study.scale.test)
-    newest = families[-1] if added else None
-    ours = classes[newest] if newest else ()
+    newest = families[-1] if len(families) > 1 else None
     rest = [picture for name, pictures in classes.items() if name != newest for picture in pictures]
-    draws = study.draws_of(variant)
-    right: dict[str, list[list[Flags]]] = {REST: [], NEW: []}
-    for seed, backbone in enumerate(backbones):
-        namers = [namer_with(study, variant, backbone, added, draw_seed(seed, number)) for number in draws]
-        right[REST].append([namer.right(rest) for namer in namers])
-        if newest:
-            right[NEW].append([namer.right(ours) for namer in namers])
-
-    def mean(part: str, pictures: Sequence[Picture]) -> Estimate:
-        return Sample.of(study, pictures, len(backbones), len(draws)).mean(np.array(right[part]))
-
-    return mean(REST, rest), mean(NEW, ours) if newest else None
+    return {REST: rest} if newest is None else {REST: rest, NEW: classes[newest]}

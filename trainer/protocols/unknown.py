@@ -2,28 +2,35 @@
 
 The papers reject nothing: the nearest template always wins. Here an image is unknown where the conformal p-value of its
 nearest label is not above alpha, calibrated on the calibration images of the known labels alone. Generators that the
-corpus keeps from training (``rec_*``) are judged by the backbones that know all families.
+corpus keeps from training (``rec_*``) are judged by the backbones that know all families. For floors an image is known
+as far as its likeliest label is likely.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer import bootstrap
 from trainer.bootstrap import Estimate
+from trainer.floors import Kind
 from trainer.metrics import proportion
 from trainer.open_set import Calibration, Judged
 from trainer.plots import curves
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture
-from trainer.protocols.measures import Sample, percent_of
+from trainer.protocols.floors import KINDS, floors_of
+from trainer.protocols.measures import Flags, Sample, Scores, percent_of
 from trainer.protocols.naming import Namer, make_namer
 from trainer.protocols.recipe import Variant
 from trainer.protocols.section import Figure, Measured
 from trainer.protocols.study import Findings, Study, percent
 from trainer.transforms import CLEAN, Transform
+
+Opinion = Callable[[Sequence[Picture]], tuple[Scores, Flags]]
+"""How known each of N images looks, ``float[N]``, and whether its nearest label is its own, ``bool[N]``."""
 
 
 class Settings(BaseModel):
@@ -51,6 +58,10 @@ class Backbone:
         """Nearest label, p-value and score of each image."""
         return self.calibration.judge(self.namer.distances(pictures, change))
 
+    def opinion(self, pictures: Sequence[Picture]) -> tuple[Scores, Flags]:
+        """See ``Opinion``."""
+        return self.judged(pictures).score, self.namer.right(pictures)
+
 
 def run(study: Study) -> Findings:
     """Tables ``auroc``, ``oscr`` (a column a family) and ``false_unknown``; means and worst."""
@@ -60,22 +71,28 @@ def run(study: Study) -> Findings:
     false_unknown: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
     kept = [name for name in study.corpus.generators if name not in study.corpus.trainable]
-    for row, variant in settings.variants.items():
+    knowing: dict[str, Callable[[Sequence[str]], list[Opinion]]] = {
+        row: partial(_opinions, study, variant) for row, variant in settings.variants.items()
+    }
+    every = tuple(study.generators.values())
+    knowing |= {f"floor: {kind}": partial(_floor_opinions, study, kind) for kind in KINDS}
+    for row, opinions in knowing.items():
         left_out = {}
         for name, family in study.generators.items():
-            known = [generator for generator in study.generators.values() if generator != family]
-            left_out[name] = _told_apart(study, _backbones(study, variant, known), family)
-        every = _backbones(study, variant, list(study.generators.values()))
-        others = {name: _told_apart(study, every, name) for name in kept}
+            known = [generator for generator in every if generator != family]
+            left_out[name] = _told_apart(study, opinions(known), known, family)
+        others = {name: _told_apart(study, opinions(every), every, name) for name in kept}
         for table, place in ((auroc, 0), (oscr, 1)):
             for name, found in {**left_out, **others}.items():
                 table[row, name] = percent_of(found[place])
             families = [found[place] for found in left_out.values()]
             table[row, "mean"] = percent_of(bootstrap.average(families))
             table[row, "worst"] = percent_of(bootstrap.worst(families))
-        rates = _false_unknowns(study, every, settings)
+    for row, variant in settings.variants.items():
+        backbones = _backbones(study, variant, every)
+        rates = _false_unknowns(study, backbones, settings)
         false_unknown |= {(row, column): rate for column, rate in rates.items()}
-        lines[row] = _promise(study, every)
+        lines[row] = _promise(study, backbones)
     tables = {"auroc": auroc, "oscr": oscr, "false_unknown": false_unknown}
     image = curves({"as promised": [(0, 0), (30, 30)], **lines}, x="alpha, %", y="known images rejected, %")
     return Findings(
@@ -97,19 +114,25 @@ def _backbones(study: Study, variant: Variant, generators: Sequence[str]) -> lis
     return found
 
 
-def _told_apart(study: Study, backbones: Sequence[Backbone], unknown: str) -> tuple[Estimate, Estimate]:
-    """AUROC and OSCR of the backbones' known labels against one generator."""
-    known = _known_test(study, backbones[0])
+def _opinions(study: Study, variant: Variant, generators: Sequence[str]) -> list[Opinion]:
+    return [backbone.opinion for backbone in _backbones(study, variant, generators)]
+
+
+def _floor_opinions(study: Study, kind: Kind, generators: Sequence[str]) -> list[Opinion]:
+    (floor,) = (floor for floor in floors_of(study, generators) if floor.kind == kind)
+    return [lambda pictures: (floor.judge(pictures).confidence, floor.right(pictures)[0, 0])]
+
+
+def _told_apart(
+    study: Study, opinions: Sequence[Opinion], generators: Sequence[str], unknown: str
+) -> tuple[Estimate, Estimate]:
+    """AUROC and OSCR of known labels, photographs and these generators', against one generator."""
+    known = _known_test(study, generators)
     pictures = [*known, *study.corpus.fakes(unknown, "test", study.scale.test)]
     is_known = np.arange(len(pictures)) < len(known)
-    scores, right = [], []
-    for backbone in backbones:
-        judged = backbone.judged(pictures)
-        scores.append(judged.score)
-        names = [backbone.namer.library.labels[number] for number in judged.nearest]
-        right.append([name == p.label for name, p in zip(names, pictures, strict=True)])
-    sample = Sample.of(study, pictures, len(backbones))
-    values, hits = np.stack(scores)[:, None], np.array(right)[:, None]
+    sample = Sample.of(study, pictures, len(opinions))
+    scores, right = zip(*(opinion(pictures) for opinion in opinions), strict=True)
+    values, hits = np.stack(scores)[:, None], np.stack(right)[:, None]
     return (
         bootstrap.auroc(values, is_known, sample.photograph, sample.resamples),
         bootstrap.oscr(values, is_known, hits, sample.photograph, sample.resamples),
@@ -118,7 +141,7 @@ def _told_apart(study: Study, backbones: Sequence[Backbone], unknown: str) -> tu
 
 def _false_unknowns(study: Study, backbones: Sequence[Backbone], settings: Settings) -> dict[str, Measured]:
     """Share of known test images that is rejected, clean with its exact interval; after changes the mean and all."""
-    known = _known_test(study, backbones[0])
+    known = _known_test(study, backbones[0].generators)
     rejected = [backbone.judged(known).p_value <= settings.alpha for backbone in backbones]
     exact = proportion(int(rejected[0].sum()), len(known))
     found = {"clean, first backbone": percent(exact.rate, exact.low, exact.high)}
@@ -134,10 +157,10 @@ def _false_unknowns(study: Study, backbones: Sequence[Backbone], settings: Setti
 
 
 def _promise(study: Study, backbones: Sequence[Backbone]) -> list[tuple[float, float]]:
-    p_values = backbones[0].judged(_known_test(study, backbones[0])).p_value
+    p_values = backbones[0].judged(_known_test(study, backbones[0].generators)).p_value
     return [(100 * alpha, 100 * float(np.mean(p_values <= alpha))) for alpha in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)]
 
 
-def _known_test(study: Study, backbone: Backbone) -> list[Picture]:
-    classes = study.corpus.classes(backbone.generators, "test", study.scale.test)
+def _known_test(study: Study, generators: Sequence[str]) -> list[Picture]:
+    classes = study.corpus.classes(generators, "test", study.scale.test)
     return [picture for pictures in classes.values() for picture in pictures]

@@ -48,8 +48,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         {"variants": {"S2": S2, "all": S1}, "changes": ["jpeg75", "noise5"], "fpr": 0.2},
         {
             "auroc": {"S2/PGGAN", "S2/Mixed", "all/DCGAN", "floor: metadata/Mixed", "floor: statistics/PGGAN"},
-            "tpr": {"S2/Mixed"},
-            "changes": {"S2/P mean", "S2/P worst", "S2/P held out, mean", "S2/jpeg75"},
+            "tpr": {"S2/Mixed", "floor: metadata/Mixed"},
+            "changes": {"S2/P mean", "S2/P worst", "S2/P held out, mean", "S2/jpeg75", "floor: statistics/P mean"},
         },
     ),
     "input_size": ({"variants": {"S2": S2}, "sizes": [32, 64]}, {"auroc": {"S2/32x32"}}),
@@ -65,7 +65,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     ),
     "few_shot": (
         {"variants": {"S1": {**S1, "adapt": "triplet", "replay": 4}}, "shots": [0, 3], "summary": True},
-        {"new": {"S1, before/PGGAN", "S1, 3 images/DCGAN"}, "others": {"S1, 3 images/PGGAN"}, "summary": set()},
+        {
+            "new": {"S1, before/PGGAN", "S1, 3 images/DCGAN", "floor: statistics, 3 images/DCGAN"},
+            "others": {"S1, 3 images/PGGAN", "floor: metadata, 3 images/PGGAN"},
+            "summary": {"S1, 3 images/unlucky draw, worst family", "floor: statistics, 3 images/worst family"},
+        },
     ),
     "incremental": (
         {
@@ -75,9 +79,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
             "summary": True,
         },
         {
-            "rest": {"LDA/PGGAN + real", "LDA/add DCGAN", "LDA, order 2/add PGGAN"},
-            "new": {"LDA/add DCGAN"},
-            "summary": {"LDA/the rest, mean", "LDA/the new, worst"},
+            "rest": {"LDA/PGGAN + real", "LDA/add DCGAN", "LDA, order 2/add PGGAN", "floor: metadata/PGGAN + real"},
+            "new": {"LDA/add DCGAN", "floor: metadata/add DCGAN", "floor: statistics, order 2/add PGGAN"},
+            "summary": {"LDA/the rest, mean", "LDA/the new, worst", "floor: statistics/the new, mean"},
         },
     ),
     "unknown": (
@@ -87,8 +91,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
             "changes": ["jpeg75"],
         },
         {
-            "auroc": {"S1/PGGAN", "S1/rec_other", "LDA/worst"},
-            "oscr": {"S1/mean"},
+            "auroc": {"S1/PGGAN", "S1/rec_other", "LDA/worst", "floor: metadata/worst", "floor: statistics/rec_other"},
+            "oscr": {"S1/mean", "floor: metadata/DCGAN", "floor: statistics/mean"},
             "false_unknown": {"S1/clean", "S1/P mean"},
         },
     ),
