@@ -1,6 +1,11 @@
-"""Who made it, among known generators: the nearest template's label (S1, Table III); clean and post-processed."""
+"""Who made it, among known generators: the nearest template's label (S1, Table III); clean and post-processed.
 
-from collections.abc import Sequence
+*Errors* are those of one variant over those of another, paired over photographs: both are judged on the same resampled
+ones. Backbones are resampled within each variant, so they need not be as many; of one that has a single backbone the
+bounds do not know how it varies.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +16,7 @@ from trainer.plots import confusion, embedding_map
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture
 from trainer.protocols.floors import floors_of
-from trainer.protocols.measures import Sample, Values, percent_of
+from trainer.protocols.measures import Sample, Values, measured, percent_of
 from trainer.protocols.naming import Namer, confusion_of, make_namer
 from trainer.protocols.recipe import Variant
 from trainer.protocols.section import Figure, Measured
@@ -29,16 +34,20 @@ class Settings(BaseModel):
     variants: dict[str, Variant]
     changes: tuple[str, ...] = ()
     """Post-processing, beside clean images; see ``changes.py``."""
+    ours: str | None = None
+    """A variant whose errors are compared with those of ``faithful``."""
+    faithful: str | None = None
 
 
 def run(study: Study) -> Findings:
-    """Tables ``top1`` (clean; after each change, their mean and their worst) and ``recall`` (a column a class)."""
+    """Tables ``top1`` (clean; after each change, their mean and worst), ``recall`` (a column a class), ``errors``."""
     settings: Settings = study.settings(Settings)
     classes = study.corpus.classes(study.generators.values(), "test", study.scale.test)
     pictures = [picture for some in classes.values() for picture in some]
     truth = np.array([picture.label for picture in pictures])
     top1: dict[tuple[str, str], Measured] = {}
     recall: dict[tuple[str, str], Measured] = {}
+    errors: dict[str, dict[str, Estimate]] = {}
     figures: list[Figure] = []
     remarks: list[str] = []
     for row, variant in settings.variants.items():
@@ -48,24 +57,25 @@ def run(study: Study) -> Findings:
         namers = trained_namers(study, variant)
         sample = Sample.of(study, pictures, len(namers))
         clean = _right(namers, pictures)
-        top1[row, TOP1] = percent_of(sample.mean(clean))
-        changes = list(changes_of(settings.changes))
+        changes = changes_of(settings.changes)
         after = {change.name: sample.mean(_right(namers, pictures, change)) for change in changes}
-        for column, found in {**summary(after, changes), **after}.items():
-            top1[row, column] = percent_of(found)
+        accuracies = {TOP1: sample.mean(clean), **summary(after, changes), **after}
+        top1 |= {(row, column): percent_of(found) for column, found in accuracies.items()}
+        errors[row] = {column: Estimate(1 - found.found) for column, found in accuracies.items()}
         for name, own in classes.items():
             recall[row, name] = percent_of(Sample.of(study, own, len(namers)).mean(clean[:, :, truth == name]))
         if variant.system != "prnu":  # noise patterns have no neighbourhoods to show
             figures += _figures(row, namers[0], pictures)
     alone = Sample.of(study, pictures, 1)
     for floor in floors_of(study, tuple(study.generators.values())):
-        top1[floor.row, TOP1] = percent_of(alone.mean(floor.right(pictures)))
-        changes = [change for change in changes_of(settings.changes) if floor.sees(change)]
-        after = {change.name: alone.mean(floor.right(pictures, change)) for change in changes}
-        for column, found in {**summary(after, changes), **after}.items():
-            top1[floor.row, column] = percent_of(found)
-    tables = (study.recipe.published("top1").beside(top1), study.recipe.published("recall").beside(recall))
-    return Findings(tables=tables, figures=tuple(figures), remarks=tuple(remarks))
+        seen = [change for change in changes_of(settings.changes) if floor.sees(change)]
+        after = {change.name: alone.mean(floor.right(pictures, change)) for change in seen}
+        accuracies = {TOP1: alone.mean(floor.right(pictures)), **summary(after, seen), **after}
+        top1 |= {(floor.row, column): percent_of(found) for column, found in accuracies.items()}
+    tables = [study.recipe.published("top1").beside(top1), study.recipe.published("recall").beside(recall)]
+    if settings.ours in errors and settings.faithful in errors:
+        tables.append(study.recipe.published("errors").beside(_ratios(errors, settings.ours, settings.faithful)))
+    return Findings(tables=tuple(tables), figures=tuple(figures), remarks=tuple(remarks))
 
 
 def fewest(study: Study) -> int:
@@ -95,6 +105,17 @@ def summary(after: dict[str, Estimate], changes: Sequence[Transform]) -> dict[st
     if held_out:
         found["P held out, mean"] = bootstrap.average(held_out)
     return found
+
+
+def _ratios(errors: Mapping[str, Mapping[str, Estimate]], ours: str, faithful: str) -> dict[tuple[str, str], Measured]:
+    """Clean and on track P; nothing where the faithful one makes no errors."""
+    ratios = {
+        name: errors[ours][column] / errors[faithful][column]
+        for name, column in (("clean", TOP1), ("P mean", "P mean"))
+        if column in errors[ours]
+    }
+    row = f"{ours} / {faithful}"
+    return {(row, name): measured(ratio) for name, ratio in ratios.items() if not np.isnan(ratio.found[0])}
 
 
 def _right(namers: Sequence[Namer], pictures: Sequence[Picture], change: Transform = CLEAN) -> Values:

@@ -3,6 +3,8 @@
 Published are two columns for each family: *others*, the accuracy on all types but the new one, and *new*, on the new
 one alone. Beside the means we give the worst family, and how bad the unlucky draws of the few images are. Floors learn
 from the training images of the known types and the few of the new one, drawn once.
+*Others lose* is the accuracy on the other types before there is a template of the new one, minus that after, with the
+same backbones and draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,6 +55,8 @@ class Found:
 
     new: Estimate
     others: Estimate
+    lost: Estimate
+    """Accuracy on the others as long as the new type has no template, minus ``others``."""
     unlucky: Estimate | None = None
     """The 10th percentile of the draws on the new type."""
 
@@ -79,15 +83,20 @@ def run(study: Study) -> Findings:
     figures = Figures()
     lines: dict[str, list[tuple[float, float]]] = {}
     pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
+    changes = (CLEAN, *changes_of(settings.changes))
     enough = [shots for shots in settings.shots if shots <= pool]
     remarks = [f"{shots} images: there are {pool}." for shots in settings.shots if shots not in enough]
     for name, variant in settings.variants.items():
         nets = {paper: backbones_without(study, variant, family) for paper, family in study.generators.items()}
+        before = {paper: _before(study, variant, nets[paper], f, changes) for paper, f in study.generators.items()}
         for shots in enough:
             row = row_of(name, shots)
-            learnt = {paper: _learn(study, variant, nets[paper], f, shots) for paper, f in study.generators.items()}
-            for change in (CLEAN, *changes_of(settings.changes)):
-                found = {paper: _test(study, learnt[paper], f, change) for paper, f in study.generators.items()}
+            learnt = {paper: _learn(study, variant, nets[paper], {f: shots}) for paper, f in study.generators.items()}
+            for change in changes:
+                found = {
+                    paper: _test(study, before[paper][change.name], learnt[paper], family, change)
+                    for paper, family in study.generators.items()
+                }
                 figures.add(row, found, change)
             for paper in study.generators:
                 lines.setdefault(f"{name}: {paper}", []).append((shots, figures.new[row, paper].value))
@@ -147,27 +156,43 @@ def row_of(variant: str, shots: int) -> str:
     return f"{variant}, before" if shots == BEFORE else f"{variant}, {shots} images"
 
 
-def _learn(study: Study, variant: Variant, backbones: Sequence[Backbone], family: str, shots: int) -> list[list[Namer]]:
+def _learn(
+    study: Study, variant: Variant, backbones: Sequence[Backbone], families: Mapping[str, int]
+) -> list[list[Namer]]:
     """A namer for each backbone and draw."""
     return [
-        [namer_with(study, variant, one, {family: shots}, draw_seed(seed, n)) for n in study.draws_of(variant)]
+        [namer_with(study, variant, one, families, draw_seed(seed, n)) for n in study.draws_of(variant)]
         for seed, one in enumerate(backbones)
     ]
 
 
-def _test(study: Study, namers: Sequence[Sequence[Namer]], family: str, change: Transform) -> Found:
+def _before(
+    study: Study, variant: Variant, backbones: Sequence[Backbone], family: str, changes: Sequence[Transform]
+) -> dict[str, Flags]:
+    """Change -> which images of the other classes are named rightly without the family: ``bool[S, D, N]``."""
+    namers = _learn(study, variant, backbones, {})
+    _, rest = _test_images(study, family)
+    return {change.name: _right(namers, rest, change) for change in changes}
+
+
+def _test(
+    study: Study, before: Flags, namers: Sequence[Sequence[Namer]], family: str, change: Transform = CLEAN
+) -> Found:
+    """After the family is learnt; ``before`` are the same backbones and draws (see ``_before``)."""
     ours, rest = _test_images(study, family)
-
-    def right(pictures: Sequence[Picture]) -> Flags:
-        return np.array([[namer.right(pictures, change) for namer in row] for row in namers])
-
-    sample = Sample.of(study, ours, len(namers), len(namers[0]))
-    new = right(ours)
+    sample, of_others = (Sample.of(study, some, len(namers), len(namers[0])) for some in (ours, rest))
+    new, others = _right(namers, ours, change), of_others.mean(_right(namers, rest, change))
     return Found(
         new=sample.mean(new),
-        others=Sample.of(study, rest, len(namers), len(namers[0])).mean(right(rest)),
+        others=others,
+        lost=of_others.mean(before) - others,
         unlucky=bootstrap.quantile_of_draws(new, sample.photograph, sample.resamples, 0.1),
     )
+
+
+def _right(namers: Sequence[Sequence[Namer]], pictures: Sequence[Picture], change: Transform) -> Flags:
+    """``bool[S, D, N]``."""
+    return np.array([[namer.right(pictures, change) for namer in row] for row in namers])
 
 
 def _floors(study: Study, shots: int) -> dict[str, dict[str, Found]]:
@@ -176,9 +201,12 @@ def _floors(study: Study, shots: int) -> dict[str, dict[str, Found]]:
     for paper, family in study.generators.items():
         ours, rest = _test_images(study, family)
         known = [generator for generator in study.generators.values() if generator != family]
+        sample, of_others = (Sample.of(study, some, 1) for some in (ours, rest))
+        before = {floor.kind: of_others.mean(floor.right(rest)) for floor in floors_of(study, known)}
         for floor in floors_with(study, known, {family: shots}):
-            new, others = (Sample.of(study, some, 1).mean(floor.right(some)) for some in (ours, rest))
-            rows.setdefault(row_of(floor.row, shots), {})[paper] = Found(new, others)
+            new, others = sample.mean(floor.right(ours)), of_others.mean(floor.right(rest))
+            found = Found(new, others, before[floor.kind] - others)
+            rows.setdefault(row_of(floor.row, shots), {})[paper] = found
     return rows
 
 
@@ -194,6 +222,7 @@ def _summary(found: Mapping[str, Found], change: Transform) -> dict[str, Estimat
         f"worst family{after}": bootstrap.worst([one.new for one in found.values()]),
         f"mean{after}": bootstrap.average([one.new for one in found.values()]),
         f"others, mean{after}": bootstrap.average([one.others for one in found.values()]),
+        f"others lose{after}": bootstrap.average([one.lost for one in found.values()]),
     }
     unlucky = [one.unlucky for one in found.values() if one.unlucky is not None]
     if unlucky:

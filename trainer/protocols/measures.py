@@ -88,6 +88,12 @@ class Sample:
         return bootstrap.figure(of, self.photograph, self.resamples)
 
 
+def measured(estimate: Estimate) -> Measured:
+    """As it is, with its 95 % bounds."""
+    interval = estimate.interval()
+    return Measured(value=interval.value, low=interval.low, high=interval.high)
+
+
 def percent_of(estimate: Estimate) -> Measured:
     """A share in 0..1, in per cent, with its 95 % bounds."""
     interval = estimate.interval()

@@ -49,8 +49,8 @@ class Published(_Exact):
     published: dict[str, tuple[float, ...]] = {}
     target: dict[str, tuple[float, ...]] = {}
     """What we set ourselves to reach, ``nan`` where nothing."""
-    at_most: bool = False
-    """Targets are ceilings."""
+    at_most: bool | tuple[str, ...] = False
+    """Targets are ceilings: all, or those of these columns."""
     note: str = ""
 
     @model_validator(mode="after")
@@ -71,7 +71,7 @@ class Published(_Exact):
                 published=self._figure(self.published, row, column),
                 measured=measured.get((row, column)),
                 target=self._figure(self.target, row, column),
-                at_most=self.at_most,
+                at_most=self.at_most if isinstance(self.at_most, bool) else column in self.at_most,
             )
             for row in rows
             for column in columns

@@ -56,11 +56,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     "closed_set": (
         {
             "variants": {"PRNU": PRNU, "S1": S1, "LDA": SPECTRA},
-            "changes": ["jpeg75", "noise5"],
+            "changes": ["jpeg75", "noise5", "blur2"],
+            "ours": "LDA",
+            "faithful": "PRNU",
         },
         {
             "top1": {"PRNU/top-1", "S1/top-1", "LDA/P worst", "floor: metadata/top-1", "floor: statistics/P worst"},
             "recall": {"S1/real", "S1/deconv"},
+            "errors": {"LDA / PRNU/clean", "LDA / PRNU/P mean"},
         },
     ),
     "few_shot": (
@@ -68,7 +71,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         {
             "new": {"S1, before/PGGAN", "S1, 3 images/DCGAN", "floor: statistics, 3 images/DCGAN"},
             "others": {"S1, 3 images/PGGAN", "floor: metadata, 3 images/PGGAN"},
-            "summary": {"S1, 3 images/unlucky draw, worst family", "floor: statistics, 3 images/worst family"},
+            "summary": {"S1, 3 images/unlucky draw, worst family", "floor: statistics, 3 images/others lose"},
         },
     ),
     "incremental": (

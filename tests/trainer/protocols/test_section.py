@@ -68,6 +68,12 @@ def test_a_target_is_met_when_the_bound_on_its_side_is(measured: Measured, at_mo
     assert Cell(row="", column="", measured=measured, target=97, at_most=at_most).met is met
 
 
+def test_some_columns_of_a_table_may_have_ceilings() -> None:
+    targets = Published(name="t", title="t", columns=("a", "b"), target={"x": (1, 1)}, at_most=("b",))
+    table = targets.beside({("x", column): Measured(value=2) for column in "ab"})
+    assert [cell.met for cell in table.cells] == [True, False]
+
+
 def test_the_report_escapes_what_it_is_given() -> None:
     page = render([SECTION])
     assert "S1, Table I &lt;real&gt;" in page
