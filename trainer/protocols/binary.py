@@ -40,7 +40,7 @@ class Settings(BaseModel):
 def run(study: Study) -> Findings:
     """Tables ``auroc`` and, where asked for, ``tpr`` and ``changes``."""
     settings: Settings = study.settings(Settings)
-    columns = {**study.generators, MIXED: None}
+    columns = {**study.tested, MIXED: None}
     auroc: dict[tuple[str, str], Measured] = {}
     tpr: dict[tuple[str, str], Measured] = {}
     after: dict[tuple[str, str], Measured] = {}
@@ -105,12 +105,11 @@ def _trained(study: Study, variant: Variant) -> Mapping[str, list[Trained]]:
 
 
 def _names(study: Study, generator: str | None) -> tuple[str, ...]:
-    return tuple(study.generators.values()) if generator is None else (generator,)
+    return tuple(study.tested.values()) if generator is None else (generator,)
 
 
 def _test(study: Study, generator: str | None) -> tuple[Picture, ...]:
-    classes = study.corpus.classes(_names(study, generator), "test", study.scale.test)
-    return tuple(picture for pictures in classes.values() for picture in pictures)
+    return study.both_kinds(_names(study, generator))
 
 
 def _logits(study: Study, nets: Sequence[Trained], pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:

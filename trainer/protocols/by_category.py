@@ -21,8 +21,8 @@ def run(study: Study) -> Findings:
     """Table ``accuracy``: a column a category of the test images, and their mean; or ``all`` if there are none."""
     settings: Settings = study.settings(Settings)
     generator_of(study, settings.test_on, "test_on")
-    nets, _ = trained_on(study, settings.variant, settings.train_on)
     pictures = tested(study, settings.test_on)
+    nets, _ = trained_on(study, settings.variant, settings.train_on)
     sample = Sample.of(study, pictures, len(nets))
     logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
     right = (logits > 0) == sample.generated

@@ -59,16 +59,16 @@ def run(study: Study) -> Findings:
     others: dict[tuple[str, str], Measured] = {}
     summary: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
+    pool = min(len(few_shot_pool(study, family)) for family in study.tested.values())
     enough = [shots for shots in settings.shots if shots <= pool]
     remarks = [f"{shots} images: there are {pool}." for shots in settings.shots if shots not in enough]
     for name, variant in settings.variants.items():
-        nets = {paper: backbones_without(study, variant, family) for paper, family in study.generators.items()}
+        nets = {paper: backbones_without(study, variant, family) for paper, family in study.tested.items()}
         for shots in enough:
             row = row_of(name, shots)
-            learnt = {paper: _learn(study, variant, nets[paper], f, shots) for paper, f in study.generators.items()}
+            learnt = {paper: _learn(study, variant, nets[paper], f, shots) for paper, f in study.tested.items()}
             for change in (CLEAN, *changes_of(settings.changes)):
-                found = {paper: _test(study, learnt[paper], f, change) for paper, f in study.generators.items()}
+                found = {paper: _test(study, learnt[paper], f, change) for paper, f in study.tested.items()}
                 if change is CLEAN:
                     for paper, one in found.items():
                         new[row, paper], others[row, paper] = percent_of(one.new), percent_of(one.others)
@@ -130,7 +130,7 @@ def _learn(study: Study, variant: Variant, backbones: Sequence[Backbone], family
 
 
 def _test(study: Study, namers: Sequence[Sequence[Namer]], family: str, change: Transform) -> Found:
-    classes = study.corpus.classes(study.generators.values(), "test", study.scale.test)
+    classes = study.test_classes(study.generators.values(), least=2)
     ours = classes[family]
     rest = [picture for name, pictures in classes.items() if name != family for picture in pictures]
 

@@ -42,22 +42,25 @@ def run(study: Study) -> Findings:
     settings: Settings = study.settings(Settings)
     tables: dict[str, dict[tuple[str, str], Measured]] = {"rest": {}, "new": {}, "summary": {}}
     lines: dict[str, list[tuple[float, float]]] = {}
+    study.test_classes(study.tested.values(), least=2)
     for name, variant in settings.variants.items():
         every: dict[str, list[Estimate]] = {REST: [], NEW: []}
         for number, order in enumerate(orders_of(list(study.generators), settings.orders)):
             row = name if number == 0 else f"{name}, order {number + 1}"
             for step, (rest, new) in enumerate(_steps(study, variant, order, settings.shots)):
                 column = f"add {order[step]}" if step else f"{order[0]} + real"
-                tables["rest"][row, column] = percent_of(rest)
-                lines.setdefault(f"{row}: {REST}", []).append((step, tables["rest"][row, column].value))
-                if new is not None:
-                    tables["new"][row, column] = percent_of(new)
-                    lines.setdefault(f"{row}: {NEW}", []).append((step, tables["new"][row, column].value))
-                    every[REST].append(rest)
-                    every[NEW].append(new)
-        for part, found in every.items():
-            tables["summary"][name, f"{part}, mean"] = percent_of(bootstrap.average(found))
-        tables["summary"][name, f"{NEW}, worst"] = percent_of(bootstrap.worst(every[NEW]))
+                for part, found in ((REST, rest), (NEW, new)):
+                    if found is None:
+                        continue
+                    table = tables["rest" if part == REST else "new"]
+                    table[row, column] = percent_of(found)
+                    lines.setdefault(f"{row}: {part}", []).append((step, table[row, column].value))
+                    every[part] += [found] if step else []
+        for part, estimates in every.items():
+            if estimates:
+                tables["summary"][name, f"{part}, mean"] = percent_of(bootstrap.average(estimates))
+        if every[NEW]:
+            tables["summary"][name, f"{NEW}, worst"] = percent_of(bootstrap.worst(every[NEW]))
     pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
     remarks = (f"Types are added by {pool} images: there are no more.",) if pool < settings.shots else ()
     shown = ["rest", "new", *(["summary"] if settings.summary else [])]
@@ -76,8 +79,10 @@ def orders_of(names: Sequence[str], count: int) -> list[list[str]]:
     return found
 
 
-def _steps(study: Study, variant: Variant, order: Sequence[str], shots: int) -> list[tuple[Estimate, Estimate | None]]:
-    """(the rest, the new) after each step; at first there is nothing new."""
+def _steps(
+    study: Study, variant: Variant, order: Sequence[str], shots: int
+) -> list[tuple[Estimate | None, Estimate | None]]:
+    """(the rest, the new) after each step; None where there are no test images, and at first there is nothing new."""
     families = [study.generators[name] for name in order]
     train = study.corpus.classes(families[:1], "train", study.least(variant))
     val = study.corpus.classes(families[:1], "val", study.scale.val)
@@ -91,21 +96,24 @@ def _step(
     backbones: Sequence[Backbone],
     families: Sequence[str],
     shots: int,
-) -> tuple[Estimate, Estimate | None]:
+) -> tuple[Estimate | None, Estimate | None]:
     added = dict.fromkeys(families[1:], shots)
     classes = study.corpus.classes(families, "test", study.scale.test)
     newest = families[-1] if added else None
-    ours = classes[newest] if newest else ()
+    ours = classes.get(newest, ()) if newest else ()
     rest = [picture for name, pictures in classes.items() if name != newest for picture in pictures]
     draws = study.draws_of(variant)
     right: dict[str, list[list[Flags]]] = {REST: [], NEW: []}
     for seed, backbone in enumerate(backbones):
         namers = [namer_with(study, variant, backbone, added, draw_seed(seed, number)) for number in draws]
-        right[REST].append([namer.right(rest) for namer in namers])
-        if newest:
+        if rest:
+            right[REST].append([namer.right(rest) for namer in namers])
+        if ours:
             right[NEW].append([namer.right(ours) for namer in namers])
 
-    def mean(part: str, pictures: Sequence[Picture]) -> Estimate:
-        return Sample.of(study, pictures, len(backbones), len(draws)).mean(np.array(right[part]))
+    def mean(part: str, pictures: Sequence[Picture]) -> Estimate | None:
+        return (
+            None if not pictures else Sample.of(study, pictures, len(backbones), len(draws)).mean(np.array(right[part]))
+        )
 
-    return mean(REST, rest), mean(NEW, ours) if newest else None
+    return mean(REST, rest), mean(NEW, ours)

@@ -32,7 +32,7 @@ def run(study: Study) -> Findings:
     nets, _ = trained_on(study, settings.variant, settings.train_on)
     (plain,) = changes_of([settings.before])
     found: dict[tuple[str, str], Measured] = {}
-    for name in study.generators:
+    for name in study.tested:
         _add(found, study, nets, name, f"{name}, as stored", plain, None)
         if settings.shorter is not None:
             view = nets[0].config.preprocessing.views[0]

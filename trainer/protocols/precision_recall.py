@@ -14,7 +14,7 @@ def run(study: Study) -> Findings:
     settings: OneNetwork = study.settings(OneNetwork)
     nets, _ = trained_on(study, settings.variant, settings.train_on)
     scores = {}
-    for name in study.generators:
+    for name in study.tested:
         pictures = tested(study, name)
         generated = np.array([picture.generated for picture in pictures])
         scores[name] = study.outputs(nets[0], pictures).logits, generated

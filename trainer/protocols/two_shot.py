@@ -30,7 +30,7 @@ def run(study: Study) -> Findings:
     net = trained_on(study, settings.variant, settings.train_on)[0][0]
     draws = len(study.draws_of(settings.variant))
     found: dict[tuple[str, str], Measured] = {}
-    for name in study.generators:
+    for name in study.tested:
         pictures = tested(study, name)
         sample = Sample.of(study, pictures, 1, draws)
         logits = study.outputs(net, pictures).logits

@@ -59,10 +59,13 @@ def run(study: Study) -> Findings:
     oscr: dict[tuple[str, str], Measured] = {}
     false_unknown: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    kept = [name for name in study.corpus.generators if name not in study.corpus.trainable]
+    tested = [name for name in study.corpus.generators if study.corpus.fakes(name, "test")]
+    kept = [name for name in tested if name not in study.corpus.trainable]
     for row, variant in settings.variants.items():
         left_out = {}
         for name, family in study.generators.items():
+            if family not in tested:
+                continue
             known = [generator for generator in study.generators.values() if generator != family]
             left_out[name] = _told_apart(study, _backbones(study, variant, known), family)
         every = _backbones(study, variant, list(study.generators.values()))
@@ -71,6 +74,8 @@ def run(study: Study) -> Findings:
             for name, found in {**left_out, **others}.items():
                 table[row, name] = percent_of(found[place])
             families = [found[place] for found in left_out.values()]
+            if not families:
+                continue
             table[row, "mean"] = percent_of(bootstrap.average(families))
             table[row, "worst"] = percent_of(bootstrap.worst(families))
         rates = _false_unknowns(study, every, settings)
@@ -139,5 +144,5 @@ def _promise(study: Study, backbones: Sequence[Backbone]) -> list[tuple[float, f
 
 
 def _known_test(study: Study, backbone: Backbone) -> list[Picture]:
-    classes = study.corpus.classes(backbone.generators, "test", study.scale.test)
+    classes = study.test_classes(backbone.generators)
     return [picture for pictures in classes.values() for picture in pictures]
