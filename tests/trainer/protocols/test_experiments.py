@@ -249,6 +249,14 @@ def test_a_row_without_training_images_is_left_out_and_said(make_study: Any, ste
         generalisation.run(make_study(_generalisation({"others": on_others}), steps))
 
 
+def test_images_smaller_than_the_view_are_said(make_study: Any, steps: Steps, corpus: Corpus) -> None:
+    study = make_study(_generalisation({"none": S3}), steps)
+    pictures = corpus.fakes("nearest", "test")
+    study.corpus = replace(corpus, sides={p.extent: 20 + 6 * number for number, p in enumerate(pictures)})
+    generalisation.run(study)
+    assert "2 images are smaller than the network's view and were mirrored at their border." in study.remarks()
+
+
 def test_what_steers_a_training_shows_the_same_things_as_the_training(
     make_study: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
