@@ -104,6 +104,8 @@ def inspect(
         DataMalformed: see ``layouts.list_images``.
     """
     listing = list_images(root, layout)
+    if not listing.entries:
+        raise DataMissing(f"{root}: no images in sub-folders, and those say what an image is: make one for each class")
     entries: list[Entry] = []
     looked: list[_Looked] = []
     unreadable: list[tuple[Entry, Unreadable]] = []

@@ -76,3 +76,9 @@ def test_a_set_without_images(tmp_path: Path) -> None:
     (tmp_path / "a/1.png").write_text("words")
     with pytest.raises(DataMissing, match="none of its 1 files is an image"):
         inspect(tmp_path)
+
+
+def test_images_without_sub_folders_say_nothing_of_what_they_are(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    with pytest.raises(DataMissing, match="no images in sub-folders"):
+        inspect(tmp_path)
