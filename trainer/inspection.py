@@ -105,7 +105,7 @@ def inspect(
     """
     listing = list_images(root, layout)
     if not listing.entries:
-        raise DataMissing(f"{root}: no images in sub-folders, and those say what an image is: make one for each class")
+        raise DataMissing(f"{root}: no images here; a data set has a sub-folder for each class")
     entries: list[Entry] = []
     looked: list[_Looked] = []
     unreadable: list[tuple[Entry, Unreadable]] = []

@@ -78,7 +78,6 @@ def test_a_set_without_images(tmp_path: Path) -> None:
         inspect(tmp_path)
 
 
-def test_images_without_sub_folders_say_nothing_of_what_they_are(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
-    with pytest.raises(DataMissing, match="no images in sub-folders"):
+def test_an_empty_folder_is_told_what_a_set_is(tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match="no images here; a data set has a sub-folder for each class"):
         inspect(tmp_path)

@@ -85,10 +85,12 @@ def test_a_test_set_without_known_folders_is_not_replaced_by_another_split(tmp_p
         *(f"{s}/{c}/{i}.png" for s in ("train", "val", "test") for c in ("real", "gan") for i in range(5)),
     )
     (tmp_path / "empty").mkdir()
+    with pytest.raises(DataMissing, match="empty: no images to test on"):
+        Corpus.read(tmp_path / "a", test=tmp_path / "empty")
     put(tmp_path / "flat", "0.png", "1.png")
-    for name in ("empty", "flat"):
-        with pytest.raises(DataMissing, match=f"{name}: no images to test on"):
-            Corpus.read(tmp_path / "a", test=tmp_path / name)
+    corpus = Corpus.read(tmp_path / "a", test=tmp_path / "flat")
+    assert [len(corpus.fakes(name, "test")) for name in ("gan", "flat")] == [0, 2]
+    assert not corpus.photographs("test")
 
 
 def test_classes_without_test_images_are_left_out_and_break_no_pairs(tmp_path: Path) -> None:
