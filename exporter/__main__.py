@@ -19,6 +19,7 @@ from exporter.export import STEPS, ExportOptions, export
 from trainer.checkpoint import load_checkpoint
 from trainer.errors import TrainerError
 from trainer.evaluate import How
+from trainer.report import say_left_out
 
 app = typer.Typer(
     help="Make and read model bundles.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -81,6 +82,7 @@ def export_command(
             options,
             force=force,
             progress=lambda step: bar.update(task, description=step, advance=1),
+            report=lambda folder: say_left_out(folder, bar.console),
         )
     _show(bundle)
 

@@ -26,11 +26,10 @@ from exporter.calibrate import choose_thresholds, fit_platt
 from exporter.card import model_card
 from exporter.errors import BadOptions, ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
-from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, label_numbers
 from trainer.errors import UnknownClass
-from trainer.evaluate import How, embed, templates_of, usual
+from trainer.evaluate import How, calibrates_on_copies, embed, handled_copies, templates_of, usual
 from trainer.layouts import list_images
 from trainer.metrics import binary, closed_set
 from trainer.systems import system
@@ -80,7 +79,14 @@ class _Split:
 
 
 def export(
-    checkpoint: Checkpoint, data: Path, out: Path, options: ExportOptions, *, force: bool, progress: Progress
+    checkpoint: Checkpoint,
+    data: Path,
+    out: Path,
+    options: ExportOptions,
+    *,
+    force: bool,
+    progress: Progress,
+    report: Callable[[ImageFolder], None] = lambda _: None,
 ) -> Bundle:
     """Make a bundle and load it again, verified.
 
@@ -92,6 +98,7 @@ def export(
         options: see there.
         force: replace what is at ``out``.
         progress: told the name of each step.
+        report: told each split that was read, which knows the images that were left out.
 
     Raises:
         ExportError, trainer.errors.TrainerError, FileExistsError: nothing was written.
@@ -108,12 +115,17 @@ def export(
     graph = export_graph(detector, preprocessing, name=checkpoint.config.system, file=MODEL_FILE)
     run = runner(graph)
 
+    def read(split: str) -> ImageFolder:
+        folder = ImageFolder.read(data, preprocessing, split=split)
+        report(folder)
+        return folder
+
     def split(name: str) -> _Split:
-        folder = ImageFolder.read(data, preprocessing, split=name)
+        folder = read(name)
         return _Split(folder, _numbers(folder, labels), run(folder))
 
     progress("reading the training images")
-    train = ImageFolder.read(data, preprocessing, split="train")
+    train = read("train")
     if missing := set(names) - {names[number] for number in _numbers(train, labels)}:
         raise ExportDataMissing(f"{data}: train has no images of {', '.join(sorted(missing))} to make a template from")
     progress("embedding the calibration images")
@@ -129,7 +141,7 @@ def export(
     progress("templates, calibration, thresholds")
     how = options.template or usual(checkpoint)
     library = templates_of(checkpoint, train, lambda images: run(images).embedding, how, options.seed, added)
-    handled = kind.handled if options.handled is None else options.handled
+    handled = calibrates_on_copies(checkpoint, options.handled)
     seen = _with_copies(calib, run) if handled else calib
     library = library.with_calibration(
         {name: seen.outputs.embedding[seen.numbers == i] for i, name in enumerate(names)}
@@ -225,12 +237,9 @@ def _decided(split: _Split, labels: Sequence[Label]) -> tuple[npt.NDArray[np.flo
     return split.outputs.logit[known], _generated(split, labels)[known]
 
 
-def _with_copies(split: _Split, run: Callable[[Views], Outputs], batch: int = 256) -> _Split:
-    """A handled copy of each image after them; a folder beyond its cache is decoded as it goes."""
-    parts = [split.outputs]
-    for start in range(0, len(split.folder), batch):
-        pixels = split.folder.pixels(slice(start, start + batch))
-        parts.append(run(np.stack([handled_copy(image) for image in pixels])))
+def _with_copies(split: _Split, run: Callable[[Views], Outputs]) -> _Split:
+    """A handled copy of each image after them."""
+    parts = [split.outputs, *map(run, handled_copies(split.folder))]
     both = Outputs(np.concatenate([p.logit for p in parts]), np.concatenate([p.embedding for p in parts]))
     return _Split(split.folder, np.tile(split.numbers, 2), both)
 

@@ -18,8 +18,9 @@ from trainer import reproduce as reproduction
 from trainer import simulate as simulation
 from trainer import synth as synthesis
 from trainer.checkpoint import load_checkpoint
+from trainer.config import TrainConfig
 from trainer.data import ImageFolder
-from trainer.errors import BadConfig, OutputExists, TrainerError
+from trainer.errors import BadConfig, OutputExists, SplitUnknown, TrainerError
 from trainer.evaluate import How, evaluate, show, usual
 from trainer.few_shot import FewShotConfig, few_shot
 from trainer.inspection import inspect
@@ -29,6 +30,7 @@ from trainer.layouts import Layout
 from trainer.photographs import SPLITS
 from trainer.protocols.recipe import ScaleName
 from trainer.reencode import Fit, Format, Reencoding, reencode
+from trainer.report import say_left_out
 from trainer.show_inspection import show as show_inspection
 from trainer.systems import SYSTEMS, parse_settings, read_config
 
@@ -174,9 +176,10 @@ def evaluate_command(
     """Top-1 by template, AUROC and AP of the binary decision, confusion matrix."""
     with one_line_errors():
         loaded = load_checkpoint(checkpoint)
-        with stderr().status("reading and embedding images"):
-            test = ImageFolder.read(data, loaded.config.preprocessing, split=split)
-            known = ImageFolder.read(templates, loaded.config.preprocessing, split=templates_split)
+        console = stderr()
+        with console.status("reading and embedding images"):
+            test = read(loaded.config, data, split, "--split", console)
+            known = read(loaded.config, templates, templates_split, "--templates-split", console)
             evaluation = evaluate(loaded, test, known, template or usual(loaded, "one"), seed)
     if json:
         sys.stdout.write(evaluation.model_dump_json(indent=1) + "\n")
@@ -187,13 +190,24 @@ def evaluate_command(
 @app.command("judge")
 def judge_command(
     checkpoint: Annotated[Path, typer.Argument(help="What `train` wrote.")],
-    data: Annotated[Path, typer.Argument(help="Images of any families, one sub-folder each.")],
+    data: Annotated[Path, typer.Argument(help="Images of any families, one sub-folder each; or of one, without.")],
     templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
     calibration: Annotated[Path, typer.Option(help="Other images of the same classes: how far their own ones lie.")],
     split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
     templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
     calibration_split: Annotated[str | None, typer.Option(help="Likewise, of --calibration.")] = None,
+    mapped: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="FOLDER=LABEL: the family of a folder of another name; may be repeated."),
+    ] = None,
     template: Annotated[How | None, typer.Option(help=f"{TEMPLATE} or else mean.")] = None,
+    handled: Annotated[
+        bool | None,
+        typer.Option(
+            "--handled/--as-they-are",
+            help="Calibrate on handled copies (JPEG, resized, ...) as well; default: where training has such copies.",
+        ),
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Share of known images that may be unknown.", min=0, max=1)] = 0.05,
     seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -201,16 +215,19 @@ def judge_command(
     """Which family made each image of any folder, or that none of the known did."""
     with one_line_errors():
         loaded = load_checkpoint(checkpoint)
-        cut = loaded.config.preprocessing
-        with stderr().status("reading and embedding images"):
+        labels = reproduction.parse_pairs(mapped or [], "--map", "LABEL")
+        console = stderr()
+        with console.status("reading and embedding images"):
             found = judge(
                 loaded,
-                ImageFolder.read(data, cut, split=split, least=1),
-                ImageFolder.read(templates, cut, split=templates_split),
-                ImageFolder.read(calibration, cut, split=calibration_split),
+                read(loaded.config, data, split, "--split", console, least=1),
+                read(loaded.config, templates, templates_split, "--templates-split", console),
+                read(loaded.config, calibration, calibration_split, "--calibration-split", console),
                 template or usual(loaded),
                 alpha,
                 seed,
+                handled=handled,
+                mapped=labels,
             )
     if json:
         sys.stdout.write(found.model_dump_json(indent=1) + "\n")
@@ -288,6 +305,33 @@ def reencode_command(
         if left_out:
             stderr().print(f"left out {len(left_out)} images, {why}; first {left_out[0]}", style="yellow")
     stdout().print(f"wrote {done.written} images to {out}")
+
+
+def read(
+    config: TrainConfig, path: Path, split: str | None, option: str, console: Console, least: int = 2
+) -> ImageFolder:
+    """Images as a trained network is served them; what was left out is said.
+
+    Args:
+        config: of the training.
+        path: a data set of any layout.
+        split: which of its images, or None.
+        option: what chooses the split.
+        console: where it is said.
+        least: so many classes.
+
+    Raises:
+        SplitUnknown: names the option.
+        DataError: see ``ImageFolder.read``.
+    """
+    try:
+        folder = ImageFolder.read(
+            path, config.preprocessing, split=split, least=least, max_unreadable=config.max_unreadable
+        )
+    except SplitUnknown as error:
+        raise SplitUnknown(f"{option}: {error}") from error
+    say_left_out(folder, console)
+    return folder
 
 
 def checked(kind: type[Options], values: dict[str, Any]) -> Options:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,12 @@ from trainer.layouts import Entry, Extent, Layout, list_images
 
 Images = npt.NDArray[np.uint8]
 """``uint8[N, size, size, 3]``."""
+
+WHERE_TOO_SMALL: Final = (
+    "the worker answers such images 'unsure'; enlarge copies back to the size that they had, or train with a smaller "
+    "--size or with --fit resize"
+)
+"""What to do about images on which the preprocessing has no opinion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +132,9 @@ class ImageFolder:
         if empty := [name for name in classes if not counts[name]]:
             broken = {bad.path for bad in unreadable}
             bad = sum(entry.path in broken for entry in entries if entry.label == empty[0])
-            raise DataMissing(
-                f"{root / empty[0]}: no image to use ({all_counts[empty[0]] - bad} too small for {size} x {size}, "
-                f"{bad} unreadable)"
-            )
+            small = all_counts[empty[0]] - bad
+            found = f"no image of {empty[0]} to use ({small} too small for {size} x {size}, {bad} unreadable)"
+            raise DataMissing(f"{root}: {found}" + (f": {WHERE_TOO_SMALL}" if small else ""))
         used = [[e.path.as_posix(), e.label, digest] for e, digest in zip(kept, digests, strict=True)]
         return cls(
             root=listing.root,

@@ -1,6 +1,6 @@
 """How good a checkpoint is on images that it has not seen."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bundle.manifest import Label
 from bundle.templates import TemplateLibrary
+from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
 from trainer.data import ImageFolder, Images, label_numbers
 from trainer.errors import BadConfig
@@ -27,6 +28,17 @@ def usual(checkpoint: Checkpoint, otherwise: How = "mean") -> How:
     """Its system's own templates where it has some; the binary variant has none."""
     has_none = checkpoint.config.binary or system(checkpoint.config.system).templates is None
     return otherwise if has_none else "own"
+
+
+def calibrates_on_copies(checkpoint: Checkpoint, asked: bool | None = None) -> bool:
+    """Whether calibration sees handled copies as well: as asked, or else where the system is trained on such copies."""
+    return system(checkpoint.config.system).handled if asked is None else asked
+
+
+def handled_copies(folder: ImageFolder, batch: int = 256) -> Iterator[Images]:
+    """A handled copy of each image, in order; a folder beyond its cache is decoded as it goes."""
+    for start in range(0, len(folder), batch):
+        yield np.stack([handled_copy(image) for image in folder.pixels(slice(start, start + batch))])
 
 
 class Evaluation(BaseModel):

@@ -32,7 +32,7 @@ from trainer.evaluate import embed
 from trainer.losses import TripletLoss
 from trainer.metrics import Numbers
 from trainer.models.srm_metric import SrmMetricNet
-from trainer.report import progress_of, show_progress
+from trainer.report import progress_of, say_left_out, show_progress
 from trainer.schedules import scale
 
 
@@ -82,6 +82,7 @@ def few_shot(
     """Fine-tune on the folder ``data`` and write the checkpoint ``out``; arguments otherwise as for ``add_types``."""
     training = checkpoint.config
     folder = ImageFolder.read(data, training.preprocessing, max_unreadable=training.max_unreadable)
+    say_left_out(folder, console)
     added = add_types(checkpoint, folder, new, config, console)
     save_checkpoint(out, added)
     return added

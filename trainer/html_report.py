@@ -33,7 +33,7 @@ def render(sections: Sequence[Section]) -> str:
         "<h1>Published experiments, repeated</h1>",
         f"<p>{_LEGEND}</p>",
         "<nav><ol>",
-        *(f'<li><a href="#{escape(s.protocol)}">{escape(s.title)}</a> {_scale(s)}</li>' for s in sections),
+        *(f'<li><a href="#{_anchor(s)}">{escape(s.title)}</a> {_scale(s)}</li>' for s in sections),
         "</ol></nav>",
         *(part for section in sections for part in _section(section)),
     ]
@@ -45,7 +45,7 @@ def render(sections: Sequence[Section]) -> str:
 
 
 def _section(section: Section) -> Iterable[str]:
-    yield f'<section id="{escape(section.protocol)}">'
+    yield f'<section id="{_anchor(section)}">'
     yield f"<h2>{escape(section.title)} {_scale(section)}</h2>"
     yield f"<p>{escape(section.question)} <i>{escape(section.source)}.</i></p>"
     if section.mapping:
@@ -59,13 +59,18 @@ def _section(section: Section) -> Iterable[str]:
     if section.remarks:
         yield "<ul>" + "".join(f"<li>{escape(remark)}</li>" for remark in section.remarks) + "</ul>"
     versions = ", ".join(f"{name} {version}" for name, version in section.versions.items())
-    yield f'<details class="facts"><summary>How</summary><p>Corpus {escape(section.corpus)}, fingerprint '
+    yield f'<details class="facts"><summary>How</summary><p>Corpus {escape(section.data)}, fingerprint '
     yield f"{section.fingerprint}; {section.created_at}; {section.seconds:.0f} s; {escape(versions)}.</p>"
     yield f"<pre>{escape(str(section.settings))}</pre></details></section>"
 
 
 def _scale(section: Section) -> str:
-    return f'<span class="scale">{escape(section.scale)}</span>'
+    tested = f" tested on {escape(section.tested_on)}" if section.tested_on else ""
+    return f'<span class="scale">{escape(section.scale)}</span>{tested}'
+
+
+def _anchor(section: Section) -> str:
+    return escape(" ".join(filter(None, (section.protocol, section.tested_on))).replace(" ", "-"))
 
 
 def _table(table: Table) -> Iterable[str]:

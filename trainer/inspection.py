@@ -104,6 +104,8 @@ def inspect(
         DataMalformed: see ``layouts.list_images``.
     """
     listing = list_images(root, layout)
+    if not listing.entries:
+        raise DataMissing(f"{root}: no images here; a data set has a sub-folder for each class")
     entries: list[Entry] = []
     looked: list[_Looked] = []
     unreadable: list[tuple[Entry, Unreadable]] = []

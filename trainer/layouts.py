@@ -3,7 +3,8 @@
 Nothing is decoded here. The layouts, and how each is recognised:
 
 ===============  ==========================================================================================
-``folders``      ``[SPLIT/]CLASS/...``: where nothing else fits
+``folders``      ``[SPLIT/]CLASS/...``: where nothing else fits; images without sub-folders are one class, named for
+                 their folder
 ``forensynths``  ``[SPLIT/][GENERATOR/][CATEGORY/]{0_real,1_fake}/...`` (Wang et al., CVPR 2020): all images lie below
                  such folders
 ``genimage``     ``[GENERATOR/]{train,val}/{nature,ai}/...`` (Zhu et al., NeurIPS 2023): likewise
@@ -188,6 +189,9 @@ def _by_folder(root: Path, files: list[Path]) -> Iterator[Entry]:
         place = folder.relative_to(root).parts
         if folder.is_dir() and place not in full and not any(name.startswith(".") for name in place):
             raise DataMissing(f"{folder}: no image in this class; fill it or remove the folder")
+    if not inside and any(_is_image(path) for path in files):
+        name = root.name or root.resolve().name  # Path(".") has none
+        yield from (Entry(path, Extent(root / path), name) for path in files)
     for path in inside:
         split, *folders = path.parts[:-1] if splits else ("", *path.parts[:-1])
         category = "/".join(folders[1:])

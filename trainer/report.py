@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bundle.manifest import Preprocessing
 from trainer.checkpoint import Epoch
 from trainer.config import TrainConfig
-from trainer.data import ImageFolder
+from trainer.data import WHERE_TOO_SMALL, ImageFolder
 from trainer.device import Precision, World
 from trainer.systems import system
 
@@ -33,15 +34,18 @@ def read_folder(
             cache_mib=config.cache_mib,
             progress=advance,
         )
-    for bad in folder.unreadable:
-        progress.console.print(f"skipped {path / bad.path}: {bad.reason}", style="yellow")
-    if folder.too_small:
-        progress.console.print(
-            f"skipped {len(folder.too_small)} images smaller than {preprocessing.size} x {preprocessing.size} "
-            f"(first: {folder.too_small[0]}); --fit resize would enlarge them",
-            style="yellow",
-        )
+    say_left_out(folder, progress.console)
     return folder
+
+
+def say_left_out(folder: ImageFolder, console: Console) -> None:
+    """Each broken image, and how many were too small."""
+    say = partial(console.print, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    for bad in folder.unreadable:
+        say(f"skipped {folder.root / bad.path}: {bad.reason}")
+    if folder.too_small:
+        count, size, first = len(folder.too_small), folder.preprocessing.size, folder.root / folder.too_small[0]
+        say(f"skipped {count} images smaller than {size} x {size} (first: {first}): {WHERE_TOO_SMALL}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ report.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from trainer import html_report
 from trainer.checkpoint import installed_versions, now
 from trainer.errors import BadConfig, NotInCorpus
 from trainer.protocols.corpus import Corpus, map_names
+from trainer.protocols.readable import readable
 from trainer.protocols.recipe import Recipe, ScaleName, names, read_recipe
 from trainer.protocols.section import Section, show
 from trainer.protocols.steps import Steps, alone
@@ -62,22 +63,23 @@ def reproduce(
         console: where progress goes.
 
     Raises:
-        BadConfig: no such protocol; no data where the scale needs some; a stand-in that is not there.
+        BadConfig: no such protocol; no data where the scale needs some; a stand-in that is not there, or for what no
+            publication has; a row that no experiment has.
         NotInCorpus: it lacks what the experiment needs (one of several is left out and said).
         DataError: the corpus cannot be used.
         FolderInUse: another run is writing to ``out``.
     """
-    recipes = {
-        name: read_recipe(name).only(rows) for given in protocols for name in (names() if given == "all" else [given])
-    }
+    chosen = {name: read_recipe(name) for given in protocols for name in (names() if given == "all" else [given])}
+    _check(chosen.values(), rows, stand_ins)
+    recipes = {name: recipe.only(rows) for name, recipe in chosen.items()}
     with alone(out):
         root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
-        corpus = Corpus.read(root, real, test)
         steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
+        corpus = readable(Corpus.read(root, real, test), steps, console)
         sections = []
         for number, (name, recipe) in enumerate(recipes.items(), start=1):
             console.print(f"[bold]{number}/{len(recipes)} {name}[/]: {recipe.title}", highlight=False)
-            known = {key: value for key, value in stand_ins.items() if key in recipe.names or len(recipes) == 1}
+            known = {key: value for key, value in stand_ins.items() if key in recipe.names}
             mapping = map_names(recipe.names, corpus, recipe.maps, known)
             try:
                 section = _run(name, Study(recipe, scale, corpus, mapping, steps, out, console, pretrained))
@@ -122,7 +124,7 @@ def read_sections(out: Path) -> tuple[Section, ...]:
         sections = [Section.model_validate_json(path.read_text()) for path in paths]
     except ValidationError as error:
         raise BadConfig(f"{out / 'sections'}: of another version; run `trainer reproduce` again") from error
-    return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol)))
+    return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol, s.tested_on)))
 
 
 def as_json(sections: Sequence[Section]) -> str:
@@ -180,22 +182,26 @@ def _run(name: str, study: Study) -> Section:
         scale=study.scale_name,
         settings=study.scale.model_dump(mode="json"),
         corpus=study.corpus.name,
+        tested_on=study.corpus.tested_on,
         fingerprint=study.corpus.fingerprint,
         mapping=dict(study.mapping),
         tables=found.tables,
         figures=found.figures,
-        remarks=(*found.remarks, *_random_weights(study), *study.corpus.remarks),
+        remarks=(*found.remarks, *study.remarks(), *study.corpus.remarks),
         seconds=monotonic() - started,
         versions=installed_versions(),
         created_at=now(),
     )
 
 
-def _random_weights(study: Study) -> tuple[str, ...]:
-    if not study.random:
-        return ()
-    names = sorted(study.random)
-    return (f"{', '.join(names)} from random weights, the publication's from ImageNet's: --pretrained {names[0]}=FILE",)
+def _check(recipes: Collection[Recipe], rows: Collection[str], stand_ins: Collection[str]) -> None:
+    """Refuse what none of the experiments knows: it is mistyped."""
+    known = list(dict.fromkeys(name for recipe in recipes for name in recipe.names))
+    if unknown := next((name for name in stand_ins if name not in known), None):
+        raise BadConfig(f"--map {unknown}: the publications have only {', '.join(known) or 'generators of the corpus'}")
+    there = list(dict.fromkeys(row for recipe in recipes for row in recipe.rows))
+    if missing := next((row for row in rows if row not in there), None):
+        raise BadConfig(f"--only {missing}: no such row; there are {', '.join(there) or 'none to choose from'}")
 
 
 def _given(data: Path | None, scale: ScaleName) -> Path:
@@ -214,7 +220,8 @@ def _smoke_data(out: Path, console: Console) -> Path:
 
 
 def _write_section(out: Path, section: Section) -> None:
-    path = out / "sections" / f"{section.protocol}.json"
+    tested = f" on {section.tested_on}" if section.tested_on else ""
+    path = out / "sections" / f"{section.protocol}{tested}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_suffix(".part")
     staging.write_text(section.model_dump_json(indent=1))

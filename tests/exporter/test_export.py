@@ -24,8 +24,10 @@ from exporter.graph import Graph, Outputs, runner
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle, texture
 from trainer.augment import handled_copy
 from trainer.checkpoint import Checkpoint
+from trainer.data import ImageFolder
 from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
-from trainer.evaluate import own_templates
+from trainer.evaluate import own_templates, usual
+from trainer.judge import Judgement, judge
 from trainer.loop import train
 from trainer.systems import parse_config
 
@@ -41,6 +43,13 @@ def outputs(bundle: Bundle, folder: Path) -> Outputs:
 def graph_of(bundle: Bundle) -> Callable[[Views], Outputs]:
     model = bundle.manifest.detector
     return runner(Graph(bundle.graph(model), model))
+
+
+def judged(checkpoint: Checkpoint, data: Path, *, handled: bool | None) -> Judgement:
+    test, train, calib = (
+        ImageFolder.read(data / split, checkpoint.config.preprocessing) for split in ("test", "train", "calib")
+    )
+    return judge(checkpoint, test, train, calib, usual(checkpoint), OPTIONS.alpha, handled=handled)
 
 
 def test_the_bundle_tells_images_it_has_not_seen_apart(tiny_bundle: Bundle, tiny_data: Path) -> None:
@@ -229,6 +238,13 @@ class TestRefused:
         assert found.manifest.calibration.bias == pytest.approx(expected.bias, rel=1e-2, abs=1e-3)
         assert (found.manifest.thresholds.high.count, found.manifest.thresholds.low.count) == (40, 80)
         assert "Half of the calibration images are copies" in found.files["MODEL_CARD.md"].decode()
+        # `trainer judge` rejects what the bundle rejects.
+        for bundle, handled in ((found, True), (tiny_bundle, False), (tiny_bundle, None)):
+            said = judged(tiny_checkpoint, data, handled=handled)
+            assert said.handled == bool(handled)
+            for name in CLASSES:
+                matches = bundle.templates.match(outputs(bundle, data / "test" / name).embedding, OPTIONS.alpha)
+                assert said.folders[name].unknown.hits == sum(not match.accepted for match in matches)
         assert "Half of the calibration images" not in tiny_bundle.files["MODEL_CARD.md"].decode()
 
     def test_a_label_without_calibration_images_rejects_nothing(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
@@ -276,7 +292,7 @@ def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_da
     found = export(checkpoint, data, tmp_path / "b", options, force=False, progress=lambda _: None)
     assert found.manifest.training["template"] == "own"
     handled = found.manifest.training["calibrated_on_handled"]
-    assert handled == (name == "contrastive")
+    assert handled == (name == "contrastive") == judged(checkpoint, tiny_data, handled=None).handled
     assert [len(distances) for distances in found.templates.calibration] == [(1 + handled) * IMAGES["calib"]] * 4
     np.testing.assert_array_equal(found.templates.vectors[:3], own_templates(checkpoint).vectors)
     few = outputs(found, data / "train" / "turned").embedding

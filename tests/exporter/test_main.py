@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,12 @@ def test_export(
 ) -> None:
     model = tiny_bundle.manifest.detector  # made once already, and slow
     monkeypatch.setattr(export_module, "export_graph", lambda *_, **__: Graph(tiny_bundle.graph(model), model))
-    command = ("export", tiny_checkpoint_path, tmp_path / "made", "--data", tiny_data, "--name", "cli", "--alpha", 0.2)
-    table, _ = run(*map(str, command))
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    (data / "calib/real/broken.png").write_text("words")
+    command = ("export", tiny_checkpoint_path, tmp_path / "made", "--data", data, "--name", "cli", "--alpha", 0.2)
+    table, left_out = run(*map(str, command))
+    assert left_out.startswith(f"skipped {data}/calib/real/broken.png: ")
+    assert left_out.count("\n") == 1
     assert f"cli {json.loads((tmp_path / 'made' / 'manifest.json').read_bytes())['version']}" in table
     _, error = run(*map(str, command), code=2)
     assert error == f"genprint exporter: {tmp_path / 'made'} exists; choose another place or say --force\n"

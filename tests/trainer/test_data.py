@@ -99,8 +99,13 @@ def test_what_is_wrong_with_a_folder_is_said(make_folder: MakeFolder, tmp_path: 
     (tmp_path / "none").mkdir()
     with pytest.raises(TooFewClasses, match="found none"):
         ImageFolder.read(tmp_path / "none", CROP)
-    with pytest.raises(DataMissing, match=r"grid: no image to use \(2 too small for 32 x 32, 0 unreadable\)"):
+    small = r"small: no image of grid to use \(2 too small for 32 x 32, 0 unreadable\): the worker .* 'unsure'; enlarge"
+    with pytest.raises(DataMissing, match=small):
         ImageFolder.read(make_folder("small", images=2, size=16), CROP)
+    broken = make_folder("broken", images=1)
+    (broken / "real/00.png").write_text("words")
+    with pytest.raises(DataMissing, match=r"no image of real to use \(0 too small for 32 x 32, 1 unreadable\)$"):
+        ImageFolder.read(broken, CROP)
 
 
 def test_labels_follow_the_folder_and_need_photographs(make_folder: MakeFolder) -> None:

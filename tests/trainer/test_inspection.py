@@ -76,3 +76,8 @@ def test_a_set_without_images(tmp_path: Path) -> None:
     (tmp_path / "a/1.png").write_text("words")
     with pytest.raises(DataMissing, match="none of its 1 files is an image"):
         inspect(tmp_path)
+
+
+def test_an_empty_folder_is_told_what_a_set_is(tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match="no images here; a data set has a sub-folder for each class"):
+        inspect(tmp_path)

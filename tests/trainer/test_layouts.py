@@ -37,6 +37,14 @@ def test_folders(tmp_path: Path) -> None:
     assert listing.entries[0].extent.read() == PNG
 
 
+def test_a_folder_without_sub_folders_is_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = make(tmp_path / "deconv", "2.png", "1.png", ".git/x/1.png")
+    assert told(list_images(flat).of(None)) == [("1.png", "deconv", None), ("2.png", "deconv", None)]
+    monkeypatch.chdir(flat)
+    assert told(list_images(Path()).of(None)) == [("1.png", "deconv", None), ("2.png", "deconv", None)]
+    assert list_images(make(tmp_path / "words", "README.md")).entries == ()
+
+
 def test_folders_in_splits(tmp_path: Path) -> None:
     listing = list_images(make(tmp_path, "train/real/1.png", "train/grid/1.png", "valid/real/1.png", "test/grid/1.png"))
     assert listing.splits == ("train", "val", "test")

@@ -1,10 +1,12 @@
 """The command line, from data to figures, and its one-line errors."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from trainer.__main__ import app
@@ -14,6 +16,7 @@ from trainer.models.dcgan_discriminator import S2Config
 MakeFolder = Callable[..., Path]
 
 TINY = ["--size", "32", "--fit", "crop", "--epochs", "1", "--batch", "10"]
+CLOSED_FORM = ["--system", "block_spectra", "--size", "32", "--set", "simulated=0"]
 
 
 def test_synth_train_evaluate(photographs: Path, tmp_path: Path) -> None:
@@ -42,8 +45,7 @@ def test_synth_train_evaluate(photographs: Path, tmp_path: Path) -> None:
 def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, tmp_path: Path) -> None:
     run, checkpoint = CliRunner().invoke, tmp_path / "a.pt"
     known, others = make_folder("known", images=200), make_folder("others", images=200)
-    settings = ["--system", "block_spectra", "--size", "32", "--set", "simulated=0"]
-    assert run(app, ["train", str(known), str(checkpoint), *settings]).exit_code == 0
+    assert run(app, ["train", str(known), str(checkpoint), *CLOSED_FORM]).exit_code == 0
     command = ["judge", str(checkpoint), "--templates", str(known), "--calibration", str(others), "--alpha", "0.1"]
     new = make_folder("new", ("grid", "newer", "real"), images=40)
     found = json.loads(run(app, [*command, str(new), "--json"]).stdout)
@@ -57,6 +59,11 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
     assert folders["newer"]["right"] is None
     assert folders["newer"]["unknown"]["rate"] > 0.9
     assert folders["newer"]["auroc"] > 0.95
+    unknown = sum(folders[name]["unknown"]["hits"] for name in ("grid", "real"))
+    assert found["overall"]["images"] == 80
+    assert (found["overall"]["right"]["hits"], found["overall"]["right"]["count"]) == (80, 80)
+    assert (found["overall"]["unknown"]["hits"], found["overall"]["unknown"]["count"]) == (unknown, 80)
+    assert found["handled"] is False
     alone = run(app, [*command, str(make_folder("alone", ("real",)))])
     assert alone.exit_code == 0, alone.output
     assert "real" in alone.stdout
@@ -71,6 +78,94 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
         ended = run(app, [*command[:2], *folders, str(new)])
         assert ended.exit_code == code
         assert said in ended.stderr
+
+
+def test_judge_takes_folders_of_any_name_and_folders_without_sub_folders(
+    make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    run, checkpoint = CliRunner(env={"COLUMNS": "200"}).invoke, tmp_path / "a.pt"
+    known, others = make_folder("known", images=60), make_folder("others", images=60)
+    assert run(app, ["train", str(known), str(checkpoint), *CLOSED_FORM]).exit_code == 0
+    command = ["judge", str(checkpoint), "--templates", str(known), "--calibration", str(others)]
+    runs = make_folder("runs", ("grid", "real"), images=10)
+    (runs / "grid").rename(runs / "grid_run2")
+    shutil.copytree(runs / "grid_run2", runs / "strange")
+
+    mapped = [*command, str(runs), "--map", "grid_run2=grid"]
+    found = json.loads(run(app, [*mapped, "--json"]).stdout)
+    assert {name: folder["label"] for name, folder in found["folders"].items()} == {
+        "grid_run2": "grid",
+        "real": "real",
+        "strange": None,
+    }
+    assert found["folders"]["grid_run2"]["right"]["rate"] == 1
+    assert found["folders"]["strange"]["right"] is None
+    assert found["overall"]["images"] == 20
+    table = run(app, [*mapped, "--handled"]).stdout
+    for shown in ("grid_run2 = grid", "all known", "calibrated on handled copies as well"):
+        assert shown in table
+
+    alone = json.loads(run(app, [*command, str(runs / "strange"), "--json"]).stdout)
+    assert list(alone["folders"]) == ["strange"]
+    assert alone["overall"] is None
+    named = json.loads(run(app, [*command, str(runs / "strange"), "--json", "--map", "strange=grid"]).stdout)
+    assert named["overall"]["right"]["rate"] == 1
+
+    for pair, message in {
+        "glow=grid": "has no folder 'glow', only grid_run2, real, strange",
+        "strange=glow": "--map: the checkpoint has no class 'glow', only grid, real",
+        "strange": "--map strange: expected NAME=LABEL",
+    }.items():
+        wrong = run(app, [*command, str(runs), "--map", pair])
+        assert wrong.exit_code == 2
+        assert message in wrong.stderr
+
+
+def test_images_that_are_left_out_are_said(make_folder: MakeFolder, tmp_path: Path) -> None:
+    run, checkpoint = CliRunner().invoke, tmp_path / "a.pt"
+    known, others, new = (make_folder(name, images=8) for name in ("known", "others", "new"))
+    trained = run(app, ["train", str(known), str(checkpoint), *TINY, "--set", "embedding=8"])
+    assert trained.exit_code == 0, trained.output
+    for root in (known, others, new):
+        (root / "real/broken[1].png").write_text("words")
+        Image.new("RGB", (31, 40)).save(root / "real/small.png")
+    templates = ["--templates", str(known)]
+    for command, roots in (
+        (["train", str(known), str(tmp_path / "b.pt"), *TINY, "--val", str(new)], (known, new)),
+        (["evaluate", str(checkpoint), str(new), *templates], (new, known)),
+        (["judge", str(checkpoint), str(new), *templates, "--calibration", str(others)], (new, known, others)),
+        (["few-shot", str(checkpoint), str(new), str(tmp_path / "c.pt"), "--new", "grid", "--epochs", "0"], (new,)),
+    ):
+        done = run(app, command)
+        assert done.exit_code == 0, done.output
+        lines = [line for line in done.stderr.splitlines() if line.startswith("skipped")]
+        assert len(lines) == 2 * len(roots)
+        for root, broken, small in zip(roots, lines[::2], lines[1::2], strict=True):
+            assert broken.startswith(f"skipped {root}/real/broken[1].png: ")
+            assert small.startswith(f"skipped 1 images smaller than 32 x 32 (first: {root}/real/small.png): the worker")
+    smaller = make_folder("smaller", size=16)
+    said = run(app, ["judge", str(checkpoint), str(smaller), *templates, "--calibration", str(others)])
+    assert said.exit_code == 2
+    assert "6 too small for 32 x 32, 0 unreadable): the worker answers such images 'unsure'; enlarge" in said.stderr
+
+
+def test_the_option_that_chooses_a_split_is_named(make_folder: MakeFolder, tmp_path: Path) -> None:
+    run, checkpoint, data = CliRunner().invoke, tmp_path / "a.pt", tmp_path / "data"
+    parts = {split: make_folder(f"data/{split}") for split in ("train", "calib", "test")}
+    assert run(app, ["train", str(parts["train"]), str(checkpoint), *CLOSED_FORM]).exit_code == 0
+    judging = ["--split", "test", "--templates-split", "train", "--calibration-split", "calib"]
+    command = ["judge", str(checkpoint), str(data), "--templates", str(data), "--calibration", str(data)]
+    assert run(app, [*command, *judging]).exit_code == 0
+    assert run(app, ["evaluate", *command[1:5], *judging[:4]]).exit_code == 0
+    for number, option in enumerate(judging[::2]):
+        rest = judging[: 2 * number] + judging[2 * number + 2 :]
+        said = run(app, [*command, *rest])
+        assert (said.exit_code, said.stderr) == (
+            2,
+            f"trainer: {option}: {data}: name one of its splits (train, calib, test)\n",
+        )
+    said = run(app, ["evaluate", *command[1:5], "--split", "test"])
+    assert said.stderr.startswith("trainer: --templates-split: ")
 
 
 def test_few_shot_teaches_a_checkpoint_another_class(make_folder: MakeFolder, tmp_path: Path) -> None:

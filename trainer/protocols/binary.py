@@ -40,7 +40,7 @@ class Settings(BaseModel):
 def run(study: Study) -> Findings:
     """Tables ``auroc`` and, where asked for, ``tpr`` and ``changes``."""
     settings: Settings = study.settings(Settings)
-    columns = {**study.generators, MIXED: None}
+    columns = {**study.tested, MIXED: None}
     auroc: dict[tuple[str, str], Measured] = {}
     tpr: dict[tuple[str, str], Measured] = {}
     after: dict[tuple[str, str], Measured] = {}
@@ -63,7 +63,7 @@ def run(study: Study) -> Findings:
     for column, generator in columns.items():
         pictures = _test(study, generator)
         alone = Sample.of(study, pictures, 1)
-        for floor in floors_of(study, _names(study, generator)):
+        for floor in floors_of(study, tuple(study.generators.values()) if generator is None else (generator,)):
             logits = floor.judge(pictures).logits[None, None]
             auroc[floor.row, column] = percent_of(alone.auroc(logits))
             if settings.fpr is not None:
@@ -90,7 +90,7 @@ def _floors_after(study: Study, changes: Sequence[Transform]) -> dict[tuple[str,
     pictures = _test(study, None)
     sample = Sample.of(study, pictures, 1)
     found: dict[tuple[str, str], Measured] = {}
-    for floor in floors_of(study, _names(study, None)):
+    for floor in floors_of(study, tuple(study.generators.values())):
         seen = [change for change in changes if floor.sees(change)]
         changed = {c.name: sample.auroc(floor.judge(pictures, c).logits[None, None]) for c in seen}
         found |= {(floor.row, column): percent_of(one) for column, one in {**summary(changed, seen), **changed}.items()}
@@ -122,12 +122,11 @@ def _trained(study: Study, variant: Variant) -> Mapping[str, list[Trained]]:
 
 
 def _names(study: Study, generator: str | None) -> tuple[str, ...]:
-    return tuple(study.generators.values()) if generator is None else (generator,)
+    return tuple(study.tested.values()) if generator is None else (generator,)
 
 
 def _test(study: Study, generator: str | None) -> tuple[Picture, ...]:
-    classes = study.corpus.classes(_names(study, generator), "test", study.scale.test)
-    return tuple(picture for pictures in classes.values() for picture in pictures)
+    return study.both_kinds(_names(study, generator))
 
 
 def _logits(study: Study, nets: Sequence[Trained], pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:

@@ -26,8 +26,8 @@ def run(study: Study) -> Findings:
     """Table ``accuracy``: a column a category of the test images, and their mean; or ``all`` if there are none."""
     settings: Settings = study.settings(Settings)
     generator_of(study, settings.test_on, "test_on")
-    nets, _ = trained_on(study, settings.variant, settings.train_on)
     pictures = tested(study, settings.test_on)
+    nets, _ = trained_on(study, settings.variant, settings.train_on)
     logits = {"accuracy": np.stack([study.outputs(net, pictures).logits for net in nets])}
     for floor in floors_of(study, (study.generators[settings.train_on],)):
         logits[floor.row] = floor.judge(pictures).logits[None]

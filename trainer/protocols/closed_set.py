@@ -42,7 +42,7 @@ class Settings(BaseModel):
 def run(study: Study) -> Findings:
     """Tables ``top1`` (clean; after each change, their mean and worst), ``recall`` (a column a class), ``errors``."""
     settings: Settings = study.settings(Settings)
-    classes = study.corpus.classes(study.generators.values(), "test", study.scale.test)
+    classes = study.test_classes(study.generators.values())
     pictures = [picture for some in classes.values() for picture in some]
     truth = np.array([picture.label for picture in pictures])
     top1: dict[tuple[str, str], Measured] = {}

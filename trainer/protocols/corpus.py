@@ -55,6 +55,10 @@ class Corpus:
     """For people."""
     remarks: tuple[str, ...] = ()
     """What had to be assumed."""
+    tested_on: str = ""
+    """The other data set whose images are tested, where there is one."""
+    sides: Mapping[Extent, int] = field(default_factory=dict)
+    """The shorter side of each image in pixels, once they have been read (``protocols.readable``)."""
     _digests: dict[Extent, str] = field(default_factory=dict)
 
     @classmethod
@@ -71,7 +75,7 @@ class Corpus:
                 ``test``, or all where it has no splits.
 
         Raises:
-            DataMissing: no folder, or nothing to train or to test on.
+            DataMissing: no folder, or nothing to train or to test on; ``test`` has no image under a label.
             DataMalformed: see ``layouts.list_images``.
             RealLabelMissing: no photographs.
         """
@@ -81,7 +85,7 @@ class Corpus:
         if not any(picture.split == "train" for picture in pictures):
             raise DataMissing(f"{root}: no images in a split 'train', which experiments need beside 'test'")
         remarks = []
-        if not any(picture.split == "test" for picture in pictures):
+        if test is None and not any(picture.split == "test" for picture in pictures):
             pictures = [replace(p, split="test") if p.split == "val" else p for p in pictures]
             remarks.append("no split 'test' in this corpus: 'val' stands for it")
         splits: tuple[SplitName, ...] = ("val", "calib")
@@ -95,8 +99,7 @@ class Corpus:
             raise DataMissing(f"{root}: no images in a split 'test'")
         if all(picture.generated for picture in pictures):
             raise RealLabelMissing(f"{root}: no photographs; name their folder with --real")
-        name = root.name if test is None else f"{root.name}, tested on {test.name}"
-        return cls(root, _numbered(pictures), name, tuple(remarks))
+        return cls(root, _numbered(pictures), root.name, tuple(remarks), test.name if test is not None else "")
 
     @cached_property
     def generators(self) -> tuple[str, ...]:
@@ -117,7 +120,7 @@ class Corpus:
     def paired(self) -> bool:
         """Whether file i of every class in ``test`` may show the same photograph: all have equally many."""
         counts = {len(self.fakes(name, "test")) for name in self.generators} | {len(self.photographs("test"))}
-        return len(counts) == 1 and all(p.generator is None for p in self.pictures if not p.generated)
+        return len(counts - {0}) == 1 and all(p.generator is None for p in self.pictures if not p.generated)
 
     def fakes(self, generator: str, split: SplitName, count: int | None = None) -> tuple[Picture, ...]:
         """Images that ``generator`` made; ``count`` of them spread evenly, or all."""
@@ -135,14 +138,18 @@ class Corpus:
     def classes(
         self, names: Iterable[str], split: SplitName, count: int | None = None
     ) -> dict[str, tuple[Picture, ...]]:
-        """A folder to be: photographs and the images of these generators, so many of each."""
+        """A folder to be: photographs and the images of these generators, so many of each.
+
+        In ``test``, what has no images is left out.
+        """
         chosen = tuple(names)
         owners = {p.generator for p in self._in(split) if not p.generated}
         if None in owners or len(chosen) != 1:
             photographs = self.photographs(split, count)
         else:
             photographs = self.photographs(split, count, chosen[0])
-        return {REAL: photographs, **{name: self.fakes(name, split, count) for name in chosen}}
+        found = {REAL: photographs, **{name: self.fakes(name, split, count) for name in chosen}}
+        return {name: pictures for name, pictures in found.items() if pictures or split != "test"}
 
     def digest(self, pictures: Iterable[Picture]) -> str:
         """Identity of these files, in this order and under these labels: sha256 (hex, 16 digits) of their contents."""
@@ -249,7 +256,10 @@ def _owned(pictures: list[Picture]) -> list[Picture]:
 def _tested(root: Path, real: Sequence[str]) -> list[Picture]:
     listing = list_images(root)
     entries = listing.of("test" if "test" in listing.splits else None)
-    return [p for e in entries if (p := _picture(replace(e, split="test"), real)) is not None]
+    found = [p for e in entries if (p := _picture(replace(e, split="test"), real)) is not None]
+    if not found:
+        raise DataMissing(f"{root}: no images to test on; it needs a folder for each of the corpus's classes")
+    return found
 
 
 def _set_aside(pictures: list[Picture], split: SplitName) -> list[Picture]:

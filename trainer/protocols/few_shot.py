@@ -82,23 +82,23 @@ def run(study: Study) -> Findings:
     settings: Settings = study.settings(Settings)
     figures = Figures()
     lines: dict[str, list[tuple[float, float]]] = {}
-    pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
+    pool = min(len(few_shot_pool(study, family)) for family in study.tested.values())
     changes = (CLEAN, *changes_of(settings.changes))
     enough = [shots for shots in settings.shots if shots <= pool]
     remarks = [f"{shots} images: there are {pool}." for shots in settings.shots if shots not in enough]
     for name, variant in settings.variants.items():
-        nets = {paper: backbones_without(study, variant, family) for paper, family in study.generators.items()}
-        before = {paper: _before(study, variant, nets[paper], f, changes) for paper, f in study.generators.items()}
+        nets = {paper: backbones_without(study, variant, family) for paper, family in study.tested.items()}
+        before = {paper: _before(study, variant, nets[paper], f, changes) for paper, f in study.tested.items()}
         for shots in enough:
             row = row_of(name, shots)
-            learnt = {paper: _learn(study, variant, nets[paper], {f: shots}) for paper, f in study.generators.items()}
+            learnt = {paper: _learn(study, variant, nets[paper], {f: shots}) for paper, f in study.tested.items()}
             for change in changes:
                 found = {
                     paper: _test(study, before[paper][change.name], learnt[paper], family, change)
-                    for paper, family in study.generators.items()
+                    for paper, family in study.tested.items()
                 }
                 figures.add(row, found, change)
-            for paper in study.generators:
+            for paper in study.tested:
                 lines.setdefault(f"{name}: {paper}", []).append((shots, figures.new[row, paper].value))
     for shots in enough:
         for row, found in _floors(study, shots).items():
@@ -198,7 +198,7 @@ def _right(namers: Sequence[Sequence[Namer]], pictures: Sequence[Picture], chang
 def _floors(study: Study, shots: int) -> dict[str, dict[str, Found]]:
     """Row -> family -> accuracies."""
     rows: dict[str, dict[str, Found]] = {}
-    for paper, family in study.generators.items():
+    for paper, family in study.tested.items():
         ours, rest = _test_images(study, family)
         known = [generator for generator in study.generators.values() if generator != family]
         sample, of_others = (Sample.of(study, some, 1) for some in (ours, rest))
@@ -212,7 +212,7 @@ def _floors(study: Study, shots: int) -> dict[str, dict[str, Found]]:
 
 def _test_images(study: Study, family: str) -> tuple[Sequence[Picture], Sequence[Picture]]:
     """Of the family, and of all other classes."""
-    classes = study.corpus.classes(study.generators.values(), "test", study.scale.test)
+    classes = study.test_classes(study.generators.values(), least=2)
     return classes[family], [p for name, pictures in classes.items() if name != family for p in pictures]
 
 

@@ -126,8 +126,7 @@ def binary_floors(
     figure: Literal["AUROC", "AP"] = "AUROC",
 ) -> dict[str, Measured]:
     """Of *generated* against real, trained on ``generators`` and tested on ``tested`` (the same ones if not given)."""
-    test = study.corpus.classes(tested or generators, "test", study.scale.test)
-    pictures = [picture for some in test.values() for picture in some]
+    pictures = study.both_kinds(tested or generators)
     generated = np.array([picture.generated for picture in pictures])
     statistic = {"AUROC": auroc, "AP": average_precision}[figure]
     return {

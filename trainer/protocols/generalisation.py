@@ -89,7 +89,7 @@ def run(study: Study) -> Findings:
         raise next(iter(missing.values()))
     remarks |= {f"{row} is left out: {error}" for row, error in missing.items()}
     trained = (study.generators[settings.train_on],)
-    for column, generator in study.generators.items():
+    for column, generator in study.tested.items():
         for floor, value in binary_floors(study, trained, (generator,), "AP").items():
             found[floor, column] = value
     tables = [study.recipe.published("ap").beside(found)]
@@ -138,7 +138,7 @@ def generator_of(study: Study, name: str, setting: str) -> str:
 def average_precisions(study: Study, nets: Sequence[Trained], **how: Any) -> dict[str, Estimate]:
     """Of each generator of the publication; ``how`` the images are seen, see ``Study.outputs``."""
     found = {}
-    for name in study.generators:
+    for name in study.tested:
         pictures = tested(study, name)
         logits = np.stack([study.outputs(net, pictures, **how).logits for net in nets])[:, None]
         found[name] = Sample.of(study, pictures, len(nets)).average_precision(logits)
@@ -146,9 +146,8 @@ def average_precisions(study: Study, nets: Sequence[Trained], **how: Any) -> dic
 
 
 def tested(study: Study, name: str) -> tuple[Picture, ...]:
-    """A generator's test images and its reals."""
-    classes = study.corpus.classes([study.generators[name]], "test", study.scale.test)
-    return tuple(picture for pictures in classes.values() for picture in pictures)
+    """A generator's test images and its reals, see ``Study.both_kinds``."""
+    return study.both_kinds([study.generators[name]])
 
 
 def _part(pictures: Sequence[Picture], share: float) -> tuple[Picture, ...]:

@@ -4,7 +4,7 @@ As in the paper, training starts from one generator and photographs, and at each
 on the few images of all types added so far. So are the floors, fitted anew at each step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ from trainer.protocols.study import Findings, Study
 
 REST, NEW = "rest", "new"
 Step = dict[str, Estimate]
-"""Accuracy on the rest and on the new; at first there is nothing new."""
+"""Accuracy on the rest and on the new: as far as there are test images, and at first there is nothing new."""
 Learner = Callable[[Sequence[str]], list[Step]]
 """From families, in the order in which they are added."""
 
@@ -54,6 +54,7 @@ def run(study: Study) -> Findings:
         learners |= {f"floor: {kind}": partial(_floor_steps, study, kind, settings.shots) for kind in KINDS}
     tables: dict[str, dict[tuple[str, str], Measured]] = {REST: {}, NEW: {}, "summary": {}}
     lines: dict[str, list[tuple[float, float]]] = {}
+    study.test_classes(study.tested.values(), least=2)
     for name, learn in learners.items():
         every: dict[str, list[Estimate]] = {REST: [], NEW: []}
         for number, order in enumerate(orders_of(list(study.generators), settings.orders)):
@@ -66,14 +67,18 @@ def run(study: Study) -> Findings:
                         lines.setdefault(f"{row}: the {part}", []).append((step, tables[part][row, column].value))
                     if step:
                         every[part].append(estimate)
-        for part, estimates in every.items():
-            tables["summary"][name, f"the {part}, mean"] = percent_of(bootstrap.average(estimates))
-        tables["summary"][name, f"the {NEW}, worst"] = percent_of(bootstrap.worst(every[NEW]))
+        tables["summary"] |= {(name, column): percent_of(one) for column, one in _summary(every).items()}
     remarks = (f"Types are added by {pool} images: there are no more.",) if pool < settings.shots else ()
     shown = [REST, NEW, *(["summary"] if settings.summary else [])]
     figure = Figure(title="Accuracy by types added", image=curves(lines, x="types added", y="accuracy, %"))
     tables_shown = tuple(study.recipe.published(name).beside(tables[name]) for name in shown)
     return Findings(tables=tables_shown, figures=(figure,), remarks=remarks)
+
+
+def _summary(every: Mapping[str, Sequence[Estimate]]) -> dict[str, Estimate]:
+    """Over steps and orders, of what there are test images of."""
+    found = {f"the {part}, mean": bootstrap.average(estimates) for part, estimates in every.items() if estimates}
+    return {**found, **({f"the {NEW}, worst": bootstrap.worst(every[NEW])} if every[NEW] else {})}
 
 
 def orders_of(names: Sequence[str], count: int) -> list[list[str]]:
@@ -123,8 +128,9 @@ def _floor_steps(study: Study, kind: Kind, shots: int, families: Sequence[str]) 
 
 
 def _test_images(study: Study, families: Sequence[str]) -> dict[str, Sequence[Picture]]:
-    """Of the last family, where it is not the only one, and of the others and photographs."""
+    """Of the last family, where it is not the only one, and of the others and photographs; as far as there are any."""
     classes = study.corpus.classes(families, "test", study.scale.test)
     newest = families[-1] if len(families) > 1 else None
     rest = [picture for name, pictures in classes.items() if name != newest for picture in pictures]
-    return {REST: rest} if newest is None else {REST: rest, NEW: classes[newest]}
+    parts = {REST: rest, NEW: classes.get(newest, ()) if newest else ()}
+    return {part: pictures for part, pictures in parts.items() if pictures}

@@ -31,8 +31,8 @@ def run(study: Study) -> Findings:
     (generator,) = list(study.generators.values())[:1]
     train = {row: study.corpus.classes([generator], "train", study.least(v)) for row, v in settings.variants.items()}
     val = study.corpus.classes([generator], "val", study.scale.val)
+    pictures = study.both_kinds([generator])
     test = study.corpus.classes([generator], "test", study.scale.test)
-    pictures = [picture for some in test.values() for picture in some]
     stored, smallest = min((min(decode(some[0].extent.read()).image.size), label) for label, some in test.items())
     usable = [size for size in settings.sizes if size <= stored]
     found: dict[tuple[str, str], Measured] = {}

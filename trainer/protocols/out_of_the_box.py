@@ -38,7 +38,7 @@ def run(study: Study) -> Findings:
     floors = floors_of(study, (study.generators[settings.train_on],))
     (plain,) = changes_of([settings.before])
     found: dict[tuple[str, str], Measured] = {}
-    for name in study.generators:
+    for name in study.tested:
         found |= _rows(study, nets, floors, name, f"{name}, as stored", plain)
         if settings.shorter is not None:
             resize = Resize(mode="shorter", size=settings.shorter)

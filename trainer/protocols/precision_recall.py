@@ -15,13 +15,13 @@ def run(study: Study) -> Findings:
     settings: OneNetwork = study.settings(OneNetwork)
     nets, _ = trained_on(study, settings.variant, settings.train_on)
     scores = {}
-    for name in study.generators:
+    for name in study.tested:
         pictures = tested(study, name)
         generated = np.array([picture.generated for picture in pictures])
         scores[name] = study.outputs(nets[0], pictures).logits, generated
     found = {("AP", name): percent_of(estimate) for name, estimate in average_precisions(study, nets).items()}
     trained = (study.generators[settings.train_on],)
-    for name, generator in study.generators.items():
+    for name, generator in study.tested.items():
         found |= {(row, name): value for row, value in binary_floors(study, trained, (generator,), "AP").items()}
     figure = Figure(title="Precision and recall (S3, Fig. 8)", image=precision_recall(scores))
     return Findings(tables=(study.recipe.published("ap").beside(found),), figures=(figure,))

@@ -42,7 +42,7 @@ def run(study: Study) -> Findings:
             for target, estimates in _tested(study, variant, source).items():
                 figures |= {(f"{prefix}{target}, {row}", name): percent_of(one) for name, one in estimates.items()}
                 unseen[row] += [estimates] if target != source else []
-        for target, generator in study.generators.items():
+        for target, generator in study.tested.items():
             floors = binary_floors(study, (study.generators[source],), (generator,))
             figures |= {(f"{prefix}{target}, {floor}", "AUROC"): value for floor, value in floors.items()}
     gains = _gains({row: _means(found) for row, found in unseen.items() if found})
@@ -72,8 +72,8 @@ def _tested(study: Study, variant: Variant, source: str) -> dict[str, dict[str, 
     val = study.corpus.classes([generator], "val", study.scale.val)
     nets = [study.train(study.config(variant, seed), train, val) for seed in study.seeds_of(variant)]
     found = {}
-    for target, family in study.generators.items():
-        pictures = [p for some in study.corpus.classes([family], "test", study.scale.test).values() for p in some]
+    for target, family in study.tested.items():
+        pictures = study.both_kinds([family])
         logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
         found[target] = _figures(Sample.of(study, pictures, len(nets)), logits)
     return found

@@ -23,7 +23,7 @@ def run(study: Study) -> Findings:
     columns = [f"{p}th percentile" for p in PERCENTILES]
     shown: dict[str, list[Pixels]] = {}
     found: dict[tuple[str, str], Measured] = {}
-    for name in study.generators:
+    for name in study.tested:
         pictures = tested(study, name)
         logits = study.outputs(net, pictures).logits
         for generated in (False, True):

@@ -138,9 +138,14 @@ class Recipe(_Exact):
         """The table of that name."""
         return next(table for table in self.table if table.name == name)
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What it compares, where it compares several."""
+        return tuple(self.settings.get("variants", {}))
+
     def only(self, rows: Collection[str]) -> "Recipe":
         """Of its variants these alone; all where it has none of them, or none at all."""
-        chosen = {row: variant for row, variant in self.settings.get("variants", {}).items() if row in rows}
+        chosen = {row: self.settings["variants"][row] for row in self.rows if row in rows}
         return self.model_copy(update={"settings": {**self.settings, "variants": chosen}}) if chosen else self
 
 

@@ -43,12 +43,12 @@ def run(study: Study) -> Findings:
     tables, figures = [], []
     for kind, sweep in sweeps.items():
         means: dict[tuple[str, str], Measured] = {}
-        groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in study.generators}
+        groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in study.tested}
         for row, judge in judges.items():
             for amount, change in sweep:
                 if isinstance(judge, Floor) and not judge.sees(change):
                     continue
-                found = {name: 100 * _ap(study, judge, name, change) for name in study.generators}
+                found = {name: 100 * _ap(study, judge, name, change) for name in study.tested}
                 means[row, f"{amount:g}"] = Measured(value=float(np.mean(list(found.values()))))
                 for name, value in found.items():
                     groups[name].setdefault(row, []).append((amount, value))

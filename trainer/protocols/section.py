@@ -82,6 +82,8 @@ class Section(_Value):
     settings: dict[str, Any]
     """Of the scale: images, seeds, what was changed of the systems' defaults."""
     corpus: str
+    tested_on: str = ""
+    """The other data set whose images were tested, where there was one."""
     fingerprint: str
     mapping: dict[str, str | None]
     """The publication's names -> what stands for them here."""
@@ -93,6 +95,11 @@ class Section(_Value):
     versions: dict[str, str]
     created_at: str
 
+    @property
+    def data(self) -> str:
+        """What it was trained and tested on, for people."""
+        return f"{self.corpus}, tested on {self.tested_on}" if self.tested_on else self.corpus
+
     def without_pictures(self) -> "Section":
         """For programs."""
         return self.model_copy(update={"figures": ()})
@@ -100,7 +107,7 @@ class Section(_Value):
 
 def show(section: Section, console: Console) -> None:
     """For people: published | measured [95 % bounds]."""
-    console.rule(f"[bold]{section.protocol}[/] · scale {section.scale}")
+    console.rule(f"[bold]{section.protocol}[/] · scale {section.scale} · {section.data}")
     console.print(f"{section.title} ({section.source})", highlight=False)
     names = ", ".join(f"{a} = {b if b is not None else 'not in this corpus'}" for a, b in section.mapping.items())
     if names:

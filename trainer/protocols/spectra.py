@@ -41,13 +41,14 @@ def run(study: Study) -> Findings:
     settings: Settings = study.settings(Settings)
     found: dict[tuple[str, str], Measured] = {}
     shown: dict[str, list[Pixels]] = {"real": [], "generated": []}
-    for name, generator in study.generators.items():
-        classes = study.corpus.classes([generator], "test", study.scale.test)
-        for kind, pictures in zip(shown, classes.values(), strict=True):
+    for name, generator in study.tested.items():
+        tested = study.both_kinds([generator])
+        for kind, spectra in shown.items():
+            pictures = [picture for picture in tested if picture.generated == (kind == "generated")]
             spectrum = mean_spectrum(_views(spread(pictures, settings.images), settings.side))
-            shown[kind].append(spectrum_picture(spectrum))
+            spectra.append(spectrum_picture(spectrum))
             found[name, kind] = Measured(value=highest_peak(spectrum, settings.neighbourhood))
-    picture = images(shown, list(study.generators), grey=True)
+    picture = images(shown, list(study.tested), grey=True)
     figure = Figure(title="Average spectra (S3, Fig. 7)", image=picture, caption="Zero frequency in the middle.")
     return Findings(tables=(study.recipe.published("peaks").beside(found),), figures=(figure,))
 

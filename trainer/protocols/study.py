@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,8 @@ from trainer.config import TrainConfig
 from trainer.errors import BadConfig, NotInCorpus
 from trainer.evaluate import embed
 from trainer.few_shot import FewShotConfig, few_shot
-from trainer.protocols.corpus import Corpus, Picture
+from trainer.layouts import Extent
+from trainer.protocols.corpus import REAL, Corpus, Picture
 from trainer.protocols.recipe import Recipe, Scale, ScaleName, Variant, merged
 from trainer.protocols.section import Figure, Measured, Table
 from trainer.protocols.steps import Steps, key_of
@@ -119,6 +120,59 @@ class Study:
             published = ", ".join(recipe.names)
             raise NotInCorpus(f"{corpus.root}: nothing stands for any of {published}; say --map NAME=FOLDER")
         self.generators: dict[str, str] = dict(list(every.items())[: self.scale.generators])
+        self._mirrored: dict[Extent, int] = {}
+
+    @cached_property
+    def tested(self) -> dict[str, str]:
+        """Those of ``generators`` that there are test images of: all, unless others than the corpus's own are tested.
+
+        Raises:
+            NotInCorpus: there are none.
+        """
+        found = {name: folder for name, folder in self.generators.items() if self.corpus.fakes(folder, "test")}
+        if not found:
+            raise NotInCorpus(f"{self._tests}: no test images of any of {', '.join(self.generators.values())}")
+        return found
+
+    def test_classes(self, generators: Iterable[str], least: int = 1) -> dict[str, tuple[Picture, ...]]:
+        """Test images of photographs and these generators, as far as there are any.
+
+        Raises:
+            NotInCorpus: there are fewer than ``least`` such classes.
+        """
+        wanted = list(generators)
+        found = self.corpus.classes(wanted, "test", self.scale.test)
+        if len(found) < least:
+            known = ", ".join((REAL, *wanted))
+            raise NotInCorpus(f"{self._tests}: test images of {len(found)} of {known}, at least {least} needed")
+        return found
+
+    def both_kinds(self, generators: Iterable[str]) -> tuple[Picture, ...]:
+        """Test images of these generators and photographs.
+
+        Raises:
+            NotInCorpus: one of the kinds is missing.
+        """
+        pictures = [p for some in self.test_classes(generators).values() for p in some]
+        if len({picture.generated for picture in pictures}) < 2:
+            kind = "photographs" if any(picture.generated for picture in pictures) else "generated images"
+            raise NotInCorpus(f"{self._tests}: no {kind} to test on, and figures of real against generated need both")
+        return tuple(pictures)
+
+    @property
+    def _tests(self) -> str:
+        return self.corpus.tested_on or str(self.corpus.root)
+
+    def remarks(self) -> Iterator[str]:
+        """What has to be said of the run, once it is done."""
+        if untested := [name for name, folder in self.generators.items() if not self.corpus.fakes(folder, "test")]:
+            yield f"No test images of {', '.join(untested)}."
+        if self._mirrored:
+            yield f"{len(self._mirrored)} images are smaller than the network's view and were mirrored at their border."
+        if self.random:
+            names = sorted(self.random)
+            option = f"--pretrained {names[0]}=FILE"
+            yield f"{', '.join(names)} from random weights, the publication's from ImageNet's: {option}"
 
     @property
     def seeds(self) -> range:
@@ -211,8 +265,13 @@ class Study:
 
         Steps are the images of one label at a time, so that other selections of labels share them.
         """
+        cut = preprocessing or trained.config.preprocessing
+        if cut.views[0].resize.mode == "none":
+            self._mirrored |= {
+                p.extent: s for p in pictures if 0 < (s := self.corpus.sides.get(p.extent, 0)) < cut.size
+            }
         parts = [
-            self._outputs(trained, tuple(run), change, preprocessing or trained.config.preprocessing)
+            self._outputs(trained, tuple(run), change, cut)
             for _, run in groupby(pictures, key=lambda picture: picture.label)
         ]
         logits = np.concatenate([part.logits for part in parts])

@@ -32,7 +32,7 @@ def run(study: Study) -> Findings:
     draws = len(study.draws_of(settings.variant))
     floors = floors_of(study, (study.generators[settings.train_on],))
     found: dict[tuple[str, str], Measured] = {}
-    for name in study.generators:
+    for name in study.tested:
         pictures = tested(study, name)
         sample = Sample.of(study, pictures, 1, draws)
         logits = study.outputs(net, pictures).logits

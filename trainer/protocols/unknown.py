@@ -70,7 +70,8 @@ def run(study: Study) -> Findings:
     oscr: dict[tuple[str, str], Measured] = {}
     false_unknown: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    kept = [name for name in study.corpus.generators if name not in study.corpus.trainable]
+    tested = [name for name in study.corpus.generators if study.corpus.fakes(name, "test")]
+    kept = [name for name in tested if name not in study.corpus.trainable]
     knowing: dict[str, Callable[[Sequence[str]], list[Opinion]]] = {
         row: partial(_opinions, study, variant) for row, variant in settings.variants.items()
     }
@@ -79,6 +80,8 @@ def run(study: Study) -> Findings:
     for row, opinions in knowing.items():
         left_out = {}
         for name, family in study.generators.items():
+            if family not in tested:
+                continue
             known = [generator for generator in every if generator != family]
             left_out[name] = _told_apart(study, opinions(known), known, family)
         others = {name: _told_apart(study, opinions(every), every, name) for name in kept}
@@ -86,6 +89,8 @@ def run(study: Study) -> Findings:
             for name, found in {**left_out, **others}.items():
                 table[row, name] = percent_of(found[place])
             families = [found[place] for found in left_out.values()]
+            if not families:
+                continue
             table[row, "mean"] = percent_of(bootstrap.average(families))
             table[row, "worst"] = percent_of(bootstrap.worst(families))
     for row, variant in settings.variants.items():
@@ -162,5 +167,5 @@ def _promise(study: Study, backbones: Sequence[Backbone]) -> list[tuple[float, f
 
 
 def _known_test(study: Study, generators: Sequence[str]) -> list[Picture]:
-    classes = study.corpus.classes(generators, "test", study.scale.test)
+    classes = study.test_classes(generators)
     return [picture for pictures in classes.values() for picture in pictures]

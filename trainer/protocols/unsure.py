@@ -132,10 +132,13 @@ def _likelier(kinds: Sequence[ConformalKinds], logits: Floats) -> tuple[Flags, S
 
 def _balanced(study: Study, split: SplitName) -> list[Picture]:
     """All photographs, and as many fakes: an equal share of each generator's."""
-    count = study.scale.calib if split == "calib" else study.scale.test
+    count, generators = study.scale.calib, study.generators
+    if split == "test":
+        count, generators = study.scale.test, study.tested
+        study.both_kinds(generators.values())
     photographs = study.corpus.photographs(split, count)
-    share = max(1, len(photographs) // len(study.generators))
-    fakes = [p for name in study.generators.values() for p in study.corpus.fakes(name, split, share)]
+    share = max(1, len(photographs) // len(generators))
+    fakes = [p for name in generators.values() for p in study.corpus.fakes(name, split, share)]
     return [*photographs, *fakes]
 
 

@@ -76,7 +76,34 @@ def test_other_images_can_be_tested_in_place_of_the_corpus_own(tmp_path: Path) -
         assert {p.extent.file.parents[1].name for p in corpus.fakes("gan", "test")} <= {"plain", "test"}
         assert len(corpus.fakes("gan", "test")) == len(corpus.photographs("test")) == count
         assert len(corpus.fakes("gan", "train")) == 17
-        assert corpus.name == f"a, tested on {name}"
+        assert (corpus.name, corpus.tested_on) == ("a", name)
+
+
+def test_a_test_set_without_known_folders_is_not_replaced_by_another_split(tmp_path: Path) -> None:
+    put(
+        tmp_path / "a",
+        *(f"{s}/{c}/{i}.png" for s in ("train", "val", "test") for c in ("real", "gan") for i in range(5)),
+    )
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataMissing, match="empty: no images to test on"):
+        Corpus.read(tmp_path / "a", test=tmp_path / "empty")
+    put(tmp_path / "flat", "0.png", "1.png")
+    corpus = Corpus.read(tmp_path / "a", test=tmp_path / "flat")
+    assert [len(corpus.fakes(name, "test")) for name in ("gan", "flat")] == [0, 2]
+    assert not corpus.photographs("test")
+
+
+def test_classes_without_test_images_are_left_out_and_break_no_pairs(tmp_path: Path) -> None:
+    put(
+        tmp_path / "a",
+        *(f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("real", "gan", "x") for i in range(20)),
+    )
+    put(tmp_path / "b", *(f"{c}/{i}.png" for c in ("real", "gan") for i in range(4)))
+    corpus = Corpus.read(tmp_path / "a", test=tmp_path / "b")
+    assert corpus.generators == ("gan", "x")
+    assert corpus.classes(corpus.generators, "test").keys() == {"real", "gan"}
+    assert corpus.classes(corpus.generators, "train").keys() == {"real", "gan", "x"}
+    assert corpus.paired
 
 
 def test_other_content_is_another_digest(corpus: Corpus) -> None:

@@ -207,6 +207,34 @@ def test_an_experiment_runs_from_end_to_end(name: str, make_study: Any, steps: S
     assert all(_stands_alone(figure) for figure in found.figures)
 
 
+@pytest.mark.parametrize("tested", ["real nearest", "real", "nearest", "nearest deconv", "rec_other", "real rec_other"])
+@pytest.mark.parametrize("name", CASES)
+def test_other_test_images_need_not_be_of_all_classes(
+    name: str, tested: str, make_study: Any, steps: Steps, corpus: Corpus
+) -> None:
+    settings, tables = CASES[name]
+    recipe = {
+        "protocol": name,
+        "names": NAMES,
+        "maps": MAPS,
+        "table": [{"name": table, "title": table, "columns": ["PGGAN"]} for table in tables],
+        "settings": settings,
+    }
+    study = make_study(recipe, steps)
+    pictures = tuple(p for p in corpus.pictures if p.split != "test" or p.label in tested.split())
+    study.corpus = replace(corpus, pictures=pictures, tested_on="others")
+    try:
+        found: Findings = import_module(f"trainer.protocols.{name}").run(study)
+    except NotInCorpus as error:
+        assert tested != "real nearest" or name in {"by_category", "input_size"}
+        assert str(error).startswith("others: ") or "stands for" in str(error)  # noqa: PT017
+        return
+    measured = [cell.measured for table in found.tables for cell in table.cells if cell.measured is not None]
+    assert measured
+    assert all(math.isfinite(one.value) for one in measured)
+    assert any(remark.startswith("No test images of ") for remark in study.remarks()) == (tested != "nearest deconv")
+
+
 def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, corpus: Corpus) -> None:
     recipe = {
         "protocol": "by_category",
@@ -267,6 +295,14 @@ def test_a_row_without_training_images_is_left_out_and_said(make_study: Any, ste
     assert remark.endswith("no training images of rec_other")
     with pytest.raises(NotInCorpus, match="no training images of rec_other"):
         generalisation.run(make_study(_generalisation({"others": on_others}), steps))
+
+
+def test_images_smaller_than_the_view_are_said(make_study: Any, steps: Steps, corpus: Corpus) -> None:
+    study = make_study(_generalisation({"none": S3}), steps)
+    pictures = corpus.fakes("nearest", "test")
+    study.corpus = replace(corpus, sides={p.extent: 20 + 6 * number for number, p in enumerate(pictures)})
+    generalisation.run(study)
+    assert "2 images are smaller than the network's view and were mirrored at their border." in study.remarks()
 
 
 def test_what_steers_a_training_shows_the_same_things_as_the_training(
