@@ -5,9 +5,11 @@ one alone. Beside the means we give the worst family, and how bad the unlucky dr
 from the training images of the known types and the few of the new one, drawn once.
 *Others lose* is the accuracy on the other types before there is a template of the new one, minus that after, with the
 same backbones and draws.
+Where the recipe names no generators, those that the corpus keeps from training (``rec_*``) are learnt as well, by the
+backbones that know all others; means and worst are over the families that were left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,12 +71,13 @@ class Figures:
     others: dict[tuple[str, str], Measured] = field(default_factory=dict)
     summary: dict[tuple[str, str], Measured] = field(default_factory=dict)
 
-    def add(self, row: str, found: Mapping[str, Found], change: Transform = CLEAN) -> None:
-        """A row's families, on images after ``change``; only the summary has others than clean ones."""
+    def add(self, row: str, found: Mapping[str, Found], over: Collection[str], change: Transform = CLEAN) -> None:
+        """A row's families, on images after ``change``; the summary is ``over`` some, and alone has changed ones."""
         if change is CLEAN:
             self.new.update({(row, paper): percent_of(one.new) for paper, one in found.items()})
             self.others.update({(row, paper): percent_of(one.others) for paper, one in found.items()})
-        self.summary.update({(row, column): percent_of(one) for column, one in _summary(found, change).items()})
+        summary = _summary([found[paper] for paper in over], change)
+        self.summary.update({(row, column): percent_of(one) for column, one in summary.items()})
 
 
 def run(study: Study) -> Findings:
@@ -82,27 +85,28 @@ def run(study: Study) -> Findings:
     settings: Settings = study.settings(Settings)
     figures = Figures()
     lines: dict[str, list[tuple[float, float]]] = {}
-    pool = min(len(few_shot_pool(study, family)) for family in study.tested.values())
+    families = {**study.tested, **study.kept}
+    pool = min(len(few_shot_pool(study, family)) for family in families.values())
     changes = (CLEAN, *changes_of(settings.changes))
     enough = [shots for shots in settings.shots if shots <= pool]
     remarks = [f"{shots} images: there are {pool}." for shots in settings.shots if shots not in enough]
     for name, variant in settings.variants.items():
-        nets = {paper: backbones_without(study, variant, family) for paper, family in study.tested.items()}
-        before = {paper: _before(study, variant, nets[paper], f, changes) for paper, f in study.tested.items()}
+        nets = {paper: backbones_without(study, variant, family) for paper, family in families.items()}
+        before = {paper: _before(study, variant, nets[paper], f, changes) for paper, f in families.items()}
         for shots in enough:
             row = row_of(name, shots)
-            learnt = {paper: _learn(study, variant, nets[paper], {f: shots}) for paper, f in study.tested.items()}
+            learnt = {paper: _learn(study, variant, nets[paper], {f: shots}) for paper, f in families.items()}
             for change in changes:
                 found = {
                     paper: _test(study, before[paper][change.name], learnt[paper], family, change)
-                    for paper, family in study.tested.items()
+                    for paper, family in families.items()
                 }
-                figures.add(row, found, change)
-            for paper in study.tested:
+                figures.add(row, found, study.tested, change)
+            for paper in families:
                 lines.setdefault(f"{name}: {paper}", []).append((shots, figures.new[row, paper].value))
     for shots in enough:
-        for row, found in _floors(study, shots).items():
-            figures.add(row, found)
+        for row, found in _floors(study, families, shots).items():
+            figures.add(row, found, study.tested)
     shown = {"new": figures.new, "others": figures.others, **({"summary": figures.summary} if settings.summary else {})}
     tables = [study.recipe.published(name).beside(table) for name, table in shown.items()]
     image = curves(lines, x="images of the new type", y="accuracy on the new type, %", limits=(0, 102))
@@ -195,10 +199,10 @@ def _right(namers: Sequence[Sequence[Namer]], pictures: Sequence[Picture], chang
     return np.array([[namer.right(pictures, change) for namer in row] for row in namers])
 
 
-def _floors(study: Study, shots: int) -> dict[str, dict[str, Found]]:
+def _floors(study: Study, families: Mapping[str, str], shots: int) -> dict[str, dict[str, Found]]:
     """Row -> family -> accuracies."""
     rows: dict[str, dict[str, Found]] = {}
-    for paper, family in study.tested.items():
+    for paper, family in families.items():
         ours, rest = _test_images(study, family)
         known = [generator for generator in study.generators.values() if generator != family]
         sample, of_others = (Sample.of(study, some, 1) for some in (ours, rest))
@@ -212,19 +216,19 @@ def _floors(study: Study, shots: int) -> dict[str, dict[str, Found]]:
 
 def _test_images(study: Study, family: str) -> tuple[Sequence[Picture], Sequence[Picture]]:
     """Of the family, and of all other classes."""
-    classes = study.test_classes(study.generators.values(), least=2)
+    classes = study.test_classes({**study.generators, family: family}.values(), least=2)
     return classes[family], [p for name, pictures in classes.items() if name != family for p in pictures]
 
 
-def _summary(found: Mapping[str, Found], change: Transform) -> dict[str, Estimate]:
+def _summary(found: Sequence[Found], change: Transform) -> dict[str, Estimate]:
     after = "" if change is CLEAN else f", {change.name}"
     columns = {
-        f"worst family{after}": bootstrap.worst([one.new for one in found.values()]),
-        f"mean{after}": bootstrap.average([one.new for one in found.values()]),
-        f"others, mean{after}": bootstrap.average([one.others for one in found.values()]),
-        f"others lose{after}": bootstrap.average([one.lost for one in found.values()]),
+        f"worst family{after}": bootstrap.worst([one.new for one in found]),
+        f"mean{after}": bootstrap.average([one.new for one in found]),
+        f"others, mean{after}": bootstrap.average([one.others for one in found]),
+        f"others lose{after}": bootstrap.average([one.lost for one in found]),
     }
-    unlucky = [one.unlucky for one in found.values() if one.unlucky is not None]
+    unlucky = [one.unlucky for one in found if one.unlucky is not None]
     if unlucky:
         columns[f"unlucky draw, worst family{after}"] = bootstrap.worst(unlucky)
     return columns

@@ -134,6 +134,12 @@ class Study:
             raise NotInCorpus(f"{self._tests}: no test images of any of {', '.join(self.generators.values())}")
         return found
 
+    @cached_property
+    def kept(self) -> dict[str, str]:
+        """Generators that the corpus keeps from training, with test images; none where the recipe names its own."""
+        others = set(self.corpus.generators) - set(self.corpus.trainable)
+        return {} if self.recipe.names else {n: n for n in sorted(others) if self.corpus.fakes(n, "test")}
+
     def test_classes(self, generators: Iterable[str], least: int = 1) -> dict[str, tuple[Picture, ...]]:
         """Test images of photographs and these generators, as far as there are any.
 

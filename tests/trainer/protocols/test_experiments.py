@@ -297,6 +297,21 @@ def test_a_row_without_training_images_is_left_out_and_said(make_study: Any, ste
         generalisation.run(make_study(_generalisation({"others": on_others}), steps))
 
 
+def test_generators_that_are_kept_from_training_are_learnt_from_a_few_images(make_study: Any, steps: Steps) -> None:
+    recipe = {
+        "protocol": "few_shot",
+        "table": [{"name": name, "title": name, "columns": []} for name in ("new", "others", "summary")],
+        "settings": {"variants": {"LDA": SPECTRA}, "shots": [3], "summary": True},
+    }
+    study = make_study(recipe, steps, generators=2)
+    new, _, summary = import_module("trainer.protocols.few_shot").run(study).tables
+    found = {cell.column: cell.measured.value for cell in new.cells if cell.row == "LDA, 3 images"}
+    assert found.keys() == {*study.generators, "rec_other"}
+    left_out = [found[name] for name in study.generators]
+    assert summary.cell("LDA, 3 images", "worst family").measured.value == min(left_out)
+    assert summary.cell("LDA, 3 images", "mean").measured.value == pytest.approx(np.mean(left_out))
+
+
 def test_images_smaller_than_the_view_are_said(make_study: Any, steps: Steps, corpus: Corpus) -> None:
     study = make_study(_generalisation({"none": S3}), steps)
     pictures = corpus.fakes("nearest", "test")
