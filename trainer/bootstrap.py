@@ -19,7 +19,7 @@ vary most, and in 89 % where backbones do.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,13 +87,16 @@ class Estimate:
         return Estimate(self.found - other.found)
 
     def __truediv__(self, other: "Estimate") -> "Estimate":
-        """The paired ratio; NaN where the other is zero."""
-        return Estimate(_ratio(self.found, other.found))
+        """The paired ratio; infinite where the other is zero, NaN where both are."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Estimate(self.found / other.found)
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """The percentile interval."""
         tail = (1 - confidence) / 2
-        low, high = np.nanquantile(self.found[1:], [tail, 1 - tail])
+        # Between two infinite values there is nothing to interpolate.
+        method: Literal["inverted_cdf", "linear"] = "inverted_cdf" if np.isinf(self.found).any() else "linear"
+        low, high = np.nanquantile(self.found[1:], [tail, 1 - tail], method=method)
         return Interval(value=float(self.found[0]), low=float(low), high=float(high))
 
 
@@ -195,19 +198,6 @@ def coverage_at(scores: Values, wrong: Flags, photograph: Numbers, resamples: Re
             decided = lost + kept
             most = np.where(lost <= risk * decided + 1e-9, decided, 0).max(axis=1)
             found[(rows, *cell)] = _ratio(most, copies.sum(axis=1))
-    return Estimate(_mean_of_cells(found, resamples))
-
-
-def figure(statistic: Callable[[int, int, Numbers], float], photograph: Numbers, resamples: Resamples) -> Estimate:
-    """The mean over cells of any figure: ``statistic(backbone, draw, files)``, with files as often as resampled.
-
-    For those that have no short cut above: it is called for every cell of every resample.
-    """
-    rows, found = np.arange(len(photograph)), np.zeros_like(resamples.cells)
-    for resample, copies in enumerate(resamples.photographs[:, photograph].astype(np.int64)):
-        files = np.repeat(rows, copies)
-        for backbone, draw in np.argwhere(resamples.cells[resample]).tolist():
-            found[resample, backbone, draw] = statistic(backbone, draw, files)
     return Estimate(_mean_of_cells(found, resamples))
 
 

@@ -13,11 +13,12 @@ else come from the training images alone. Every label is as likely as any other 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
+from scipy.special import logsumexp
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -37,6 +38,10 @@ Report = Callable[[int, int], None]
 """Called with the number of images done and their total."""
 
 
+_MOST: Final = 1e6
+"""Log-odds where there is nothing else."""
+
+
 def _quiet(_done: int, _total: int) -> None:
     pass
 
@@ -47,10 +52,13 @@ class _Discriminant(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit
     def __init__(self) -> None:
         super().__init__(solver="lsqr", shrinkage="auto")
 
-    def predict_proba(self, features: Features) -> Floats64:
-        """``float64[N, L]``."""
-        even = super().predict_proba(features) / self.priors_
-        return np.asarray(even / even.sum(axis=1, keepdims=True), np.float64)
+    def predict_log_proba(self, features: Features) -> Floats64:
+        """``float64[N, L]``, from the scores: probabilities of images far from the training images round to 0 and 1."""
+        scores = np.asarray(self.decision_function(features), np.float64)
+        if scores.ndim == 1:  # of two labels scikit-learn gives the difference alone
+            scores = np.stack([np.zeros_like(scores), scores], axis=1)
+        even = scores - np.log(self.priors_)
+        return np.asarray(even - logsumexp(even, axis=1, keepdims=True), np.float64)
 
 
 class Floor(BaseModel):
@@ -86,11 +94,19 @@ class Judge:
 
     def judge(self, features: Features) -> Judged:
         """Of ``float32[N, F]``."""
-        probabilities = self._classifier.predict_proba(features)
-        likeliest = probabilities.argmax(axis=1)
+        logs = self._log_probabilities(features)
+        likeliest = logs.argmax(axis=1)
         numbers = self._classifier.classes_[likeliest].astype(np.int64)
-        named = np.arange(probabilities.shape[1]) == likeliest[:, None]
-        return Judged(numbers, _log_odds(probabilities, self._generated), _log_odds(probabilities, named))
+        named = np.arange(logs.shape[1]) == likeliest[:, None]
+        return Judged(numbers, _log_odds(logs, self._generated), _log_odds(logs, named))
+
+    def _log_probabilities(self, features: Features) -> Floats64:
+        """``float64[N, L]``."""
+        if self.kind == "statistics":
+            return np.asarray(self._classifier.predict_log_proba(features), np.float64)
+        # A forest's are shares of its trees, zero among them.
+        shares = np.asarray(self._classifier.predict_proba(features), np.float64)
+        return np.log(np.maximum(shares, np.finfo(np.float64).tiny))
 
     def floor(self, features: Features, truth: Numbers) -> Floor:
         """Figures of ``float32[N, F]`` with the labels ``int64[N]``."""
@@ -155,11 +171,13 @@ def statistics_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
     return np.concatenate(parts)
 
 
-def _log_odds(probabilities: Floats64, chosen: npt.NDArray[np.bool_]) -> Floats:
-    """Of some labels against the rest: ``float32[N]`` of ``float64[N, L]`` and ``bool[L]`` or ``bool[N, L]``."""
-    for_them, against = (
-        np.log(np.maximum(np.where(some, probabilities, 0).sum(axis=1), np.finfo(np.float64).tiny))
-        for some in (chosen, ~chosen)
-    )
-    odds: Floats = (for_them - against).astype(np.float32)
+def _log_odds(logs: Floats64, chosen: npt.NDArray[np.bool_]) -> Floats:
+    """Of some labels against the rest: ``float32[N]`` of log-probabilities ``float64[N, L]``.
+
+    Args:
+        logs: see above.
+        chosen: ``bool[L]`` or ``bool[N, L]``.
+    """
+    for_them, against = (logsumexp(np.where(some, logs, -np.inf), axis=1) for some in (chosen, ~chosen))
+    odds: Floats = np.clip(for_them - against, -_MOST, _MOST).astype(np.float32)
     return odds

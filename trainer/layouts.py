@@ -191,7 +191,7 @@ def _by_folder(root: Path, files: list[Path]) -> Iterator[Entry]:
             raise DataMissing(f"{folder}: no image in this class; fill it or remove the folder")
     if not inside and any(_is_image(path) for path in files):
         name = root.name or root.resolve().name  # Path(".") has none
-        yield from (Entry(path, Extent(root / path), name) for path in files)
+        yield from (Entry(path, Extent(root / path), name) for path in files if _is_image(path))
     for path in inside:
         split, *folders = path.parts[:-1] if splits else ("", *path.parts[:-1])
         category = "/".join(folders[1:])

@@ -26,7 +26,7 @@ from trainer.protocols.readable import readable
 from trainer.protocols.recipe import Recipe, ScaleName, names, read_recipe
 from trainer.protocols.section import Section, show
 from trainer.protocols.steps import Steps, alone
-from trainer.protocols.study import Findings, Study
+from trainer.protocols.study import PRETRAINED, Findings, Study
 from trainer.synth import SynthConfig, synthesise
 
 REPORT: Final = "report.html"
@@ -64,13 +64,13 @@ def reproduce(
 
     Raises:
         BadConfig: no such protocol; no data where the scale needs some; a stand-in that is not there, or for what no
-            publication has; a row that no experiment has.
+            publication has; a row that no experiment has; weights of no network, or that are not there.
         NotInCorpus: it lacks what the experiment needs (one of several is left out and said).
         DataError: the corpus cannot be used.
         FolderInUse: another run is writing to ``out``.
     """
     chosen = {name: read_recipe(name) for given in protocols for name in (names() if given == "all" else [given])}
-    _check(chosen.values(), rows, stand_ins)
+    _check(chosen.values(), rows, stand_ins, pretrained or {})
     recipes = {name: recipe.only(rows) for name, recipe in chosen.items()}
     with alone(out):
         root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
@@ -194,7 +194,9 @@ def _run(name: str, study: Study) -> Section:
     )
 
 
-def _check(recipes: Collection[Recipe], rows: Collection[str], stand_ins: Collection[str]) -> None:
+def _check(
+    recipes: Collection[Recipe], rows: Collection[str], stand_ins: Collection[str], pretrained: Mapping[str, Path]
+) -> None:
     """Refuse what none of the experiments knows: it is mistyped."""
     known = list(dict.fromkeys(name for recipe in recipes for name in recipe.names))
     if unknown := next((name for name in stand_ins if name not in known), None):
@@ -202,6 +204,11 @@ def _check(recipes: Collection[Recipe], rows: Collection[str], stand_ins: Collec
     there = list(dict.fromkeys(row for recipe in recipes for row in recipe.rows))
     if missing := next((row for row in rows if row not in there), None):
         raise BadConfig(f"--only {missing}: no such row; there are {', '.join(there) or 'none to choose from'}")
+    for network, file in pretrained.items():
+        if network not in PRETRAINED:
+            raise BadConfig(f"--pretrained {network}: no such network, only {', '.join(PRETRAINED)}")
+        if not file.is_file():
+            raise BadConfig(f"--pretrained {network}={file}: no such file")
 
 
 def _given(data: Path | None, scale: ScaleName) -> Path:

@@ -99,3 +99,15 @@ def test_logits_rank_generated_above_real_and_labels_may_lack_images(fit: Callab
     assert floor.binary is not None
     assert floor.binary.auroc == 1
     assert set(floor.closed_set.recall) == {"grid", "real"}
+
+
+def test_log_odds_of_images_far_away_stay_apart() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 4)).astype(np.float32)
+    features[100:, 0] += 20
+    judge = fit_statistics(features, np.repeat([0, 2], 100), LABELS)
+    far = np.zeros((50, 4), np.float32)
+    far[:, 0] = np.linspace(-2000, 2000, 50)
+    judged = judge.judge(far)
+    assert (np.diff(judged.logits) < 0).all()  # label 2 is real
+    assert len(np.unique(judged.confidence)) == 50

@@ -130,6 +130,8 @@ def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Pat
         (["s1-table1", "--scale", "mini"], "--data: scale 'mini' needs a corpus"),
         (["s1-table1", "--map", "PGGAN"], "--map PGGAN: expected NAME=FOLDER"),
         (["s3-table2", "--pretrained", "a.pth"], "--pretrained a.pth: expected NAME=FILE"),
+        (["s3-table2", "--pretrained", "resent50=a.pth"], "--pretrained resent50: no such network, only resnet18, "),
+        (["s3-table2", "--pretrained", "resnet50=a.pth"], "--pretrained resnet50=a.pth: no such file"),
         (["s3-table2", "s1-table1", "--map", "PGAN=grid"], "--map PGAN: the publications have only ProGAN, "),
         (["mini8-closed", "--map", "deconv=grid"], "--map deconv: the publications have only generators of the corpus"),
         (["s3-table2", "s1-table1", "--only", "S2"], "--only S2: no such row; there are no aug, blur, "),
@@ -145,6 +147,7 @@ def test_unreadable_images_are_said_and_left_out_up_to_a_limit(data: Path, recip
     common = ["reproduce", str(recipe), "--data", str(data), "--out", str(tmp_path / "out")]
     (data / "test" / "grid" / "broken.png").write_bytes(b"")
     (data / "train" / "real" / "Thumbs.db.jpg").write_text("no image")
+    (data / "train" / "real" / "gone.png").symlink_to(data / "nowhere.png")
     done = CliRunner().invoke(app, common)
     assert done.exit_code == 0, done.output
     (section,) = json.loads(CliRunner().invoke(app, [*common, "--json"]).stdout)
@@ -165,14 +168,14 @@ def test_results_on_other_test_images_stand_beside_those_on_the_corpus_own(
     assert CliRunner().invoke(app, common).exit_code == 0
     done = CliRunner().invoke(app, [*common, "--test", str(data / "train")])
     assert done.exit_code == 0, done.output
-    assert "tested on train" in " ".join(done.output.split())
+    assert "tested on data" in " ".join(done.output.split())
     assert sorted(path.name for path in (tmp_path / "out" / "sections").iterdir()) == [
-        "mine on train.json",
+        "mine on data.json",
         "mine.json",
     ]
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<section id=") == page.count('<a href="#mine') == 2
-    assert 'id="mine-train"' in page
+    assert 'id="mine-data"' in page
 
 
 def test_list_names_every_experiment() -> None:

@@ -1,7 +1,7 @@
 """Real or generated: each generator alone, and all mixed (S1, Table I); clean and post-processed.
 
 A variant with a single output is trained anew against each generator, as published; one with an output a class is
-trained once on all of them. *Mixed* has as many reals as fakes: an equal share of each generator's.
+trained once on all of them. In training, *Mixed* has as many reals as fakes: an equal share of each generator's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def run(study: Study) -> Findings:
         Figure(
             title="Reliability, mixed",
             image=reliability_diagram(trust),
-            caption="Probabilities by Platt scaling on calibration images of the same share of fakes.",
+            caption="Probabilities by Platt scaling on calibration images of all generators.",
         ),
     )
     return Findings(tables=tuple(tables), figures=figures)
@@ -135,7 +135,7 @@ def _logits(study: Study, nets: Sequence[Trained], pictures: Sequence[Picture], 
 
 
 def _reliability(study: Study, net: Trained, logits: Floats, generated: np.ndarray) -> Reliability:
-    """After a logistic regression on ``calib``, which has the same share of fakes."""
+    """After a logistic regression on ``calib``."""
     classes = study.corpus.classes(study.generators.values(), "calib", study.scale.calib)
     pictures = [picture for some in classes.values() for picture in some]
     known = study.outputs(net, pictures).logits

@@ -108,14 +108,15 @@ def summary(after: dict[str, Estimate], changes: Sequence[Transform]) -> dict[st
 
 
 def _ratios(errors: Mapping[str, Mapping[str, Estimate]], ours: str, faithful: str) -> dict[tuple[str, str], Measured]:
-    """Clean and on track P; nothing where the faithful one makes no errors."""
+    """Clean and on track P; nothing where the faithful one makes so few errors that there is no bound."""
     ratios = {
         name: errors[ours][column] / errors[faithful][column]
         for name, column in (("clean", TOP1), ("P mean", "P mean"))
         if column in errors[ours]
     }
     row = f"{ours} / {faithful}"
-    return {(row, name): measured(ratio) for name, ratio in ratios.items() if not np.isnan(ratio.found[0])}
+    found = {(row, name): measured(ratio) for name, ratio in ratios.items() if np.isfinite(ratio.found[0])}
+    return {place: one for place, one in found.items() if one.high is not None and np.isfinite(one.high)}
 
 
 def _right(namers: Sequence[Namer], pictures: Sequence[Picture], change: Transform = CLEAN) -> Values:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,7 +36,7 @@ class Picture:
     """What it shows, where the corpus says so."""
     generated: bool
     scene: int = 0
-    """Its number among those of its generator, category and split. Where a corpus is *paired*, pictures of one split
+    """Its number among those of its generator and split. Where a corpus is *paired*, pictures of one split
     and scene show the same photograph."""
 
     @property
@@ -57,6 +57,8 @@ class Corpus:
     """What had to be assumed."""
     tested_on: str = ""
     """The other data set whose images are tested, where there is one."""
+    paired: bool = False
+    """Whether file i of every class in ``test`` may show the same photograph: all that are there have equally many."""
     sides: Mapping[Extent, int] = field(default_factory=dict)
     """The shorter side of each image in pixels, once they have been read (``protocols.readable``)."""
     _digests: dict[Extent, str] = field(default_factory=dict)
@@ -99,7 +101,8 @@ class Corpus:
             raise DataMissing(f"{root}: no images in a split 'test'")
         if all(picture.generated for picture in pictures):
             raise RealLabelMissing(f"{root}: no photographs; name their folder with --real")
-        return cls(root, _numbered(pictures), root.name, tuple(remarks), test.name if test is not None else "")
+        tested_on = "" if test is None else _name_of(test.resolve())
+        return cls(root, _numbered(pictures), root.name, tuple(remarks), tested_on, _paired(pictures))
 
     @cached_property
     def generators(self) -> tuple[str, ...]:
@@ -115,12 +118,6 @@ class Corpus:
     def categories(self) -> tuple[str, ...]:
         """Of the training images, where the corpus says them."""
         return tuple(sorted({p.category for p in self.pictures if p.split == "train" and p.category}))
-
-    @cached_property
-    def paired(self) -> bool:
-        """Whether file i of every class in ``test`` may show the same photograph: all have equally many."""
-        counts = {len(self.fakes(name, "test")) for name in self.generators} | {len(self.photographs("test"))}
-        return len(counts - {0}) == 1 and all(p.generator is None for p in self.pictures if not p.generated)
 
     def fakes(self, generator: str, split: SplitName, count: int | None = None) -> tuple[Picture, ...]:
         """Images that ``generator`` made; ``count`` of them spread evenly, or all."""
@@ -159,10 +156,10 @@ class Corpus:
     @cached_property
     def fingerprint(self) -> str:
         """Of the names, sizes and places of all its files."""
-        content = []
-        for p in self.pictures:
-            size = p.extent.file.stat().st_size
-            content.append([p.label, p.split, os.path.relpath(p.extent.file, self.root), p.extent.start, size])
+        content = [
+            [p.label, p.split, os.path.relpath(p.extent.file, self.root), p.extent.start, _size(p)]
+            for p in self.pictures
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @cached_property
@@ -260,6 +257,24 @@ def _tested(root: Path, real: Sequence[str]) -> list[Picture]:
     if not found:
         raise DataMissing(f"{root}: no images to test on; it needs a folder for each of the corpus's classes")
     return found
+
+
+def _name_of(test: Path) -> str:
+    """Of its parent where it is called as a split is."""
+    return test.parent.name if test.name in SPLITS else test.name
+
+
+def _paired(pictures: Sequence[Picture]) -> bool:
+    tested = Counter(p.label for p in pictures if p.split == "test")
+    return len(set(tested.values())) == 1 and all(p.generator is None for p in pictures if not p.generated)
+
+
+def _size(picture: Picture) -> int:
+    """In bytes; -1 where there is no such file, which is for reading to find."""
+    try:
+        return picture.extent.file.stat().st_size
+    except OSError:
+        return -1
 
 
 def _set_aside(pictures: list[Picture], split: SplitName) -> list[Picture]:

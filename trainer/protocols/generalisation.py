@@ -88,10 +88,13 @@ def run(study: Study) -> Findings:
     if len(missing) == len(settings.variants):
         raise next(iter(missing.values()))
     remarks |= {f"{row} is left out: {error}" for row, error in missing.items()}
-    trained = (study.generators[settings.train_on],)
-    for column, generator in study.tested.items():
-        for floor, value in binary_floors(study, trained, (generator,), "AP").items():
-            found[floor, column] = value
+    trained = study.generators.get(settings.train_on)
+    if trained in study.corpus.trainable:
+        for column, generator in study.tested.items():
+            for floor, value in binary_floors(study, (trained,), (generator,), "AP").items():
+                found[floor, column] = value
+    else:
+        remarks.add(f"No floors: no training images of {settings.train_on}.")
     tables = [study.recipe.published("ap").beside(found)]
     if settings.ours is not None:
         tables.append(study.recipe.published("paired").beside(_paired(settings.ours, unseen)))

@@ -1,6 +1,6 @@
 """Figures of a study with their bounds: backbones and photographs resampled (``trainer.bootstrap``)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from trainer import bootstrap
 from trainer.bootstrap import Estimate, Resamples
-from trainer.metrics import average_precision, tnr_at_tpr, tpr_at_fpr
 from trainer.protocols.corpus import Picture
 from trainer.protocols.section import Measured
 from trainer.protocols.study import Study
@@ -61,7 +60,7 @@ class Sample:
 
     def average_precision(self, logits: Scores) -> Estimate:
         """S3's AP of ``float[S, D, N]``."""
-        return self._figure(average_precision, logits)
+        return bootstrap.average_precision(logits, self.generated, self.photograph, self.resamples)
 
     def coverage_at(self, confidence: Scores, wrong: Flags, risk: float) -> Estimate:
         """The largest share that can be decided, the surest first, with no more than this error among it.
@@ -72,20 +71,11 @@ class Sample:
 
     def tpr_at_fpr(self, logits: Scores, fpr: float) -> Estimate:
         """Share of fakes found at the threshold that ``fpr`` of the reals reach."""
-        return self._figure(lambda s, g: tpr_at_fpr(s, g, fpr), logits)
+        return bootstrap.tpr_at_fpr(logits, self.generated, self.photograph, self.resamples, fpr)
 
     def tnr_at_tpr(self, logits: Scores, tpr: float) -> Estimate:
         """Share of fakes found at the threshold below which ``tpr`` of the reals lie: S2's, *real* is positive."""
-        return self._figure(lambda s, g: tnr_at_tpr(-s, ~g, tpr), logits)
-
-    def _figure(self, statistic: Callable[[Scores, Flags], float], logits: Scores) -> Estimate:
-        def of(backbone: int, draw: int, files: Numbers) -> float:
-            flags = self.generated[files]
-            if flags.all() or not flags.any():
-                return float("nan")
-            return float(statistic(logits[backbone, draw, files], flags))
-
-        return bootstrap.figure(of, self.photograph, self.resamples)
+        return bootstrap.tnr_at_tpr(-logits, ~self.generated, self.photograph, self.resamples, tpr)
 
 
 def measured(estimate: Estimate) -> Measured:

@@ -37,7 +37,8 @@ def readable(corpus: Corpus, steps: Steps, console: Console) -> Corpus:
     Raises:
         TooManyUnreadable: names the first of them.
     """
-    inputs = {"what": f"{len(corpus.pictures)} images", "files": corpus.fingerprint}
+    changed = [_changed(picture) for picture in corpus.pictures]  # a file may be mended without a change of its size
+    inputs = {"what": f"{len(corpus.pictures)} images", "files": corpus.fingerprint, "changed": changed}
     read = steps.value("read", inputs, _Read, lambda: _read_all(corpus.pictures, console))
     if len(read.broken) > MOST:
         raise TooManyUnreadable(
@@ -53,6 +54,13 @@ def readable(corpus: Corpus, steps: Steps, console: Console) -> Corpus:
         remarks=(*corpus.remarks, *remarks),
         sides={picture.extent: side for picture, side in kept},
     )
+
+
+def _changed(picture: Picture) -> int:
+    try:
+        return picture.extent.file.stat().st_mtime_ns
+    except OSError:
+        return -1
 
 
 def _read_all(pictures: Sequence[Picture], console: Console) -> _Read:

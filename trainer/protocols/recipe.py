@@ -145,8 +145,18 @@ class Recipe(_Exact):
 
     def only(self, rows: Collection[str]) -> "Recipe":
         """Of its variants these alone; all where it has none of them, or none at all."""
-        chosen = {row: self.settings["variants"][row] for row in self.rows if row in rows}
-        return self.model_copy(update={"settings": {**self.settings, "variants": chosen}}) if chosen else self
+        if not set(rows) & set(self.rows):
+            return self
+
+        def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+            kept = {row: variant for row, variant in settings.get("variants", {}).items() if row in rows}
+            return {**settings, "variants": kept}
+
+        update: dict[str, Any] = {"settings": chosen(self.settings)}
+        for name in SCALES:
+            scale: Scale = getattr(self, name)
+            update[name] = scale.model_copy(update={"settings": chosen(scale.settings)})
+        return self.model_copy(update=update)
 
 
 def names() -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What an experiment works with: its corpus, its sizes, networks trained once, and what they say of images."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ Floats = npt.NDArray[np.float32]
 Classes = Mapping[str, Sequence[Picture]]
 """Label -> its images."""
 
+PRETRAINED: Final = ("resnet18", "resnet34", "resnet50")
+"""Networks of S3 and of Zhang et al. that ImageNet's weights can be given for."""
 _BATCH: Final = 256
 
 
@@ -136,9 +139,9 @@ class Study:
 
     @cached_property
     def kept(self) -> dict[str, str]:
-        """Generators that the corpus keeps from training, with test images; none where the recipe names its own."""
+        """Generators that the corpus keeps from training, with test images."""
         others = set(self.corpus.generators) - set(self.corpus.trainable)
-        return {} if self.recipe.names else {n: n for n in sorted(others) if self.corpus.fakes(n, "test")}
+        return {name: name for name in sorted(others) if self.corpus.fakes(name, "test")}
 
     def test_classes(self, generators: Iterable[str], least: int = 1) -> dict[str, tuple[Picture, ...]]:
         """Test images of photographs and these generators, as far as there are any.
@@ -173,6 +176,8 @@ class Study:
         """What has to be said of the run, once it is done."""
         if untested := [name for name, folder in self.generators.items() if not self.corpus.fakes(folder, "test")]:
             yield f"No test images of {', '.join(untested)}."
+        if self.corpus.tested_on and not self.corpus.paired:
+            yield "Not all classes have equally many test images: bounds resample files, not photographs."
         if self._mirrored:
             yield f"{len(self._mirrored)} images are smaller than the network's view and were mirrored at their border."
         if self.random:
@@ -227,7 +232,7 @@ class Study:
         images_of = ", ".join(f"{len(pictures)} {name}" for name, pictures in classes.items())
         inputs = {
             "what": f"{config.system} on {images_of}, seed {config.seed}",
-            "config": config.model_dump(mode="json"),
+            "config": _config_of(config),
             "data": {split: [self.corpus.digest(p) for p in images.values()] for split, images in used.items()},
             "labels": list(classes),
         }
@@ -334,6 +339,14 @@ class Study:
                 embeddings.append(second)
                 bars.advance(task, len(views))
         np.savez(out, logits=np.concatenate(logits), embeddings=np.concatenate(embeddings))
+
+
+def _config_of(config: TrainConfig) -> dict[str, Any]:
+    """As JSON, with the digest of pretrained weights in place of their path."""
+    values = config.model_dump(mode="json")
+    if values.get("pretrained") is not None:
+        values["pretrained"] = hashlib.sha256(Path(values["pretrained"]).read_bytes()).hexdigest()
+    return values
 
 
 def load_views(pictures: Sequence[Picture], cut: Preprocessing, change: Transform = CLEAN) -> Iterator[Pixels]:

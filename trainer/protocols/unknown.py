@@ -70,8 +70,6 @@ def run(study: Study) -> Findings:
     oscr: dict[tuple[str, str], Measured] = {}
     false_unknown: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    tested = [name for name in study.corpus.generators if study.corpus.fakes(name, "test")]
-    kept = [name for name in tested if name not in study.corpus.trainable]
     knowing: dict[str, Callable[[Sequence[str]], list[Opinion]]] = {
         row: partial(_opinions, study, variant) for row, variant in settings.variants.items()
     }
@@ -80,11 +78,12 @@ def run(study: Study) -> Findings:
     for row, opinions in knowing.items():
         left_out = {}
         for name, family in study.generators.items():
-            if family not in tested:
+            if not study.corpus.fakes(family, "test"):
                 continue
             known = [generator for generator in every if generator != family]
             left_out[name] = _told_apart(study, opinions(known), known, family)
-        others = {name: _told_apart(study, opinions(every), every, name) for name in kept}
+        of_all = opinions(every)
+        others = {name: _told_apart(study, of_all, every, name) for name in study.kept}
         for table, place in ((auroc, 0), (oscr, 1)):
             for name, found in {**left_out, **others}.items():
                 table[row, name] = percent_of(found[place])

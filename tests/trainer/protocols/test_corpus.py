@@ -93,6 +93,11 @@ def test_a_test_set_without_known_folders_is_not_replaced_by_another_split(tmp_p
     assert not corpus.photographs("test")
 
 
+def test_a_test_set_that_is_called_as_a_split_has_its_parents_name(tmp_path: Path) -> None:
+    put(tmp_path / "a", *(f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("real", "gan") for i in range(20)))
+    assert Corpus.read(tmp_path / "a", test=tmp_path / "a" / "test").tested_on == "a"
+
+
 def test_classes_without_test_images_are_left_out_and_break_no_pairs(tmp_path: Path) -> None:
     put(
         tmp_path / "a",

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torchvision
+from rich.console import Console
 
 from trainer import loop
 from trainer.config import TrainConfig
@@ -15,6 +18,7 @@ from trainer.errors import NotInCorpus
 from trainer.protocols import by_category, generalisation, out_of_the_box
 from trainer.protocols.corpus import Corpus
 from trainer.protocols.generalisation import Trial
+from trainer.protocols.readable import readable
 from trainer.protocols.section import Figure
 from trainer.protocols.steps import Steps
 from trainer.protocols.study import Findings
@@ -310,6 +314,52 @@ def test_generators_that_are_kept_from_training_are_learnt_from_a_few_images(mak
     left_out = [found[name] for name in study.generators]
     assert summary.cell("LDA, 3 images", "worst family").measured.value == min(left_out)
     assert summary.cell("LDA, 3 images", "mean").measured.value == pytest.approx(np.mean(left_out))
+
+
+def test_a_generator_without_images_to_learn_from_costs_no_other_its_rows(
+    make_study: Any, steps: Steps, corpus: Corpus
+) -> None:
+    recipe = {
+        "protocol": "few_shot",
+        "table": [{"name": name, "title": name, "columns": []} for name in ("new", "others")],
+        "settings": {"variants": {"LDA": SPECTRA}, "shots": [3]},
+    }
+    study = make_study(recipe, steps, generators=2)
+    pictures = [p for p in corpus.pictures if p.label != "rec_other" or p.split == "test"]
+    study.corpus = replace(corpus, pictures=tuple(pictures), tested_on="others")
+    new, _ = import_module("trainer.protocols.few_shot").run(study).tables
+    assert {cell.column for cell in new.cells if cell.row == "LDA, 3 images"} == set(study.generators)
+
+
+def test_floors_are_left_out_where_they_have_nothing_to_learn_from(make_study: Any, steps: Steps) -> None:
+    recipe = _generalisation({"none": {**S3, "train_on": "DCGAN"}})
+    recipe["settings"]["train_on"] = "Other"
+    found = generalisation.run(make_study(recipe, steps))
+    assert {cell.row for cell in found.tables[0].cells} == {"none"}
+    assert "No floors: no training images of Other." in found.remarks
+
+
+def test_pairs_outlast_a_broken_file(corpus: Corpus, tmp_path: Path) -> None:
+    pictures = list(corpus.pictures)
+    lost = next(number for number, p in enumerate(pictures) if p.split == "test")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"")
+    pictures[lost] = replace(pictures[lost], extent=replace(pictures[lost].extent, file=broken))
+    found = readable(replace(corpus, pictures=tuple(pictures)), Steps(tmp_path / "steps"), Console(quiet=True))
+    assert len(found.pictures) == len(pictures) - 1
+    assert found.paired
+
+
+def test_a_network_is_trained_anew_on_other_weights(make_study: Any, corpus: Corpus, tmp_path: Path) -> None:
+    weights = tmp_path / "a.pth"
+    classes = corpus.classes(["deconv"], "train")
+    keys = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(torchvision.models.resnet18().state_dict(), weights)
+        study = make_study(_generalisation({"none": S3}), pretrained={"resnet18": weights})
+        keys.add(study.train(study.config(Trial.model_validate(S3), 0), classes, classes).key)
+    assert len(keys) == 2
 
 
 def test_images_smaller_than_the_view_are_said(make_study: Any, steps: Steps, corpus: Corpus) -> None:

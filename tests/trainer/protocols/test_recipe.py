@@ -29,6 +29,19 @@ def variants_of(settings: object) -> list[Variant]:
     return list(found.values()) if found is not None else [v for v in [getattr(settings, "variant", None)] if v]
 
 
+@pytest.mark.parametrize("name", names())
+def test_single_rows_of_a_recipe_keep_what_the_scale_says_of_them(name: str) -> None:
+    recipe = read_recipe(name)
+    module = import_module(f"trainer.protocols.{recipe.protocol}")
+    for scale in SCALES:
+        whole = merged(recipe.settings, getattr(recipe, scale).settings)
+        for row in recipe.rows:
+            one = recipe.only([row])
+            settings = merged(one.settings, getattr(one, scale).settings)
+            assert settings["variants"] == {row: whole["variants"][row]}
+            module.Settings.model_validate(settings)
+
+
 def test_every_recipe_is_in_the_order() -> None:
     assert {path.stem for path in RECIPES.glob("*.toml")} - {"scales"} == set(names())
     assert len(set(names())) == len(names())
