@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from bundle.preprocess import decode, make_views
 from trainer.errors import DataMissing, RealLabelMissing, TooFewClasses, TooManyUnreadable, UnknownClass
 from trainer.layouts import Entry, Extent, Layout, list_images
 
+R = TypeVar("R")
 Images = npt.NDArray[np.uint8]
 """``uint8[N, size, size, 3]``."""
 
@@ -114,7 +115,8 @@ class ImageFolder:
         digests: list[str] = []
         unreadable: list[Unreadable] = []
         too_small: list[Path] = []
-        for number, (entry, read) in enumerate(zip(entries, _read_all(entries, preprocessing), strict=True), 1):
+        reads = read_each([(e.path, e.extent) for e in entries], lambda extent: _read(extent, preprocessing))
+        for number, (entry, read) in enumerate(zip(entries, reads, strict=True), 1):
             if isinstance(read, Unreadable):
                 unreadable.append(read)
                 if len(unreadable) > max_unreadable:
@@ -231,18 +233,22 @@ class _Read:
     sha256: str
 
 
-def _read_all(entries: Sequence[Entry], preprocessing: Preprocessing) -> Iterator[_Read | Unreadable]:
-    """In order; decoding releases the GIL, so threads do. Few are in flight at a time: decoded images are large."""
+def read_each(images: Sequence[tuple[Path, Extent]], read: Callable[[Extent], R]) -> Iterator[R | Unreadable]:
+    """What ``read`` makes of each image, by name and place, or why it cannot be read; in order.
 
-    def attempt(entry: Entry) -> _Read | Unreadable:
+    Decoding and coding release the GIL, so threads do it. Few are in flight at a time: decoded images are large.
+    """
+
+    def attempt(image: tuple[Path, Extent]) -> R | Unreadable:
+        name, extent = image
         try:
-            return _read(entry.extent, preprocessing)
+            return read(extent)
         except (ImageError, OSError) as error:
-            return Unreadable(entry.path, str(error))
+            return Unreadable(name, str(error))
 
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(entries), 64):
-            yield from pool.map(attempt, entries[start : start + 64])
+        for start in range(0, len(images), 64):
+            yield from pool.map(attempt, images[start : start + 64])
 
 
 def _read(extent: Extent, preprocessing: Preprocessing) -> _Read:

@@ -36,8 +36,6 @@ Features = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 Report = Callable[[int, int], None]
 """Called with the number of images done and their total."""
-
-
 _MOST: Final = 1e6
 """Log-odds where there is nothing else."""
 

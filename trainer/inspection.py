@@ -3,19 +3,17 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from bundle.errors import ImageError
 from bundle.preprocess import decode, pixels_digest
-from trainer.data import Unreadable
+from trainer.data import Unreadable, read_each
 from trainer.duplicates import NEAR, Duplicates, find_duplicates, perceptual_hash
 from trainer.errors import DataMissing
-from trainer.layouts import Entry, Layout, list_images
+from trainer.layouts import Entry, Extent, Layout, list_images
 from trainer.metadata import Metadata, read_metadata, tabulate
 from trainer.separation import Separation, separate
 
@@ -109,7 +107,8 @@ def inspect(
     entries: list[Entry] = []
     looked: list[_Looked] = []
     unreadable: list[tuple[Entry, Unreadable]] = []
-    for number, (entry, found) in enumerate(_look_at_all(listing.entries), 1):
+    seen = read_each([(entry.path, entry.extent) for entry in listing.entries], _look_at)
+    for number, (entry, found) in enumerate(zip(listing.entries, seen, strict=True), 1):
         if isinstance(found, Unreadable):
             unreadable.append((entry, found))
         else:
@@ -151,21 +150,10 @@ def inspect(
     return inspection.model_copy(update={"warnings": tuple(_warnings(inspection))})
 
 
-def _look_at_all(entries: Sequence[Entry]) -> Iterator[tuple[Entry, _Looked | Unreadable]]:
-    """In order; decoding and hashing release the GIL, so threads do."""
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(entries), 64):
-            chunk = entries[start : start + 64]
-            yield from zip(chunk, pool.map(_look_at, chunk), strict=True)
-
-
-def _look_at(entry: Entry) -> _Looked | Unreadable:
-    try:
-        data = entry.extent.read()
-        image = decode(data).image
-        metadata = read_metadata(data)
-    except (ImageError, OSError) as error:
-        return Unreadable(entry.path, str(error))
+def _look_at(extent: Extent) -> _Looked:
+    data = extent.read()
+    image = decode(data).image
+    metadata = read_metadata(data)
     file, pixels = hashlib.sha256(data).hexdigest(), pixels_digest(np.asarray(image))
     return _Looked(metadata, int(file[:16], 16), int(pixels[:16], 16), perceptual_hash(image))
 

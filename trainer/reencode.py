@@ -12,7 +12,6 @@ import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Final, Literal
@@ -20,11 +19,10 @@ from typing import Final, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.errors import ImageError
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, decoder_version, make_views
 from bundle.store import replace_directory
-from trainer.data import Unreadable
+from trainer.data import Unreadable, read_each
 from trainer.errors import DataMalformed, OutputExists, TooManyUnreadable
 from trainer.layouts import Entry, Layout, Listing, list_images
 
@@ -182,17 +180,7 @@ def _new_names(listing: Listing, suffix: str) -> tuple[Path, ...]:
 
 
 def _encoded(entries: Sequence[Entry], reencoding: Reencoding) -> Iterator[bytes | Unreadable | None]:
-    """In order, few at a time; coding releases the GIL."""
-
-    def attempt(entry: Entry) -> bytes | Unreadable | None:
-        try:
-            return encode(entry.extent.read(), reencoding)
-        except (ImageError, OSError) as error:
-            return Unreadable(entry.path, str(error))
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(entries), 64):
-            yield from pool.map(attempt, entries[start : start + 64])
+    return read_each([(e.path, e.extent) for e in entries], lambda extent: encode(extent.read(), reencoding))
 
 
 def _write_files(

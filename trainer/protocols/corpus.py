@@ -87,7 +87,7 @@ class Corpus:
         if not any(picture.split == "train" for picture in pictures):
             raise DataMissing(f"{root}: no images in a split 'train', which experiments need beside 'test'")
         remarks = []
-        if test is None and not any(picture.split == "test" for picture in pictures):
+        if not any(picture.split == "test" for picture in pictures):
             pictures = [replace(p, split="test") if p.split == "val" else p for p in pictures]
             remarks.append("no split 'test' in this corpus: 'val' stands for it")
         splits: tuple[SplitName, ...] = ("val", "calib")

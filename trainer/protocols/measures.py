@@ -86,5 +86,4 @@ def measured(estimate: Estimate) -> Measured:
 
 def percent_of(estimate: Estimate) -> Measured:
     """A share in 0..1, in per cent, with its 95 % bounds."""
-    interval = estimate.interval()
-    return Measured(value=100 * interval.value, low=100 * interval.low, high=100 * interval.high)
+    return measured(Estimate(100 * estimate.found))

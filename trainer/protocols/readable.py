@@ -1,8 +1,6 @@
 """Which images of a corpus can be read: decoded once a corpus, so that no broken file ends an experiment at its end."""
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,9 +8,10 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import track
 
-from bundle.errors import ImageError
 from bundle.preprocess import decode
+from trainer.data import Unreadable, read_each
 from trainer.errors import TooManyUnreadable
+from trainer.layouts import Extent
 from trainer.protocols.corpus import Corpus, Picture
 from trainer.protocols.steps import Steps
 
@@ -64,21 +63,15 @@ def _changed(picture: Picture) -> int:
 
 
 def _read_all(pictures: Sequence[Picture], console: Console) -> _Read:
-    found = track(_sides(pictures), "reading", len(pictures), console=console, transient=True)
-    answers = list(found) if console.is_terminal else list(_sides(pictures))
-    broken = (f"{p.extent.file}: {a}" for p, a in zip(pictures, answers, strict=True) if isinstance(a, str))
-    return _Read(sides=tuple(a if isinstance(a, int) else 0 for a in answers), broken=tuple(broken))
+    found = read_each([(p.extent.file, p.extent) for p in pictures], _side)
+    answers = list(
+        track(found, "reading", len(pictures), console=console, transient=True, disable=not console.is_terminal)
+    )
+    return _Read(
+        sides=tuple(0 if isinstance(answer, Unreadable) else answer for answer in answers),
+        broken=tuple(f"{answer.path}: {answer.reason}" for answer in answers if isinstance(answer, Unreadable)),
+    )
 
 
-def _sides(pictures: Sequence[Picture]) -> Iterator[int | str]:
-    """The shorter side of each, or why it cannot be read; few are in flight at a time, decoded images are large."""
-
-    def side(picture: Picture) -> int | str:
-        try:
-            return min(decode(picture.extent.read()).image.size)
-        except (ImageError, OSError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pictures), 64):
-            yield from pool.map(side, pictures[start : start + 64])
+def _side(extent: Extent) -> int:
+    return min(decode(extent.read()).image.size)

@@ -2,8 +2,8 @@
 
 Filter: the image minus its median blur (3x3), as Marra et al. do; S3 does not say how large. Spectrum: the mean over
 images and channels of ``log(1 + |FFT|)``; S3 averages up to 2,000 random images of each set, we take as many at even
-distances. The publication has pictures
-only; we add how high the strongest peak stands over its surroundings, which is what people look for in them.
+distances. The publication has pictures only; we add how high the strongest peak stands over its surroundings, which is
+what people look for in them.
 """
 
 from collections.abc import Iterator, Sequence

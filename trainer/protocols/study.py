@@ -123,7 +123,7 @@ class Study:
             published = ", ".join(recipe.names)
             raise NotInCorpus(f"{corpus.root}: nothing stands for any of {published}; say --map NAME=FOLDER")
         self.generators: dict[str, str] = dict(list(every.items())[: self.scale.generators])
-        self._mirrored: dict[Extent, int] = {}
+        self._mirrored: set[Extent] = set()
 
     @cached_property
     def tested(self) -> dict[str, str]:
@@ -278,9 +278,8 @@ class Study:
         """
         cut = preprocessing or trained.config.preprocessing
         if cut.views[0].resize.mode == "none":
-            self._mirrored |= {
-                p.extent: s for p in pictures if 0 < (s := self.corpus.sides.get(p.extent, 0)) < cut.size
-            }
+            sides = self.corpus.sides
+            self._mirrored |= {p.extent for p in pictures if sides.get(p.extent, cut.size) < cut.size}
         parts = [
             self._outputs(trained, tuple(run), change, cut)
             for _, run in groupby(pictures, key=lambda picture: picture.label)

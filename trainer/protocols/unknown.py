@@ -60,7 +60,9 @@ class Backbone:
 
     def opinion(self, pictures: Sequence[Picture]) -> tuple[Scores, Flags]:
         """See ``Opinion``."""
-        return self.judged(pictures).score, self.namer.right(pictures)
+        judged, labels = self.judged(pictures), self.namer.library.labels
+        right = [labels[number] == p.label for number, p in zip(judged.nearest, pictures, strict=True)]
+        return judged.score, np.array(right)
 
 
 def run(study: Study) -> Findings:
@@ -74,6 +76,7 @@ def run(study: Study) -> Findings:
         row: partial(_opinions, study, variant) for row, variant in settings.variants.items()
     }
     every = tuple(study.generators.values())
+    whole = {row: _backbones(study, variant, every) for row, variant in settings.variants.items()}
     knowing |= {f"floor: {kind}": partial(_floor_opinions, study, kind) for kind in KINDS}
     for row, opinions in knowing.items():
         left_out = {}
@@ -82,7 +85,7 @@ def run(study: Study) -> Findings:
                 continue
             known = [generator for generator in every if generator != family]
             left_out[name] = _told_apart(study, opinions(known), known, family)
-        of_all = opinions(every)
+        of_all = [backbone.opinion for backbone in whole[row]] if row in whole else opinions(every)
         others = {name: _told_apart(study, of_all, every, name) for name in study.kept}
         for table, place in ((auroc, 0), (oscr, 1)):
             for name, found in {**left_out, **others}.items():
@@ -92,8 +95,7 @@ def run(study: Study) -> Findings:
                 continue
             table[row, "mean"] = percent_of(bootstrap.average(families))
             table[row, "worst"] = percent_of(bootstrap.worst(families))
-    for row, variant in settings.variants.items():
-        backbones = _backbones(study, variant, every)
+    for row, backbones in whole.items():
         rates = _false_unknowns(study, backbones, settings)
         false_unknown |= {(row, column): rate for column, rate in rates.items()}
         lines[row] = _promise(study, backbones)

@@ -184,6 +184,17 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Steps:
     return Steps(tmp_path_factory.mktemp("steps"))
 
 
+def _case(name: str) -> dict[str, Any]:
+    settings, tables = CASES[name]
+    return {
+        "protocol": name,
+        "names": NAMES,
+        "maps": MAPS,
+        "table": [{"name": table, "title": table, "columns": ["PGGAN"]} for table in tables],
+        "settings": settings,
+    }
+
+
 def test_no_experiment_is_left_out() -> None:
     modules = {path.stem for path in (Path(__file__).parents[3] / "trainer/protocols").glob("*.py")}
     assert {name for name in modules if hasattr(import_module(f"trainer.protocols.{name}"), "run")} == set(CASES)
@@ -191,15 +202,8 @@ def test_no_experiment_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_experiment_runs_from_end_to_end(name: str, make_study: Any, steps: Steps) -> None:
-    settings, tables = CASES[name]
-    recipe = {
-        "protocol": name,
-        "names": NAMES,
-        "maps": MAPS,
-        "table": [{"name": table, "title": table, "columns": ["PGGAN"]} for table in tables],
-        "settings": settings,
-    }
-    found: Findings = import_module(f"trainer.protocols.{name}").run(make_study(recipe, steps))
+    _, tables = CASES[name]
+    found: Findings = import_module(f"trainer.protocols.{name}").run(make_study(_case(name), steps))
     assert [table.name for table in found.tables] == list(tables)
     for table in found.tables:
         measured = {f"{cell.row}/{cell.column}": cell.measured for cell in table.cells}
@@ -216,15 +220,7 @@ def test_an_experiment_runs_from_end_to_end(name: str, make_study: Any, steps: S
 def test_other_test_images_need_not_be_of_all_classes(
     name: str, tested: str, make_study: Any, steps: Steps, corpus: Corpus
 ) -> None:
-    settings, tables = CASES[name]
-    recipe = {
-        "protocol": name,
-        "names": NAMES,
-        "maps": MAPS,
-        "table": [{"name": table, "title": table, "columns": ["PGGAN"]} for table in tables],
-        "settings": settings,
-    }
-    study = make_study(recipe, steps)
+    study = make_study(_case(name), steps)
     pictures = tuple(p for p in corpus.pictures if p.split != "test" or p.label in tested.split())
     study.corpus = replace(corpus, pictures=pictures, tested_on="others")
     try:
