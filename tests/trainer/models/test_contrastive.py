@@ -72,13 +72,19 @@ def test_scores_are_cosines_and_simulated_classes_count_against_photographs() ->
         np.testing.assert_allclose(logit, of_generators - 16 * cosines[:, 1], atol=1e-4)
 
 
-@pytest.mark.parametrize(("odds", "moved"), [(4.0, 0.4), (-7.0, -0.7), (900.0, 1.5), (-40.0, -1.5)])
-def test_the_discriminant_moves_the_log_odds_of_generated_within_bounds(odds: float, moved: float) -> None:
-    net, without = small_net(opinion=1.5), small_net()
+@pytest.mark.parametrize(
+    ("odds", "handled", "moved"),
+    [(4, -99, 0.8), (-7, -99, -1.4), (900, -99, 1.6), (-40, -99, -1.6), (1, 99, 0.2), (900, 99, 0.4), (-40, 0, -1.0)],
+)
+def test_the_discriminant_moves_the_log_odds_of_generated_within_bounds(
+    odds: float, handled: float, moved: float
+) -> None:
+    net, without = small_net(opinion=1.6), small_net()
     net.load_state_dict(without.state_dict(), strict=False)
     assert net.discriminant is not None
     net.photographs[1] = net.discriminant.photographs[1] = without.photographs[1] = True
     with torch.inference_mode():
+        net.discriminant.handled.out.bias.fill_(handled)
         net.discriminant.head.weight.zero_()
         net.discriminant.head.bias.copy_(torch.tensor([odds, 0, -1e4, -1e4]))
         scores, embedding = net(noise(5))
@@ -120,7 +126,7 @@ def test_a_run_tells_classes_apart(make_folder: MakeFolder, tmp_path: Path, *, b
     if not binary:
         assert checkpoint.weights["photographs"].tolist() == [False, False, True]
         same = ("size", "simulated_steps", "simulated_images")
-        values = {"simulated": 1, "handled_epochs": 0, **{name: SMALL[name] for name in same}}
+        values = {"simulated": 1, **{name: SMALL[name] for name in same}}
         alone = parse_config({"system": "block_spectra", **values})
         expected = train(alone, data, tmp_path / "b.pt", None, Console(quiet=True))
         for name, tensor in expected.weights.items():
