@@ -79,9 +79,9 @@ class ContrastiveConfig(TrainConfig):
     photographs: int = Field(default=3, ge=1)
     """How often an epoch has each photograph: it is to be told from all generators."""
     opinion: float = Field(default=2.0, ge=0)
-    """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated* where an image
-    looks as a generator wrote it: there they are the better ones. Where it looks handled they are the worse, and may
-    tip what is undecided: a quarter as far. 0 does without."""
+    """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated* where an
+    image looks as a generator wrote it: there they are the better ones. Where it looks handled they are the worse, and
+    may tip what is undecided: a quarter as far. 0 does without."""
     simulated: int = Field(default=24, ge=0)
     """Random generators that are classes beside the known ones."""
     simulated_steps: int = Field(default=150, ge=1)

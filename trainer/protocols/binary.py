@@ -4,12 +4,15 @@ A variant with a single output is trained anew against each generator, as publis
 trained once on all of them. In training, *Mixed* has as many reals as fakes: an equal share of each generator's.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from sklearn.linear_model import LogisticRegression
 
+from trainer import bootstrap
+from trainer.bootstrap import Estimate
 from trainer.plots import precision_recall, reliability_diagram
 from trainer.protocols.changes import changes_of
 from trainer.protocols.closed_set import summary
@@ -38,11 +41,11 @@ class Settings(BaseModel):
 
 
 def run(study: Study) -> Findings:
-    """Tables ``auroc`` and, where asked for, ``tpr`` and ``changes``."""
+    """Tables ``auroc`` and, where asked for, ``tpr`` (a column a generator, the worst, all mixed) and ``changes``."""
     settings: Settings = study.settings(Settings)
     columns = {**study.tested, MIXED: None}
-    auroc: dict[tuple[str, str], Measured] = {}
-    tpr: dict[tuple[str, str], Measured] = {}
+    auroc: dict[str, dict[str, Estimate]] = defaultdict(dict)
+    tpr: dict[str, dict[str, Estimate]] = defaultdict(dict)
     after: dict[tuple[str, str], Measured] = {}
     curves: dict[str, tuple[Floats, np.ndarray]] = {}
     trust: dict[str, Reliability] = {}
@@ -52,9 +55,9 @@ def run(study: Study) -> Findings:
             pictures = _test(study, generator)
             sample = Sample.of(study, pictures, len(study.seeds_of(variant)))
             logits = _logits(study, nets[column], pictures)
-            auroc[row, column] = percent_of(sample.auroc(logits))
+            auroc[row][column] = sample.auroc(logits)
             if settings.fpr is not None:
-                tpr[row, column] = percent_of(sample.tpr_at_fpr(logits, settings.fpr))
+                tpr[row][column] = sample.tpr_at_fpr(logits, settings.fpr)
         curves[row] = (logits[0, 0], sample.generated)
         trust[row] = _reliability(study, nets[MIXED][0], logits[0, 0], sample.generated)
         changed = {c.name: sample.auroc(_logits(study, nets[MIXED], pictures, c)) for c in changes_of(settings.changes)}
@@ -65,13 +68,13 @@ def run(study: Study) -> Findings:
         alone = Sample.of(study, pictures, 1)
         for floor in floors_of(study, tuple(study.generators.values()) if generator is None else (generator,)):
             logits = floor.judge(pictures).logits[None, None]
-            auroc[floor.row, column] = percent_of(alone.auroc(logits))
+            auroc[floor.row][column] = alone.auroc(logits)
             if settings.fpr is not None:
-                tpr[floor.row, column] = percent_of(alone.tpr_at_fpr(logits, settings.fpr))
+                tpr[floor.row][column] = alone.tpr_at_fpr(logits, settings.fpr)
     after |= _floors_after(study, changes_of(settings.changes))
-    tables = [study.recipe.published("auroc").beside(auroc)]
+    tables = [study.recipe.published("auroc").beside(_percent(auroc))]
     if settings.fpr is not None:
-        tables.append(study.recipe.published("tpr").beside(tpr))
+        tables.append(study.recipe.published("tpr").beside(_percent(tpr)))
     if after:
         tables.append(study.recipe.published("changes").beside(after, "Mixed test images, after the transform."))
     figures = (
@@ -83,6 +86,15 @@ def run(study: Study) -> Findings:
         ),
     )
     return Findings(tables=tuple(tables), figures=figures)
+
+
+def _percent(found: Mapping[str, Mapping[str, Estimate]]) -> dict[tuple[str, str], Measured]:
+    """Row -> column -> share; with the worst generator's."""
+    cells: dict[tuple[str, str], Measured] = {}
+    for row, columns in found.items():
+        cells |= {(row, column): percent_of(share) for column, share in columns.items()}
+        cells[row, "worst"] = percent_of(bootstrap.worst([columns[name] for name in columns if name != MIXED]))
+    return cells
 
 
 def _floors_after(study: Study, changes: Sequence[Transform]) -> dict[tuple[str, str], Measured]:
