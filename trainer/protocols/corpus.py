@@ -79,14 +79,20 @@ class Corpus:
         Raises:
             DataMissing: no folder, or nothing to train or to test on; ``test`` has no image under a label.
             DataMalformed: see ``layouts.list_images``.
-            RealLabelMissing: no photographs.
+            RealLabelMissing: no photographs; ``real`` names what is no label.
         """
-        pictures = _owned([p for entry in list_images(root).entries if (p := _picture(entry, real)) is not None])
+        entries = list_images(root).entries
+        labels = {entry.label for entry in entries}
+        if unknown := [name for name in real if name != REAL and name not in labels]:
+            raise RealLabelMissing(f"{root}: --real {unknown[0]}: no such label, only {', '.join(sorted(labels))}")
+        pictures = _owned([p for entry in entries if (p := _picture(entry, real)) is not None])
+        remarks = []
+        if apart := len(entries) - len(pictures):
+            remarks.append(f"{apart} images are in none of the splits {', '.join(SPLITS)}, and left out")
         if test is not None:
             pictures = [p for p in pictures if p.split != "test"] + _tested(test, real)
         if not any(picture.split == "train" for picture in pictures):
             raise DataMissing(f"{root}: no images in a split 'train', which experiments need beside 'test'")
-        remarks = []
         if not any(picture.split == "test" for picture in pictures):
             pictures = [replace(p, split="test") if p.split == "val" else p for p in pictures]
             remarks.append("no split 'test' in this corpus: 'val' stands for it")
@@ -283,7 +289,7 @@ def _set_aside(pictures: list[Picture], split: SplitName) -> list[Picture]:
         if p.split == "train":
             groups[p.generator, p.category, p.generated].append(p)
     taken = {p.extent for group in groups.values() for p in group[len(group) - max(1, len(group) // 10) :]}
-    return [replace(p, split=split) if p.extent in taken else p for p in pictures]
+    return [replace(p, split=split) if p.split == "train" and p.extent in taken else p for p in pictures]
 
 
 def _numbered(pictures: list[Picture]) -> tuple[Picture, ...]:

@@ -56,6 +56,23 @@ def test_what_is_set_aside_is_not_trained_on(tmp_path: Path) -> None:
     assert len(corpus.remarks) == 2
 
 
+def test_test_images_stay_whatever_is_set_aside_and_what_has_no_split_is_said(tmp_path: Path) -> None:
+    files = [f"{name}/{number:02}.png" for name in ("real", "gan") for number in range(20)]
+    put(tmp_path, *files)
+    rows = [f"{file},{file.split('/')[0]},{split}" for file in files for split in ("train", "test", "")]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    corpus = Corpus.read(tmp_path / "list.csv")
+    assert len(corpus.fakes("gan", "test")) == len(corpus.photographs("test")) == 20
+    assert "40 images are in none of the splits train, val, calib, test, and left out" in corpus.remarks
+
+
+def test_a_mistyped_label_of_photographs_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{split}/{name}/0.png" for split in ("train", "test") for name in ("photo", "gan")))
+    assert Corpus.read(tmp_path, ("photo",)).generators == ("gan",)
+    with pytest.raises(RealLabelMissing, match="--real foto: no such label, only gan, photo"):
+        Corpus.read(tmp_path, ("foto",))
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     put(tmp_path, "test/real/0.png", "test/gan/0.png")
     with pytest.raises(DataMissing, match="no images in a split 'train'"):
