@@ -49,15 +49,16 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
     The directory appears under its name only when every byte is on disk.
 
     Raises:
-        FileExistsError: ``out`` exists and ``force`` is not set, or what is there is no bundle.
+        FileExistsError: see ``check_free``.
     """
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
     out = Path(str(out).replace("{digest}", sha256(text)[:12]))
     check_free(out, force=force)
     for name, digest in manifest.files.items():
         assert sha256(files[name]) == digest, name
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    place = out.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staging = place.parent / f".{place.name}.{secrets.token_hex(4)}"
     try:
         for name, data in {**files, MANIFEST: text}.items():
             path = staging / name
@@ -66,7 +67,7 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        replace_directory(out, staging)
+        replace_directory(place, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
@@ -75,27 +76,37 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
 def replace_directory(out: Path, staging: Path) -> None:
     """Give ``staging`` the name ``out``; what was there before is removed afterwards, or put back if that fails.
 
-    Both must lie in one directory.
+    Both must lie in one directory. Of a link, the link itself is replaced, not what it leads to.
     """
     replaced = staging.with_name(staging.name + ".replaced")
-    if out.exists():
+    if os.path.lexists(out):
         out.rename(replaced)
     try:
         staging.rename(out)
     except OSError:
-        if replaced.exists():
+        if os.path.lexists(replaced):
             replaced.rename(out)
         raise
     _fsync_directory(out.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    if replaced.is_dir() and not replaced.is_symlink():
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        replaced.unlink(missing_ok=True)
+
+
+def holds_working_directory(path: Path) -> bool:
+    """Whether it is the folder that we are in, or one above: replacing it would pull the floor from under us."""
+    return Path.cwd().is_relative_to(path.resolve())
 
 
 def check_free(out: Path, *, force: bool) -> None:
     """Whether ``write_bundle`` would write to ``out``.
 
     Raises:
-        FileExistsError: ``out`` exists and ``force`` is not set, or what is there is no bundle.
+        FileExistsError: ``out`` exists and ``force`` is not set, or what is there is no bundle; or we are in it.
     """
+    if holds_working_directory(out):
+        raise FileExistsError(f"{out} is the current directory or above it; choose another place")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / MANIFEST).exists():
             raise FileExistsError(f"{out} exists and is no bundle; choose another place")

@@ -5,8 +5,8 @@ Nothing is decoded here. The layouts, and how each is recognised:
 ===============  ==========================================================================================
 ``folders``      ``[SPLIT/]CLASS/...``: where nothing else fits; images without sub-folders are one class, named for
                  their folder
-``forensynths``  ``[SPLIT/][GENERATOR/][CATEGORY/]{0_real,1_fake}/...`` (Wang et al., CVPR 2020): all images lie below
-                 such folders
+``forensynths``  ``[SPLIT/][GENERATOR/][CATEGORY/]{0_real,1_fake}/...`` (Wang et al., CVPR 2020): all that lies in
+                 folders lies below such ones
 ``genimage``     ``[GENERATOR/]{train,val}/{nature,ai}/...`` (Zhu et al., NeurIPS 2023): likewise
 ``list``         a CSV file with the columns path, label and optionally split; or a JSON array, or JSON Lines, of
                  objects with these keys. Paths are relative to the list. Recognised by ``.csv``, ``.json``, ``.jsonl``
@@ -14,18 +14,23 @@ Nothing is decoded here. The layouts, and how each is recognised:
 ===============  ==========================================================================================
 
 In ForenSynths and GenImage all photographs are one class, ``real``, and each generator's images are one that is named
-for it (``fake`` where there is no such folder).
+for it (``fake`` where there is no such folder). Their splits may stand first or last above the folders of the pair.
+
+What fits two layouts is an error that names the files in doubt, never a guess. What is known by its suffix to be no
+image (captions, tables) is ignored; any other file in a class folder counts as one.
 """
 
 import csv
+import io
 import json
 import os
+import posixpath
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Final, Literal, get_args
 
 from trainer.errors import DataMalformed, DataMissing, SplitUnknown
@@ -42,8 +47,16 @@ _PAIRS: Final[dict[Literal["forensynths", "genimage"], tuple[str, str]]] = {
     "genimage": ("nature", "ai"),
 }
 """The folders of real and of generated images."""
-_LISTS: Final = (".csv", ".json", ".jsonl")
-_IMAGES: Final = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "avif"})
+_LISTS: Final = ("csv", "json", "jsonl")
+_IMAGES: Final = frozenset(
+    "apng avif bmp dib gif heic heif jfif jp2 jpe jpeg jpg jxl mpo png tif tiff webp".split()  # noqa: SIM905  likewise
+)
+"""Also those that we do not decode: reading says so."""
+_ARCHIVES: Final = frozenset({"7z", "bz2", "gz", "rar", "tgz", "xz", "zip", "zst"})
+_NO_IMAGES: Final = _ARCHIVES | frozenset(
+    "caption cls csv db html ini json jsonl log md npy npz parquet pdf pkl pt pth "  # noqa: SIM905  likewise
+    "py safetensors sh tar tsv txt xml yaml yml".split()
+)
 _LSUN: Final = frozenset(
     "airplane bicycle bird boat bottle bus car cat chair cow diningtable "  # noqa: SIM905  easier to read without quotes
     "dog horse motorbike person pottedplant sheep sofa train tvmonitor".split()
@@ -127,26 +140,70 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
 
     Raises:
         DataMissing: nothing there.
-        DataMalformed: a list or a shard is not as it should be, or the layout is another.
+        DataMalformed: a list or a shard is not as it should be, the layout is another, or it might be two.
     """
     if root.is_file():
-        layout = layout or ("list" if root.suffix in _LISTS else "shards")
-        entries = _listed(root) if layout == "list" else _sharded(root.parent, [root.relative_to(root.parent)])
-        return _some(root, Listing(root.parent, layout, tuple(entries)))
+        return _some(root, _list_file(root, layout))
     if not root.is_dir():
         raise DataMissing(f"{root}: no such folder")
-    files = sorted(_walk(root), key=lambda path: path.parts)
-    layout = layout or _recognise(files)
+    files = sorted(walk(root), key=lambda path: path.parts)
+    images = [path for path in files if may_be_image(path)]
+    shards = [path for path in files if _suffix(path) == "tar"]
+    archives = [path for path in files if _suffix(path) in _ARCHIVES]
+    if archives and not images and not shards:
+        raise DataMalformed(f"{root / archives[0]}: an archive; unpack it (shards are plain .tar files)")
+    layout = layout or _recognise(root, images, shards)
     match layout:
         case "folders":
-            entries = _by_folder(root, files)
+            entries = _by_folder(root, images)
         case "forensynths" | "genimage":
-            entries = _by_kind(root, files, layout)
+            entries = _by_kind(root, images, layout)
         case "shards":
-            entries = _sharded(root, [path for path in files if path.suffix == ".tar"])
+            entries = _sharded(root, shards)
         case "list":
-            raise DataMalformed(f"{root}: a folder; name the list itself ({', '.join(_LISTS)})")
+            raise DataMalformed(f"{root}: a folder; name the list itself (.{', .'.join(_LISTS)})")
     return _some(root, Listing(root, layout, tuple(entries)))
+
+
+def walk(root: Path, here: Path = Path(), above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Files below a folder, relative to it, through links to folders; names that begin with a dot are ignored.
+
+    Args:
+        root: the folder.
+        here: the part of it to walk through.
+        above: devices and inodes of the folders above: a link back to one of them is not followed.
+
+    Raises:
+        DataMissing: a folder cannot be read.
+    """
+    try:
+        status = (root / here).stat()
+        if (status.st_dev, status.st_ino) in above:
+            return
+        with os.scandir(root / here) as found:
+            inside = [(entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataMissing(f"{root / here}: cannot be read: {error.strerror}") from error
+    for name, is_folder in inside:
+        if is_folder:
+            yield from walk(root, here / name, above | {(status.st_dev, status.st_ino)})
+        else:
+            yield here / name
+
+
+def is_image(path: PurePath) -> bool:
+    """By its suffix."""
+    return _suffix(path) in _IMAGES
+
+
+def may_be_image(path: PurePath) -> bool:
+    """Whether its suffix is not known to be that of something else."""
+    return _suffix(path) not in _NO_IMAGES
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # `is_dir` of an entry raises where a link leads to itself.
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def _some(root: Path, listing: Listing) -> Listing:
@@ -156,52 +213,98 @@ def _some(root: Path, listing: Listing) -> Listing:
     return listing
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Files below ``root``, relative to it; names that begin with a dot are ignored."""
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        here = Path(folder).relative_to(root)
-        yield from (here / name for name in files if not name.startswith("."))
+def _list_file(file: Path, layout: Layout | None) -> Listing:
+    suffix = _suffix(file)
+    if suffix in _ARCHIVES:
+        raise DataMalformed(f"{file}: an archive; unpack it (a shard is a plain .tar file)")
+    if layout is None and suffix not in {*_LISTS, "tar"}:
+        raise DataMalformed(
+            f"{file}: neither a list (.{', .'.join(_LISTS)}) nor a shard (.tar); name the images' folder"
+        )
+    match layout or ("shards" if suffix == "tar" else "list"):
+        case "list":
+            return Listing(file.parent, "list", tuple(_listed(file)))
+        case "shards":
+            return Listing(file.parent, "shards", tuple(_sharded(file.parent, [file.relative_to(file.parent)])))
+        case other:
+            raise DataMalformed(f"{file}: a file; data of the layout {other!r} are a folder")
 
 
-def _recognise(files: Iterable[Path]) -> Layout:
-    images = [path.parts[:-1] for path in files if _is_image(path)]
-    if not images and any(path.suffix == ".tar" for path in files):
-        return "shards"
-    for layout, kinds in _PAIRS.items():
-        if images and all(any(name in kinds for name in folders) for folders in images):
+def _recognise(root: Path, images: Sequence[Path], shards: Sequence[Path]) -> Layout:
+    """Files at the root say nothing where there are folders; a pair beside other classes is two classes more.
+
+    Raises:
+        DataMalformed: it may be two layouts, and the wrong one would mix classes or lose images.
+    """
+    inside = [path for path in images if len(path.parts) > 1]
+    for layout, (real, fake) in _PAIRS.items():
+        apart = [*shards, *(path for path in inside if {real, fake}.isdisjoint(path.parts[:-1]))]
+        pairs = [_around_pair(path, layout) for path in inside if not {real, fake}.isdisjoint(path.parts[:-1])]
+        found = {kind for _, kind, _ in pairs}
+        if fake in found and not apart:
             return layout
-    return "folders"
+        if real in found and not apart:
+            raise DataMalformed(f"{root}: has {real!r}, but no {fake!r}; say --layout {layout} or --layout folders")
+        if found == {real, fake} and (shards or any(set(above) - SPLITS.keys() for above, _, _ in pairs)):
+            raise _in_doubt(root, layout, apart[0])
+    if shards and (pictures := [path for path in images if is_image(path)]):
+        raise _in_doubt(root, "shards", pictures[0])
+    return "shards" if shards else "folders"
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower().lstrip(".") in _IMAGES
+def _in_doubt(root: Path, layout: Layout, odd: Path) -> DataMalformed:
+    return DataMalformed(
+        f"{root}: seems to be of the layout {layout!r}, but {odd} is not; move it away, or say --layout {layout} to "
+        "leave such files out, or --layout folders"
+    )
 
 
-def _by_folder(root: Path, files: list[Path]) -> Iterator[Entry]:
-    inside = [path for path in files if len(path.parts) > 1]
-    # Files beside the class folders, a README for instance, say nothing.
-    splits = _first_is_split([path for path in inside if len(path.parts) > 2 or _is_image(path)], 2)
+def _suffix(path: PurePath) -> str:
+    return path.suffix.lower().lstrip(".")
+
+
+def _by_folder(root: Path, images: Sequence[Path]) -> Iterator[Entry]:
+    inside = [path for path in images if len(path.parts) > 1]
+    splits = _are_splits(root, inside)
     if splits:
-        inside = [path for path in inside if len(path.parts) > 2]
+        inside = [path for path in inside if len(path.parts) > 2 and path.parts[0] in SPLITS]
     full = {path.parts[: 1 + splits] for path in inside}
     for folder in sorted(root.glob("*/*" if splits else "*")):
         place = folder.relative_to(root).parts
-        if folder.is_dir() and place not in full and not any(name.startswith(".") for name in place):
+        beside = splits and place[0] not in SPLITS
+        if folder.is_dir() and place not in full and not beside and not any(name.startswith(".") for name in place):
             raise DataMissing(f"{folder}: no image in this class; fill it or remove the folder")
-    if not inside and any(_is_image(path) for path in files):
+    if not inside:
         name = root.name or root.resolve().name  # Path(".") has none
-        yield from (Entry(path, Extent(root / path), name) for path in files if _is_image(path))
+        yield from (Entry(path, Extent(root / path), name) for path in images if is_image(path))
     for path in inside:
         split, *folders = path.parts[:-1] if splits else ("", *path.parts[:-1])
         category = "/".join(folders[1:])
         yield Entry(path, Extent(root / path), folders[0], SPLITS.get(split), category=category)
 
 
-def _by_kind(root: Path, files: list[Path], layout: Literal["forensynths", "genimage"]) -> Iterator[Entry]:
-    inside = [path for path in files if not set(_PAIRS[layout]).isdisjoint(path.parts[:-1])]
-    first = layout == "forensynths" and _first_is_split(inside, 2)
-    taken = [_take_apart(path, layout, first=first) for path in inside]
+def _are_splits(root: Path, inside: Sequence[Path]) -> bool:
+    """Whether all class folders lie in folders named as splits: one such name beside others may be a class.
+
+    Raises:
+        DataMalformed: they do, but other images lie beside them.
+    """
+    # Files beside the class folders, a README for instance, say nothing.
+    images = [path for path in inside if is_image(path)] or inside
+    splits = {path.parts[0] for path in images if len(path.parts) > 2} & SPLITS.keys()
+    apart = [path for path in images if len(path.parts) == 2 or path.parts[0] not in SPLITS]
+    if apart and (len(splits) > 1 or (splits and all(path.parts[0] in SPLITS for path in images))):
+        raise DataMalformed(
+            f"{root}: {apart[0]} lies in no class folder of a split, as others do ({', '.join(sorted(splits))}); "
+            "move it away, or rename the folders that are no splits"
+        )
+    return bool(splits) and not apart
+
+
+def _by_kind(root: Path, images: Sequence[Path], layout: Literal["forensynths", "genimage"]) -> Iterator[Entry]:
+    inside = [path for path in images if not set(_PAIRS[layout]).isdisjoint(path.parts[:-1])]
+    splits = _splits_above(inside, layout)
+    taken = [_take_apart(path, layout, splits) for path in inside]
     categories = _LSUN | {above[1] for _, _, above, _ in taken if len(above) > 1}
     for path, (split, real, above, below) in zip(inside, taken, strict=True):
         generator, category = (
@@ -218,45 +321,56 @@ def _by_kind(root: Path, files: list[Path], layout: Literal["forensynths", "geni
 
 
 def _take_apart(
-    path: Path, layout: Literal["forensynths", "genimage"], *, first: bool
+    path: Path, layout: Literal["forensynths", "genimage"], splits: frozenset[str]
 ) -> tuple[str | None, bool, tuple[str, ...], tuple[str, ...]]:
-    """Split, whether it is real, folders above (without the split's) and below the one that says so.
+    """Split, whether it is real, folders above (without the split's) and below the one that says so."""
+    above, kind, below = _around_pair(path, layout)
+    split = None
+    if above and above[0] in splits:
+        split, above = SPLITS[above[0]], above[1:]
+    elif above and above[-1] in splits:
+        split, above = SPLITS[above[-1]], above[:-1]
+    return split, kind == _PAIRS[layout][0], above, below
 
-    ForenSynths' splits come ``first``, GenImage's last.
-    """
+
+def _around_pair(
+    path: Path, layout: Literal["forensynths", "genimage"]
+) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    """Folders above, the one of the pair, folders below."""
     folders = path.parts[:-1]
     at = next(index for index, name in enumerate(folders) if name in _PAIRS[layout])
-    above, below = folders[:at], folders[at + 1 :]
-    split = None
-    if first:
-        split, above = SPLITS[above[0]], above[1:]
-    elif layout == "genimage" and above and above[-1] in SPLITS:
-        split, above = SPLITS[above[-1]], above[:-1]
-    return split, folders[at] == _PAIRS[layout][0], above, below
+    return folders[:at], folders[at], folders[at + 1 :]
 
 
-def _first_is_split(paths: list[Path], folders: int) -> bool:
-    """Whether all lie in folders named as splits, which have folders themselves: one such name may be a class."""
-    return bool(paths) and all(path.parts[0] in SPLITS and len(path.parts) > folders for path in paths)
+def _splits_above(inside: Sequence[Path], layout: Literal["forensynths", "genimage"]) -> frozenset[str]:
+    """Names that stand for splits here: some ForenSynths images show trains, so ``train`` alone may be a category."""
+    above = [_around_pair(path, layout)[0] for path in inside]
+    found = [{*folders[:1], *folders[-1:]} & SPLITS.keys() for folders in above]
+    sure = layout == "genimage" or all(found) or any(names - _LSUN for names in found)
+    return frozenset(SPLITS) if sure else frozenset()
 
 
 def _listed(file: Path) -> Iterator[Entry]:
     for number, row in enumerate(_rows(file), 1):
         path, label, split = (row.get(key) if isinstance(row, dict) else None for key in ("path", "label", "split"))
-        if not isinstance(path, str) or not path or label in {None, ""}:
+        if not isinstance(path, str) or not path or "\0" in path or not _is_label(label):
             raise DataMalformed(f"{file}: image {number} needs a path and a label, got {json.dumps(row)[:80]}")
-        if split and split not in SPLITS:
+        if split and (not isinstance(split, str) or split not in SPLITS):
             raise DataMalformed(f"{file}: image {number} has the split {split!r}, known are {', '.join(SPLITS)}")
         yield Entry(Path(path), Extent(file.parent / path), str(label), SPLITS[split] if split else None)
 
 
+def _is_label(value: object) -> bool:
+    return isinstance(value, str | int | float) and value != ""
+
+
 def _rows(file: Path) -> Iterable[Any]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines()))
-        if file.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        text = file.read_bytes().decode("utf-8-sig")
+        if _suffix(file) == "csv":
+            return list(csv.DictReader(io.StringIO(text, newline="")))
+        if _suffix(file) == "jsonl":
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         rows = json.loads(text)
     except (OSError, ValueError, csv.Error) as error:
         raise DataMalformed(f"{file}: no list of images: {error}") from error
@@ -265,7 +379,7 @@ def _rows(file: Path) -> Iterable[Any]:
     return rows
 
 
-def _sharded(root: Path, shards: list[Path]) -> Iterator[Entry]:
+def _sharded(root: Path, shards: Sequence[Path]) -> Iterator[Entry]:
     for shard in shards:
         try:
             with tarfile.open(root / shard, "r:") as tar:
@@ -277,31 +391,71 @@ def _sharded(root: Path, shards: list[Path]) -> Iterator[Entry]:
 def _samples(root: Path, shard: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
     """WebDataset's rule: successive members whose names are alike up to the first dot belong together."""
     split = next((SPLITS[word] for word in re.split(r"[-_./]", shard.as_posix()) if word in SPLITS), None)
-    for key, members in groupby((member for member in tar if member.isfile()), lambda member: _key(member.name)):
-        parts = {member.name[len(key) + 1 :].lower(): member for member in members}
-        image = next((member for end, member in parts.items() if end.rpartition(".")[2] in _IMAGES), None)
+    for key, members in groupby(_members(root / shard, tar), sample_key):
+        parts = [(member_name(member)[len(key) + 1 :].lower(), member) for member in members]
+        image = _only_image(root / shard, key, parts)
         if image is None:
             continue
-        label = _label(root / shard, tar, key, parts)
+        label = _label(root / shard, tar, key, dict(parts))
         if label is None:
             raise DataMalformed(f"{root / shard}: {key} has no label: no .cls, no label in its .json, no folder")
-        yield Entry(shard / image.name, Extent(root / shard, image.offset_data, image.size), label, split)
+        yield Entry(shard / member_name(image), Extent(root / shard, image.offset_data, image.size), label, split)
 
 
-def _key(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
+def member_name(member: tarfile.TarInfo) -> str:
+    """Without ``./`` or ``/`` before it."""
+    return posixpath.normpath(member.name).lstrip("/")
+
+
+def sample_key(member: tarfile.TarInfo) -> str:
+    """What is alike in the names of a sample's members: folder, and name up to the first dot."""
+    folder, slash, base = member_name(member).rpartition("/")
     return folder + slash + base.partition(".")[0]
+
+
+def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Files; names that begin with a dot are ignored."""
+    for member in tar:
+        path = PurePosixPath(member_name(member))
+        if any(name.startswith(".") for name in path.parts if name != ".."):
+            continue
+        if (member.issym() or member.islnk()) and is_image(path):
+            raise DataMalformed(f"{shard}: {path} is a link; pack files (tar --dereference --hard-dereference)")
+        if member.isfile():
+            yield member
+
+
+def _only_image(shard: Path, key: str, parts: Sequence[tuple[str, tarfile.TarInfo]]) -> tarfile.TarInfo | None:
+    """The member that ends in an image's suffix alone; or else in it after others (``.mask.png``)."""
+    images = [(end, member) for end, member in parts if end.rpartition(".")[2] in _IMAGES]
+    chosen = [member for end, member in images if end in _IMAGES] or [member for _, member in images]
+    if len(chosen) > 1:
+        names = ", ".join(member_name(member) for member in chosen[:5])
+        raise DataMalformed(
+            f"{shard}: the sample {key} has {len(chosen)} images ({names}), it may have one; samples are told apart by "
+            "what stands before the first dot of their names"
+        )
+    return chosen[0] if chosen else None
 
 
 def _label(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> str | None:
     if "cls" in parts:
-        return _content(tar, parts["cls"]).decode().strip()
+        try:
+            text = _content(tar, parts["cls"]).decode().strip()
+        except UnicodeDecodeError as error:
+            raise DataMalformed(f"{shard}: {parts['cls'].name}: not UTF-8: {error}") from error
+        if text:
+            return text
     if "json" in parts:
         try:
             described = json.loads(_content(tar, parts["json"]))
         except ValueError as error:
             raise DataMalformed(f"{shard}: {parts['json'].name}: not JSON: {error}") from error
-        named = [described[name] for name in ("label", "cls", "class") if name in described]
+        if not isinstance(described, dict):
+            raise DataMalformed(f"{shard}: {parts['json'].name}: needs an object, got {json.dumps(described)[:80]}")
+        named = [value for name in ("label", "cls", "class") if (value := described.get(name)) not in (None, "")]
+        if named and not _is_label(named[0]):
+            raise DataMalformed(f"{shard}: {parts['json'].name}: {json.dumps(named[0])[:80]} is no label")
         if named:
             return str(named[0])
     return PurePosixPath(key).parent.name or None

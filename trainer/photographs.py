@@ -16,6 +16,7 @@ from PIL import Image
 from bundle.errors import ImageError
 from bundle.preprocess import decode
 from trainer.errors import DataMissing, TooFewPhotographs
+from trainer.layouts import may_be_image, walk
 
 Split = Literal["train", "calib", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "calib", "test")
@@ -86,6 +87,8 @@ class Patches:
 def split_photographs(real: Path | None, seed: int) -> dict[Split, tuple[Photograph, ...]]:
     """The photographs of a folder, shuffled by ``seed`` and dealt out; or the bundled ones, in a split that is fixed.
 
+    Of equal files one is taken, the first by name.
+
     Raises:
         DataMissing: no such folder, or a bundled photograph is not where its package should have it.
         TooFewPhotographs: fewer than four.
@@ -94,14 +97,14 @@ def split_photographs(real: Path | None, seed: int) -> dict[Split, tuple[Photogr
         return {split: tuple(_bundled(*where) for where in BUNDLED[split]) for split in SPLITS}
     if not real.is_dir():
         raise DataMissing(f"{real}: no such folder of photographs")
-    paths = sorted(path for path in real.rglob("*") if path.is_file() and not path.name.startswith("."))
-    if len(paths) < 4:
-        raise TooFewPhotographs(f"{real}: {len(paths)} photographs; 4 are the least that can be split in three")
-    names = _unique_names(paths)
-    order = np.random.default_rng(seed).permutation(len(paths))
-    held_out = max(1, round(len(paths) * HELD_OUT))
+    paths = sorted(real / path for path in walk(real) if may_be_image(path))
+    photographs = _without_copies([_photograph(*named) for named in zip(_unique_names(paths), paths, strict=True)])
+    if (count := len(photographs)) < 4:
+        raise TooFewPhotographs(f"{real}: {count} photographs; 4 are the least that can be split in three")
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = max(1, round(count * HELD_OUT))
     parts = {"calib": order[:held_out], "test": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
-    return {split: tuple(_photograph(names[i], paths[i]) for i in sorted(parts[split])) for split in SPLITS}
+    return {split: tuple(photographs[i] for i in sorted(parts[split])) for split in SPLITS}
 
 
 def cut_patches(photographs: tuple[Photograph, ...], size: int, shrink: float, count: int, seed: int) -> Patches:
@@ -143,6 +146,13 @@ def _photograph(name: str, path: Path) -> Photograph:
         return Photograph(name, path, hashlib.sha256(path.read_bytes()).hexdigest())
     except OSError as error:
         raise DataMissing(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _without_copies(photographs: list[Photograph]) -> list[Photograph]:
+    first: dict[str, Photograph] = {}
+    for photograph in photographs:
+        first.setdefault(photograph.sha256, photograph)
+    return list(first.values())
 
 
 def _unique_names(paths: list[Path]) -> list[str]:

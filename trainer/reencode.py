@@ -7,13 +7,14 @@ grid of a JPEG survives in a PNG, and weaker in another JPEG.
 import csv
 import io
 import json
+import posixpath
 import secrets
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, Literal
 
 from PIL import Image
@@ -21,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, decoder_version, make_views
-from bundle.store import replace_directory
+from bundle.store import holds_working_directory, replace_directory
 from trainer.data import Unreadable, read_each
-from trainer.errors import DataMalformed, OutputExists, TooManyUnreadable
-from trainer.layouts import Entry, Layout, Listing, list_images
+from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
+from trainer.layouts import Entry, Layout, Listing, is_image, list_images, sample_key
 
 Format = Literal["jpeg", "png", "webp"]
 Fit = Literal["crop", "resize"]
@@ -93,39 +94,50 @@ def reencode(
         progress: called with the number of images done and their total.
 
     Raises:
-        OutputExists: ``out`` is there and not empty, and ``force`` is not given; or it overlaps with ``root``.
-        DataMissing, DataMalformed: see ``layouts.list_images``; or a list names files outside of its folder.
+        OutputExists: ``out`` is there and not empty, and ``force`` is not given; or it overlaps with ``root``, or is
+            the current directory.
+        DataMissing, DataMalformed: see ``layouts.list_images``; or no image could be written, or a list names files
+            outside of its folder.
         TooManyUnreadable: names the first of them.
     """
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(f"{out}: exists and is not empty; choose another place or say --force")
+    _check_free(out, force=force)
     listing = list_images(root, layout)
+    if not listing.entries:
+        raise DataMissing(f"{root}: no images to write")
     source, target = listing.root.resolve(), out.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise OutputExists(f"{out}: overlaps with {listing.root}; choose a place beside it")
-    names = _new_names(listing, _SUFFIXES[reencoding.format])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    names = _new_paths(listing, reencoding)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     staging.mkdir()
-    write = _write_shards if listing.layout == "shards" else _write_files
-    written: list[int] = []
+    results = (
+        _write_shards(listing, staging, reencoding)
+        if listing.layout == "shards"
+        else _write_files(listing, names, staging, reencoding)
+    )
+    written: list[Entry] = []
     too_small: list[str] = []
     unreadable: list[Unreadable] = []
     try:
-        for number, result in enumerate(write(listing, names, staging, reencoding)):
-            name = listing.entries[number].path
+        for number, (entry, result) in enumerate(zip(listing.entries, results, strict=True), 1):
             if isinstance(result, Unreadable):
                 unreadable.append(result)
                 if len(unreadable) > max_unreadable:
                     first = "; ".join(f"{bad.path}: {bad.reason}" for bad in unreadable[:5])
                     raise TooManyUnreadable(f"{root}: more than {max_unreadable} unreadable images, first {first}")
             elif result is None:
-                too_small.append(name.as_posix())
+                too_small.append(entry.path.as_posix())
             else:
-                written.append(number)
-            progress(number + 1, len(listing.entries))
+                written.append(entry)
+            progress(number, len(listing.entries))
+        if not written:
+            first = f", first {unreadable[0].path}: {unreadable[0].reason}" if unreadable else ""
+            raise DataMissing(
+                f"{root}: no image could be written ({len(too_small)} too small, {len(unreadable)} unreadable{first})"
+            )
         if listing.layout == "list":
-            _write_list(staging / root.name, [(names[i], listing.entries[i]) for i in written])
+            _write_list(staging / root.name, [(names[entry.path], entry) for entry in written])
         report = Report(
             reencoding=reencoding,
             layout=listing.layout,
@@ -135,7 +147,7 @@ def reencode(
             encoder=decoder_version(),
         )
         (staging / REPORT).write_text(report.model_dump_json(indent=1) + "\n")
-        replace_directory(out, staging)
+        replace_directory(target, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report
@@ -146,6 +158,7 @@ def encode(data: bytes, reencoding: Reencoding) -> bytes | None:
 
     Raises:
         bundle.errors.ImageError: it cannot be decoded.
+        OSError: the format cannot hold it.
     """
     decoded = decode(data)
     preprocessing = reencoding.preprocessing
@@ -158,25 +171,52 @@ def encode(data: bytes, reencoding: Reencoding) -> bytes | None:
         image = Image.fromarray(views[0].copy())
     image.info.clear()  # Pillow would write profiles and comments again
     buffer = io.BytesIO()
-    match reencoding.format:
-        case "jpeg":
-            image.save(buffer, "JPEG", quality=reencoding.quality, subsampling="4:2:0")
-        case "webp":
-            image.save(buffer, "WEBP", quality=reencoding.quality, method=4)
-        case "png":
-            image.save(buffer, "PNG")
+    try:
+        match reencoding.format:
+            case "jpeg":
+                image.save(buffer, "JPEG", quality=reencoding.quality, subsampling="4:2:0")
+            case "webp":
+                image.save(buffer, "WEBP", quality=reencoding.quality, method=4)
+            case "png":
+                image.save(buffer, "PNG")
+    except (OSError, ValueError) as error:
+        raise OSError(f"{image.width} x {image.height} pixels cannot be {reencoding.format}: {error}") from error
     return buffer.getvalue()
 
 
-def _new_names(listing: Listing, suffix: str) -> tuple[Path, ...]:
-    """With the new suffix in place of the old; behind it, where two names would become one."""
+def _check_free(out: Path, *, force: bool) -> None:
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise OutputExists(f"{out}: exists and is not empty; choose another place or say --force")
+    if holds_working_directory(out):
+        raise OutputExists(f"{out}: is the current directory or above it; choose another place")
+
+
+def _new_paths(listing: Listing, reencoding: Reencoding) -> dict[Path, Path]:
     if outside := [e.path for e in listing.entries if e.path.is_absolute() or ".." in e.path.parts]:
         raise DataMalformed(f"{listing.root}: {outside[0]} lies outside of the list's folder; copy it there first")
-    bare = Counter(entry.path.with_suffix("") for entry in listing.entries)
-    return tuple(
-        path.with_suffix(suffix) if bare[path.with_suffix("")] == 1 else path.with_name(path.name + suffix)
-        for path in (entry.path for entry in listing.entries)
-    )
+    names = _new_names([entry.path.as_posix() for entry in listing.entries], reencoding)
+    return {Path(old): Path(new) for old, new in names.items()}
+
+
+def _new_names(names: Collection[str], reencoding: Reencoding, taken: Collection[str] = ()) -> dict[str, str]:
+    """With the new suffix in place of the old; behind it, where two names would become one, or one that is taken.
+
+    Raises:
+        DataMalformed: that one is taken as well.
+    """
+    suffix = _SUFFIXES[reencoding.format]
+    longer: set[str] = set()
+    while True:
+        new = {name: (name if name in longer else posixpath.splitext(name)[0]) + suffix for name in names}
+        counts = Counter([*new.values(), *taken])
+        clashing = {name for name in new if counts[new[name]] > 1}
+        if clashing <= longer:
+            break
+        longer |= clashing
+    if clashing:
+        name = min(clashing)
+        raise DataMalformed(f"{name}: cannot become {new[name]}, which is another file; rename one of them")
+    return new
 
 
 def _encoded(entries: Sequence[Entry], reencoding: Reencoding) -> Iterator[bytes | Unreadable | None]:
@@ -184,37 +224,41 @@ def _encoded(entries: Sequence[Entry], reencoding: Reencoding) -> Iterator[bytes
 
 
 def _write_files(
-    listing: Listing, names: Sequence[Path], staging: Path, reencoding: Reencoding
+    listing: Listing, names: Mapping[Path, Path], staging: Path, reencoding: Reencoding
 ) -> Iterator[bytes | Unreadable | None]:
-    for name, data in zip(names, _encoded(listing.entries, reencoding), strict=True):
+    for entry, data in zip(listing.entries, _encoded(listing.entries, reencoding), strict=True):
         if isinstance(data, bytes):
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            (staging / name).write_bytes(data)
+            file = staging / names[entry.path]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
         yield data
 
 
-def _write_shards(
-    listing: Listing, names: Sequence[Path], staging: Path, reencoding: Reencoding
-) -> Iterator[bytes | Unreadable | None]:
-    """Each shard from front to back; members that are no images are copied, also those of images left out."""
+def _write_shards(listing: Listing, staging: Path, reencoding: Reencoding) -> Iterator[bytes | Unreadable | None]:
+    """Each shard from front to back; other members are copied, but of samples left out no other pictures."""
     encoded = _encoded(listing.entries, reencoding)
-    images = zip(listing.entries, names, strict=True)
-    for shard, group in groupby(images, lambda image: image[0].extent.file):
-        relative = shard.relative_to(listing.root)
-        new_names = {entry.path: name.relative_to(relative).as_posix() for entry, name in group}
-        (staging / relative).parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(shard, "r:") as old, tarfile.open(staging / relative, "w") as new:
-            for member in (member for member in old if member.isfile()):
-                path = relative / member.name
-                if path not in new_names:
-                    new.addfile(member, old.extractfile(member))
-                    continue
-                data = next(encoded)
-                if isinstance(data, bytes):
-                    fresh = tarfile.TarInfo(new_names[path])
-                    fresh.size = len(data)
-                    new.addfile(fresh, io.BytesIO(data))
-                yield data
+    for shard, entries in groupby(listing.entries, lambda entry: entry.extent.file):
+        starts = {entry.extent.start for entry in entries}
+        copy = staging / shard.relative_to(listing.root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(shard, "r:") as old, tarfile.open(copy, "w") as new:
+            members = [member for member in old if member.isfile()]
+            images = [member.name for member in members if member.offset_data in starts]
+            others = [member.name for member in members if member.offset_data not in starts]
+            names = _new_names(images, reencoding, others)
+            for _, group in groupby(members, sample_key):
+                sample = list(group)
+                made = {member: next(encoded) for member in sample if member.offset_data in starts}
+                complete = all(isinstance(data, bytes) for data in made.values())
+                for member in sample:
+                    data = made.get(member)
+                    if isinstance(data, bytes):
+                        fresh = tarfile.TarInfo(names[member.name])
+                        fresh.size = len(data)
+                        new.addfile(fresh, io.BytesIO(data))
+                    elif member not in made and (complete or not is_image(PurePath(member.name))):
+                        new.addfile(member, old.extractfile(member))
+                yield from made.values()
 
 
 def _write_list(file: Path, images: Sequence[tuple[Path, Entry]]) -> None:
@@ -222,7 +266,7 @@ def _write_list(file: Path, images: Sequence[tuple[Path, Entry]]) -> None:
         {"path": name.as_posix(), "label": entry.label, **({"split": entry.split} if entry.split else {})}
         for name, entry in images
     ]
-    match file.suffix:
+    match file.suffix.lower():
         case ".csv":
             with file.open("w", newline="") as stream:
                 writer = csv.DictWriter(stream, ["path", "label", "split"], restval="")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bundle.errors import BundleCorrupt, BundleError, BundleMissing, ManifestInvalid
-from bundle.store import MANIFEST, Bundle, load_bundle, write_bundle
+from bundle.store import MANIFEST, Bundle, check_free, load_bundle, replace_directory, write_bundle
 from tests.worker.small_bundle import small_bundle
 
 
@@ -163,6 +163,41 @@ class TestWholeOrNotAtAll:
         with pytest.raises(FileExistsError, match="home exists and is no bundle; choose another place"):
             write_bundle(precious, bundle.manifest, bundle.files, force=True)
         assert file.read_bytes() == b"years of work"
+
+    def test_what_a_link_leads_to_is_replaced(self, bundle: Bundle, tmp_path: Path) -> None:
+        (tmp_path / "links").mkdir()
+        link = tmp_path / "links" / "current"
+        link.symlink_to(bundle.path)
+        renamed = bundle.manifest.model_copy(update={"name": "new"})
+        assert write_bundle(link, renamed, bundle.files, force=True) == link
+        assert link.is_symlink()
+        assert load_bundle(bundle.path).manifest.name == "new"
+        assert list(link.parent.iterdir()) == [link]
+        assert sorted(bundle.path.parent.iterdir()) == sorted([bundle.path, link.parent])
+
+    @pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
+    def test_nothing_is_left_of_a_replaced_file_or_link(self, tmp_path: Path, kind: str) -> None:
+        out, staging, target = (tmp_path / name for name in ("out", "staging", "target"))
+        staging.mkdir()
+        if kind == "file":
+            out.write_text("replaced")
+        else:
+            out.symlink_to(target)
+        if kind == "link":
+            target.mkdir()
+            (target / "mine").write_text("kept")
+        replace_directory(out, staging)
+        assert out.is_dir()
+        assert not out.is_symlink()
+        assert sorted(tmp_path.iterdir()) == [out, *([target] if kind == "link" else [])]
+        assert kind != "link" or (target / "mine").exists()
+
+    def test_the_current_directory_is_not_replaced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "here" / "below").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "here" / "below")
+        for out in (Path(), Path(".."), tmp_path / "here"):
+            with pytest.raises(FileExistsError, match="is the current directory or above it"):
+                check_free(out, force=True)
 
     def test_an_empty_folder_is_taken(self, bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

@@ -68,9 +68,10 @@ def test_hidden_files_are_ignored_and_sub_folders_belong_to_their_class(make_fol
 def test_unreadable_images_are_skipped_up_to_a_limit(make_folder: MakeFolder) -> None:
     root = make_folder()
     (root / "real/broken.png").write_bytes((root / "real/00.png").read_bytes()[:200])
-    (root / "real/notes.txt").write_text("not an image")
+    (root / "real/notes").write_text("not an image")
+    (root / "real/00.txt").write_text("a caption")
     folder = ImageFolder.read(root, CROP, max_unreadable=2)
-    assert [bad.path.name for bad in folder.unreadable] == ["broken.png", "notes.txt"]
+    assert [bad.path.name for bad in folder.unreadable] == ["broken.png", "notes"]
     assert len(folder) == 12
 
     with pytest.raises(TooManyUnreadable, match=r"more than 1 unreadable images, first real/broken\.png: damaged"):

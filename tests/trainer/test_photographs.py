@@ -25,6 +25,27 @@ def test_a_folder_is_dealt_out_whole_and_by_the_seed(photographs: Path) -> None:
     assert any(split != split_photographs(photographs, seed=seed) for seed in range(5))
 
 
+def test_copies_and_other_files_are_not_dealt_out(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for photo in photographs.iterdir():
+        for copy in (photo.name, f"copy of {photo.name}", f"more/{photo.name}"):
+            (folder / copy).parent.mkdir(parents=True, exist_ok=True)
+            (folder / copy).write_bytes(photo.read_bytes())
+    for other in ("0.txt", ".thumbnails/1.png"):
+        (folder / other).parent.mkdir(exist_ok=True)
+        (folder / other).write_bytes(b"other")
+    split, plain = (split_photographs(where, seed=3) for where in (folder, photographs))
+    assert [[p.path.name for p in split[part]] for part in SPLITS] == [
+        [p.path.name for p in plain[part]] for part in SPLITS
+    ]
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(4):
+        (few / f"{number}.png").write_bytes(b"the same")
+    with pytest.raises(TooFewPhotographs, match="1 photographs"):
+        split_photographs(few, seed=0)
+
+
 def test_patches_are_cut_from_the_shrunken_photograph(photographs: Path) -> None:
     photo = split_photographs(photographs, seed=0)["train"][:2]
     patches = cut_patches(photo, size=32, shrink=2, count=20, seed=0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.errors import DataMalformed, OutputExists, TooManyUnreadable
+from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
 from trainer.layouts import list_images
 from trainer.metadata import read_metadata
 from trainer.reencode import Reencoding, encode, reencode
@@ -132,6 +132,105 @@ def test_shards_keep_their_other_members(tmp_path: Path) -> None:
     assert [(entry.label, entry.split) for entry in new] == [("7", "train"), ("a", "train")]
     for before, after in zip(old, new, strict=True):
         np.testing.assert_array_equal(pixels(before.extent.read()), pixels(after.extent.read()))
+
+
+def pack(file: Path, members: dict[str, bytes]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file
+
+
+@pytest.mark.parametrize("before", ["./", "/"])
+def test_samples_of_a_shard_stay_together(tmp_path: Path, before: str) -> None:
+    root = pack(tmp_path / "in/0.tar", {f"{before}0.PNG": encoded(PICTURE), f"{before}0.cls": b"7"})
+    reencode(root, tmp_path / "out", Reencoding(format="jpeg"))
+    with tarfile.open(tmp_path / "out/0.tar") as tar:
+        assert tar.getnames() == [f"{before}0.jpg", f"{before}0.cls"]
+    assert [entry.label for entry in list_images(tmp_path / "out").entries] == ["7"]
+
+
+def test_no_mask_stands_for_an_image_that_is_left_out(tmp_path: Path) -> None:
+    members = {"a/0.mask.png": encoded(PICTURE), "a/0.png": b"broken", "a/0.txt": b"words", "a/1.png": encoded(PICTURE)}
+    reencode(pack(tmp_path / "in/0.tar", members), tmp_path / "out", PNG)
+    with tarfile.open(tmp_path / "out/0.tar") as tar:
+        assert tar.getnames() == ["a/0.txt", "a/1.png"]
+
+
+def test_no_member_of_a_shard_takes_the_name_of_another(tmp_path: Path) -> None:
+    members = {
+        "a/0.png": encoded(PICTURE),
+        "a/0.jpg.json": b"{}",
+        "a/1.mask.webp": b"mask",
+        "a/1.PNG": encoded(PICTURE),
+    }
+    reencode(pack(tmp_path / "in/0.tar", members), tmp_path / "out", PNG)
+    with tarfile.open(tmp_path / "out/0.tar") as tar:
+        assert tar.getnames() == ["a/0.png", "a/0.jpg.json", "a/1.mask.webp", "a/1.png"]
+
+    apart = {name: encoded(PICTURE) for name in ("a/0.png", "a/0.png.jpg", "a/1.png", "a/0.webp")}
+    with pytest.raises(DataMalformed, match=r"a/0\.png: cannot become a/0\.png\.jpg, which is another file"):
+        reencode(pack(tmp_path / "apart/0.tar", apart), tmp_path / "apart.out", Reencoding(format="jpeg"), force=True)
+
+
+def test_no_image_takes_the_name_of_another(tmp_path: Path) -> None:
+    pictures = {
+        name: Image.new("RGB", (8, 8), (40 * i, 0, 0)) for i, name in enumerate(("a.png", "a.gif", "a.png.jpg"))
+    }
+    (tmp_path / "in/real").mkdir(parents=True)
+    for name, picture in pictures.items():
+        (tmp_path / "in/real" / name).write_bytes(encoded(picture))
+    reencode(tmp_path / "in", tmp_path / "out", Reencoding(format="jpeg"))
+    assert {path.name for path in (tmp_path / "out/real").iterdir()} == {"a.png.jpg", "a.gif.jpg", "a.png.jpg.jpg"}
+
+
+@pytest.mark.parametrize("what", ["nothing but words", "all broken", "all too small"])
+def test_nothing_is_replaced_by_nothing(tmp_path: Path, what: str) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    (root / "real").mkdir(parents=True)
+    out.mkdir()
+    (out / "mine").write_text("kept")
+    match what:
+        case "nothing but words":
+            (root / "real").rmdir()
+            (root / "README.txt").write_text("words")
+        case "all broken":
+            (root / "real/0.png").write_text("words")
+        case "all too small":
+            PICTURE.save(root / "real/0.png")
+    with pytest.raises(DataMissing, match=r"no images? "):
+        reencode(root, out, Reencoding(format="png", size=100), force=True)
+    assert [path.name for path in out.iterdir()] == ["mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_what_the_format_cannot_hold_is_left_out(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder(images=1)
+    Image.new("RGB", (16_500, 2)).save(root / "real/wide.png")
+    report = reencode(root, tmp_path / "out", Reencoding(format="webp"))
+    assert report.written == 2
+    assert report.unreadable[0].startswith("real/wide.png: 16500 x 2 pixels cannot be webp")
+
+
+def test_the_output_may_be_a_link_but_not_where_we_are(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(images=1)
+    (tmp_path / "disk/full").mkdir(parents=True)
+    (tmp_path / "disk/full/old").touch()
+    (tmp_path / "out").symlink_to("disk/full")
+    reencode(root, tmp_path / "out", PNG, force=True)
+    assert (tmp_path / "out").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk/full").iterdir()) == ["grid", "real", "reencode.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "disk", "out"]
+    assert len(list((tmp_path / "disk").iterdir())) == 1
+
+    monkeypatch.chdir(tmp_path / "disk/full")
+    with pytest.raises(OutputExists, match="is the current directory"):
+        reencode(root, Path(), PNG, force=True)
 
 
 def test_nothing_is_overwritten_or_left_half_done(make_folder: MakeFolder, tmp_path: Path) -> None:
