@@ -1,5 +1,6 @@
 """Pictures that are there twice: equal hashes, or hashes that differ in a few bits."""
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,11 +25,11 @@ class Duplicates(BaseModel):
     same_class: int
     """In the same split and class."""
     other_class: int
-    """In the same split, but in another class: one of the two labels is wrong, or the classes show the same."""
+    """In another class, in whatever split: one of the two labels is wrong, or the classes show the same."""
     other_split: dict[str, dict[str, int]]
     """Split -> other split -> images of the former with a double in the latter; without the zeros."""
     examples: tuple[tuple[str, str], ...]
-    """Pairs, those across splits first."""
+    """Pairs, those of different classes first, then those across splits."""
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -56,11 +57,12 @@ def find_duplicates(
     """
     distinct, which = np.unique(hashes, return_inverse=True)
     near = _neighbours(distinct, distance)
-    own = splits * (int(classes.max()) + 1) + classes
-    cells, cell = np.unique(own, return_inverse=True)
+    class_count = int(classes.max()) + 1
+    cells, cell = np.unique(splits * class_count + classes, return_inverse=True)
     in_cell = near @ _count(which, cell, len(distinct), len(cells))
+    in_class = near @ _count(which, classes, len(distinct), class_count)
     in_split = near @ _count(which, splits, len(distinct), len(split_names))
-    here, beside = in_cell[which, cell], in_split[which, splits]
+    conflicting = in_split[which].sum(axis=1) > in_class[which, classes]
     elsewhere = {
         name: {
             other: count
@@ -71,10 +73,19 @@ def find_duplicates(
     }
     across = (in_split[which] > 0).sum(axis=1) > 1
     return Duplicates(
-        same_class=int((here > 1).sum()),
-        other_class=int((beside > here).sum()),
+        same_class=int((in_cell[which, cell] > 1).sum()),
+        other_class=int(conflicting.sum()),
         other_split={name: counts for name, counts in elsewhere.items() if counts},
-        examples=_examples(across, beside > 1, near, which, splits, names),
+        examples=_examples(
+            (
+                (conflicting, lambda one, other: classes[one] != classes[other]),
+                (across, lambda one, other: splits[one] != splits[other]),
+                (in_split[which, splits] > 1, lambda one, other: splits[one] == splits[other]),
+            ),
+            near,
+            which,
+            names,
+        ),
     )
 
 
@@ -111,21 +122,20 @@ def _neighbours(distinct: Hashes, distance: int) -> csr_array:
 
 
 def _examples(
-    across: npt.NDArray[np.bool_],
-    within: npt.NDArray[np.bool_],
+    kinds: Sequence[tuple[npt.NDArray[np.bool_], Callable[[int, int], np.bool_]]],
     near: csr_array,
     which: Numbers,
-    splits: Numbers,
     names: list[str],
     most: int = 10,
 ) -> tuple[tuple[str, str], ...]:
+    """Of each kind those images that have such a double, and which of their doubles it is."""
     found: dict[tuple[str, str], None] = {}
-    for wanted, apart in ((across, True), (within, False)):
+    for wanted, fits in kinds:
         for index in np.flatnonzero(wanted):
             if len(found) == most:
                 return tuple(found)
             others = np.flatnonzero(np.isin(which, near[[which[index]]].indices))
-            fitting = [other for other in others if other != index and (splits[other] != splits[index]) == apart]
+            fitting = [other for other in others if other != index and fits(int(index), int(other))]
             if fitting:
                 first, second = sorted((int(index), int(fitting[0])))
                 found[names[first], names[second]] = None

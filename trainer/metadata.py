@@ -5,6 +5,9 @@ photographs are JPEGs, its fakes mostly PNGs.
 """
 
 import io
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -18,6 +21,14 @@ from bundle.preprocess import EncodedImage, Limits
 _SAMPLING: Final = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _TAGS: Final = frozenset({"comment", "xmp", "photoshop"})
 """Pillow's names; besides, what is a string is a PNG's text, and a resolution may have been taken from EXIF."""
+
+_EFFORTS: Final = ("fastest", "fast", "default", "best")
+_PIXELS: Final = {
+    "PNG": frozenset({"IHDR", "PLTE", "tRNS", "IDAT", "IEND", "acTL", "fcTL", "fdAT"}),
+    "WEBP": frozenset({"VP8", "VP8L", "VP8X", "ALPH", "ANIM", "ANMF"}),
+}
+"""Chunks without which there is no picture."""
+_MOST_PARTS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,26 @@ class Metadata:
     icc: bool
     other_tags: bool
     """Comments, text, XMP, resolution."""
+    bits: int
+    """A sample of a PNG; 8 for other formats."""
+    effort: str
+    """What the zlib header of a PNG says of the level: ``fastest``, ``fast``, ``default``, ``best``; else empty."""
+    parts: tuple[str, ...]
+    """What a file holds beside its picture, sorted: ``caBX`` (C2PA) and other chunks of PNG and WebP; ``APP11``,
+    ``COM``, ``DRI`` ... of JPEG; empty for other formats."""
+
+    @property
+    def container(self) -> tuple[object, ...]:
+        """All but the sizes of picture and file."""
+        return (
+            *(self.format, self.coding, self.effort, self.mode, self.bits, self.quality, self.own_tables),
+            *(self.subsampling, self.exif, self.icc, self.other_tags, self.parts),
+        )
+
+    @property
+    def bare(self) -> bool:
+        """Nothing in the file but the picture."""
+        return not (self.exif or self.icc or self.other_tags or self.parts)
 
 
 def read_metadata(data: bytes, limits: Limits | None = None) -> Metadata:
@@ -70,6 +101,9 @@ def read_metadata(data: bytes, limits: Limits | None = None) -> Metadata:
                 key in _TAGS or isinstance(value, str) or (key == "dpi" and "exif" not in image.info)
                 for key, value in image.info.items()
             ),
+            bits=data[24] if facts.format == "PNG" else 8,
+            effort=_effort(data) if facts.format == "PNG" else "",
+            parts=tuple(sorted(set(_parts(facts.format, data)))),
         )
 
 
@@ -113,26 +147,39 @@ GROUPS: Final = {
     "EXIF, profile, tags": ("exif", "icc", "other_tags"),
     "file size": ("bytes", "bits a pixel"),
 }
-"""What is judged together, and its fields."""
+"""What is judged together, and its fields: what the floor beside results sees."""
+
+INSPECTED: Final = GROUPS | {
+    "format and coding": ("format", "coding", "effort"),
+    "mode": ("mode", "bits"),
+    "width and height": ("width", "height", "multiples"),
+    "EXIF, profile, tags": ("exif", "icc", "other_tags", "parts"),
+}
+"""Likewise, and what only an inspection looks at."""
 
 _WORDS: Final = {
     "format": ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"),
     "coding": ("progressive", "baseline", "lossy", "lossless", "interlaced"),
     "mode": ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"),
     "subsampling": ("4:4:4", "4:2:2", "4:2:0", "none"),
+    "effort": _EFFORTS,
 }
 
 
-def tabulate(images: list[Metadata]) -> MetadataTable:
-    """Words as one column each (others are all zero), the rest as they are; both sizes of a file as logarithms."""
+def tabulate(images: list[Metadata], groups: Mapping[str, tuple[str, ...]] = GROUPS) -> MetadataTable:
+    """Words as one column each (others are all zero), the rest as they are; both sizes of a file as logarithms.
+
+    ``multiples`` are four columns: whether width and height are multiples of 8 and of 64. ``parts`` are one column for
+    each of the ``_MOST_PARTS`` commonest.
+    """
     columns: list[npt.NDArray[np.float64]] = []
     group: list[int] = []
-    for number, names in enumerate(GROUPS.values()):
+    for number, names in enumerate(groups.values()):
         for name in names:
             new = _columns(images, name)
             columns += new
             group += [number] * len(new)
-    return MetadataTable(tuple(GROUPS), tuple(group), np.stack(columns, axis=1).astype(np.float32))
+    return MetadataTable(tuple(groups), tuple(group), np.stack(columns, axis=1).astype(np.float32))
 
 
 def _columns(images: list[Metadata], name: str) -> list[npt.NDArray[np.float64]]:
@@ -140,6 +187,12 @@ def _columns(images: list[Metadata], name: str) -> list[npt.NDArray[np.float64]]
         return [np.log2([image.bytes for image in images])]
     if name == "bits a pixel":
         return [np.log2([8 * image.bytes / (image.width * image.height) for image in images])]
+    if name == "multiples":
+        sides = np.array([(image.width, image.height) for image in images])
+        return [(sides[:, side] % step == 0).astype(np.float64) for side in range(2) for step in (8, 64)]
+    if name == "parts":
+        known = Counter(part for image in images for part in image.parts).most_common(_MOST_PARTS)
+        return [np.array([part in image.parts for image in images], np.float64) for part, _ in known]
     values: list[Any] = [getattr(image, name) for image in images]
     if name in _WORDS:
         return [np.array([value == word for value in values], np.float64) for word in _WORDS[name]]
@@ -164,6 +217,57 @@ def _subsampling(image: Image.Image) -> str:
     if len(image.layer) == 1:
         return "none"
     return _SAMPLING.get(JpegImagePlugin.get_sampling(image), "other")
+
+
+def _effort(data: bytes) -> str:
+    pixels = next((at for name, at in _png_chunks(data) if name == "IDAT"), None)
+    return "" if pixels is None or pixels + 2 > len(data) else _EFFORTS[data[pixels + 1] >> 6]
+
+
+def _parts(form: str, data: bytes) -> Iterator[str]:
+    match form:
+        case "PNG":
+            yield from (name for name, _ in _png_chunks(data) if name not in _PIXELS[form])
+        case "WEBP":
+            yield from (name for name in _webp_chunks(data) if name not in _PIXELS[form])
+        case "JPEG":
+            yield from _jpeg_segments(data)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[str, int]]:
+    """Names, and where their contents begin."""
+    at = 8
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        if not name.isalpha():
+            return
+        yield name.decode(), at + 8
+        at += length + 12
+
+
+def _webp_chunks(data: bytes) -> Iterator[str]:
+    at = 12
+    while at + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, at)
+        if not name.strip().isalnum():
+            return
+        yield name.decode().strip()
+        at += 8 + length + length % 2
+
+
+def _jpeg_segments(data: bytes) -> Iterator[str]:
+    """Those before the pixels that a decoder could do without, JFIF's left out, and ``DRI``."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        marker, length = struct.unpack_from(">xBH", data, at)
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if 0xE1 <= marker <= 0xEF:
+            yield f"APP{marker - 0xE0}"
+        elif marker in (0xDD, 0xFE):
+            yield "DRI" if marker == 0xDD else "COM"
+        at += 2 + length
 
 
 @cache

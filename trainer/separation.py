@@ -1,143 +1,203 @@
 """Whether metadata alone tell the classes of a data set apart, and which of them do."""
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import train_test_split
 
 from trainer.metadata import MetadataTable
 
-FOLDS = 5
+LEAST_A_CLASS = 5
 PERMUTATIONS = 999
 MOST_A_CLASS = 2000
-"""Images that are looked at; more would only make the p-value smaller."""
+"""Images that are looked at; more would only make p-values smaller."""
+_TREES: Final = 100
+_TREES_A_GROUP: Final = 30
 
+Features = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
-class GroupSkill(BaseModel):
-    """What one group of metadata tells alone."""
+class Skill(BaseModel):
+    """What all metadata, or one group of them alone, tell."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     balanced_accuracy: float
+    """Mean of the recalls."""
+    p_value: float
+    """How often labels dealt out at random make the best of all tests on the data set as good."""
+    alarming: bool
+    """More than chance would do, by a margin that a detector could live on."""
+
+
+class Told(BaseModel):
+    """How well classifiers that see no pixel answer one question, on images that they have not been shown."""
+
+    model_config = ConfigDict(frozen=True)
+
+    chance: float
+    """Balanced accuracy of guessing."""
+    auroc: float
+    """With all metadata; mean over the answers, one against the rest."""
+    everything: Skill
+    groups: tuple[Skill, ...]
+    """Each alone, the best first."""
+
+    @property
+    def alarming(self) -> bool:
+        """By all metadata or by any group."""
+        return any(skill.alarming for skill in (self.everything, *self.groups))
+
+    @property
+    def culprit(self) -> Skill:
+        """The best group, of those that alarm where there are any."""
+        return next((group for group in self.groups if group.alarming), self.groups[0])
 
 
 class Separation(BaseModel):
-    """How well a classifier that sees no pixel names the class, on images that it has not been shown."""
+    """What metadata tell of a data set's classes."""
 
     model_config = ConfigDict(frozen=True)
 
     images: int
+    """Half of them to train on, half to judge."""
     classes: tuple[str, ...]
     """Those with enough images."""
-    balanced_accuracy: float
-    """Mean of the classes' recalls."""
-    chance: float
-    """What guessing gives."""
-    p_value: float
-    """How often labels dealt out at random agree as well with the predictions."""
-    auroc: float
-    """Mean over classes, one against the rest."""
-    auroc_real: float | None
-    """Photographs against all else, where both are there."""
-    groups: tuple[GroupSkill, ...]
-    """The best first."""
+    by_class: Told
+    """Which class an image is of."""
+    real: Told | None
+    """Photographs against all else, where both are there; of two classes, the same as ``by_class``."""
 
     @property
-    def skill(self) -> float:
-        """0 for guessing, 1 for always right."""
-        return (self.balanced_accuracy - self.chance) / (1 - self.chance)
+    def questions(self) -> dict[str, Told]:
+        """What metadata tell -> how well; each question once."""
+        both = {"the classes apart": self.by_class}
+        return both if self.real in (None, self.by_class) else both | {"real from generated": self.real}
 
     @property
     def alarming(self) -> bool:
-        """More than chance would do, by a margin that a detector could live on."""
-        return self.p_value <= 0.01 and self.skill > 0.05
+        """Either question is answered."""
+        return any(told.alarming for told in self.questions.values())
 
 
 def separate(
     table: MetadataTable, labels: Numbers, names: tuple[str, ...], real: frozenset[str], seed: int = 0
 ) -> Separation | None:
-    """Cross-validate a random forest on metadata, all and each group alone.
+    """Train random forests on metadata of half of the images, all and each group alone, and judge the other half.
 
-    The null hypothesis of ``p_value`` is that predictions, each made by a forest that was trained on the other folds,
-    say nothing of the labels.
+    The null hypothesis is that what a forest says of the other half tells nothing of its labels. P-values are of all
+    tests together, by the greatest standardised balanced accuracy under permuted labels (Westfall and Young 1993, max
+    T), so that many tests do not alarm more often than one. Folds would use all images, but not allow this test: who
+    trains on a neighbour, and the neighbour on him, are right or wrong together.
 
     Args:
         table: of N images.
         labels: ``int64[N]``, index into ``names``.
         names: of the classes.
         real: those that hold photographs.
-        seed: of the sample, folds and trees.
+        seed: of the sample, halves, trees and permutations.
 
     Returns:
-        None where fewer than two classes have ``FOLDS`` images.
+        None where fewer than two classes have ``LEAST_A_CLASS`` images.
     """
     rng = np.random.default_rng(seed)
-    large = [number for number in range(len(names)) if (labels == number).sum() >= FOLDS]
+    large = [number for number in range(len(names)) if (labels == number).sum() >= LEAST_A_CLASS]
     if len(large) < 2:
         return None
     chosen = np.concatenate([rng.permutation(np.flatnonzero(labels == number))[:MOST_A_CLASS] for number in large])
-    values, truth = table.values[chosen], np.searchsorted(large, labels[chosen])
-    probabilities = _predict(values, truth, 100, seed)
-    predicted = probabilities.argmax(axis=1)
-    is_real = np.isin([names[number] for number in large], list(real))
+    truth = np.searchsorted(large, labels[chosen])
+    classes = tuple(names[number] for number in large)
+    is_real = np.isin(classes, list(real)).astype(np.int64)
+    answers = [np.arange(len(classes))]  # of each class, for each question
+    if len(set(is_real)) == 2 and len(classes) > 2:
+        answers.append(is_real)
+
+    inputs = [table.values[chosen], *(table.of(name)[chosen] for name in table.names)]
+    train, test = train_test_split(np.arange(len(truth)), test_size=0.5, stratify=truth, random_state=seed)
+    told = [
+        [
+            _predict(values[train], answer[truth[train]], values[test], _TREES_A_GROUP if number else _TREES, seed)
+            for number, values in enumerate(inputs)
+        ]
+        for answer in answers
+    ]
+    truth = truth[test]
+    predicted = [np.stack([probabilities.argmax(axis=1) for probabilities in each]) for each in told]
+    accuracies = _balanced_accuracies(truth, answers, predicted)
+    p_values = _p_values(truth, answers, predicted, rng)
+    by_class, *others = (
+        _told(table.names, _auroc(answer[truth], each[0]), 1 / (answer.max() + 1), accuracies[row], p_values[row])
+        for row, (answer, each) in enumerate(zip(answers, told, strict=True))
+    )
     return Separation(
         images=len(chosen),
-        classes=tuple(names[number] for number in large),
-        balanced_accuracy=float(balanced_accuracy_score(truth, predicted)),
-        chance=1 / len(large),
-        p_value=_p_value(truth, predicted, rng),
-        auroc=_auroc(truth, probabilities),
-        auroc_real=(
-            float(roc_auc_score(is_real[truth], probabilities[:, is_real].sum(axis=1)))
-            if is_real.any() and not is_real.all()
-            else None
-        ),
-        groups=tuple(
-            sorted(
-                (
-                    GroupSkill(name=name, balanced_accuracy=_alone(table.of(name)[chosen], truth, seed))
-                    for name in table.names
-                ),
-                key=lambda group: -group.balanced_accuracy,
-            )
-        ),
+        classes=classes,
+        by_class=by_class,
+        real=others[0] if others else by_class if len(set(is_real)) == 2 else None,
     )
 
 
-def metadata_forest(seed: int, trees: int = 200) -> RandomForestClassifier:
-    """Trees, because file sizes tell classes apart by intervals and not by a line."""
-    return RandomForestClassifier(trees, min_samples_leaf=5, class_weight="balanced", random_state=seed)
+def metadata_forest(seed: int, trees: int = 200, leaf: int = 5) -> RandomForestClassifier:
+    """Trees, because file sizes tell classes apart by intervals and not by a line.
+
+    Args:
+        seed: of the forest.
+        trees: their number.
+        leaf: images in each leaf at least.
+    """
+    return RandomForestClassifier(trees, min_samples_leaf=leaf, class_weight="balanced", random_state=seed)
 
 
-def _alone(values: npt.NDArray[np.float32], truth: Numbers, seed: int) -> float:
-    if (values == values[0]).all():  # alike for all images: nothing to go by
-        return 1 / len(np.unique(truth))
-    return float(balanced_accuracy_score(truth, _predict(values, truth, 30, seed).argmax(axis=1)))
+def _told(names: tuple[str, ...], auroc: float, chance: float, accuracies: Floats, p_values: Floats) -> Told:
+    everything, *groups = (
+        Skill(
+            name=name,
+            balanced_accuracy=accuracy,
+            p_value=p_value,
+            alarming=bool(p_value <= 0.01 and (accuracy - chance) / (1 - chance) > 0.05),
+        )
+        for name, accuracy, p_value in zip(("all", *names), accuracies, p_values, strict=True)
+    )
+    ranked = sorted(groups, key=lambda group: -group.balanced_accuracy)
+    return Told(chance=chance, auroc=auroc, everything=everything, groups=tuple(ranked))
 
 
-def _predict(values: npt.NDArray[np.float32], truth: Numbers, trees: int, seed: int) -> npt.NDArray[np.float64]:
-    """Of each image by a forest that was not trained on it: ``float64[N, classes]``."""
-    forest = metadata_forest(seed, trees)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    return np.asarray(cross_val_predict(forest, values, truth, cv=folds, method="predict_proba"), np.float64)
+def _predict(known: Features, truth: Numbers, asked: Features, trees: int, seed: int) -> Floats:
+    """``float64[N, answers]`` of the asked by a forest that was trained on the known."""
+    if (known == known[0]).all():  # alike for all images: nothing to go by
+        return np.full((len(asked), truth.max() + 1), 1 / (truth.max() + 1))
+    leaf = min(5, max(1, int(np.bincount(truth).min()) // 2))  # so that small classes can have leaves of their own
+    return np.asarray(metadata_forest(seed, trees, leaf).fit(known, truth).predict_proba(asked), np.float64)
 
 
-def _p_value(truth: Numbers, predicted: Numbers, rng: np.random.Generator) -> float:
-    counts = np.bincount(truth)
+def _balanced_accuracies(truth: Numbers, answers: list[Numbers], predicted: list[Numbers]) -> Floats:
+    """``float64[questions, tests]``, of ``int64[tests, N]`` for each question."""
+    rows = []
+    for answer, given in zip(answers, predicted, strict=True):
+        right = answer[truth]
+        counts = np.bincount(right)
+        rows.append((given == right) @ (1 / counts[right]) / len(counts))
+    return np.array(rows)
 
-    def agreement(labels: Numbers) -> float:
-        return float((np.bincount(labels[labels == predicted], minlength=len(counts)) / counts).sum())
 
-    observed = agreement(truth) - 1e-9
-    as_good = sum(agreement(rng.permutation(truth)) >= observed for _ in range(PERMUTATIONS))
-    return (1 + as_good) / (1 + PERMUTATIONS)
+def _p_values(truth: Numbers, answers: list[Numbers], predicted: list[Numbers], rng: np.random.Generator) -> Floats:
+    """``float64[questions, tests]``."""
+    dealt = [truth, *(rng.permutation(truth) for _ in range(PERMUTATIONS))]
+    accuracies = np.array([_balanced_accuracies(labels, answers, predicted) for labels in dealt])
+    spread = accuracies.std(axis=0)
+    # Where all images are given one answer, nothing but rounding varies.
+    standard = np.where(spread > 1e-9, (accuracies - accuracies.mean(axis=0)) / np.maximum(spread, 1e-9), 0)
+    best = standard.max(axis=(1, 2))
+    return np.asarray((best[:, None, None] >= standard[0] - 1e-9).mean(axis=0), np.float64)
 
 
-def _auroc(truth: Numbers, probabilities: npt.NDArray[np.float64]) -> float:
-    classes = range(probabilities.shape[1])
-    return float(np.mean([roc_auc_score(truth == number, probabilities[:, number]) for number in classes]))
+def _auroc(truth: Numbers, probabilities: Floats) -> float:
+    answers = range(probabilities.shape[1])
+    return float(np.mean([roc_auc_score(truth == number, probabilities[:, number]) for number in answers]))

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from trainer.duplicates import Duplicates
 from trainer.inspection import Inspection
-from trainer.separation import Separation
+from trainer.separation import Separation, Skill
 
 
 def show(inspection: Inspection, console: Console) -> None:
@@ -18,15 +18,16 @@ def show(inspection: Inspection, console: Console) -> None:
 
 def _parts(inspection: Inspection) -> Iterator[RenderableType]:
     yield Text(f"{inspection.root}: {inspection.images} images, layout {inspection.layout}")
-    counts = Table("class", *(split or "images" for split in inspection.splits), "unreadable")
+    counts = Table("class", *(Column(Text(split or "images")) for split in inspection.splits), "unreadable")
     for facts in inspection.classes:
         numbers = (str(facts.images.get(split, 0)) for split in inspection.splits)
-        counts.add_row(facts.name, *numbers, str(facts.unreadable or ""))
+        _add(counts, facts.name, *numbers, str(facts.unreadable or ""))
     yield counts
     files = Table(Column("class", no_wrap=True), "format", "mode", "pixels", "bytes", "JPEG quality", "colour", "tags")
     for facts in inspection.classes:
-        tags = {"EXIF": facts.exif, "profile": facts.icc}
-        files.add_row(
+        tags = {"EXIF": facts.exif, "profile": facts.icc, "other": facts.other_tags} | facts.parts
+        _add(
+            files,
             facts.name,
             _shares(facts.formats),
             _shares(facts.modes),
@@ -36,13 +37,21 @@ def _parts(inspection: Inspection) -> Iterator[RenderableType]:
             _shares(facts.subsamplings),
             "\n".join(f"{name} {count}" for name, count in tags.items() if count),
         )
-    files.caption = "bytes: the median; ~ quality of the nearest libjpeg tables"
+    files.caption = (
+        "bytes: the median; ~ quality of the nearest libjpeg tables; other tags: comments, text, XMP, resolution; "
+        "then chunks and segments by name"
+    )
     yield files
     yield _doubles(inspection)
     if inspection.metadata is not None:
         yield _separation(inspection.metadata)
     for warning in inspection.warnings:
         yield Text(f"warning: {warning}", style="yellow")
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row whose words are no markup."""
+    table.add_row(*map(Text, cells))
 
 
 def _shares(counts: Mapping[str, int], most: int = 3) -> str:
@@ -62,17 +71,22 @@ def _doubles(inspection: Inspection) -> Table:
     }
     for what, found in kinds.items():
         across = [f"{a} in {b}: {n}" for a, others in found.other_split.items() for b, n in others.items()]
-        table.add_row(what, str(found.same_class), str(found.other_class), "\n".join(across) or "0")
+        _add(table, what, str(found.same_class), str(found.other_class), "\n".join(across) or "0")
     return table
 
 
 def _separation(known: Separation) -> Table:
-    title = "What metadata alone tell of the class"
-    table = Table("metadata", "balanced accuracy", title=title)
-    table.add_row("chance", f"{known.chance:.1%}")
-    table.add_row("all", f"{known.balanced_accuracy:.1%}", style="bold")
-    for group in known.groups:
-        table.add_row(f"{group.name} alone", f"{group.balanced_accuracy:.1%}")
-    real = "" if known.auroc_real is None else f"; real against generated {known.auroc_real:.3f}"
-    table.caption = f"{known.images} images, 5-fold; AUROC {known.auroc:.3f}{real}; p {known.p_value:.3f}"
+    asked = known.questions
+    table = Table("metadata", *asked, title="What metadata alone tell: balanced accuracy")
+    table.add_row("chance", *(f"{told.chance:.1%}" for told in asked.values()))
+    table.add_row("all", *(_skill(told.everything) for told in asked.values()), style="bold")
+    of_group = [{group.name: group for group in told.groups} for told in asked.values()]
+    for name in of_group[0]:
+        table.add_row(f"{name} alone", *(_skill(groups[name]) for groups in of_group))
+    table.add_row("AUROC of all", *(f"{told.auroc:.3f}" for told in asked.values()))
+    table.caption = f"{known.images} images, half of them to train on; p of all tests together"
     return table
+
+
+def _skill(skill: Skill) -> Text:
+    return Text(f"{skill.balanced_accuracy:.1%}, p {skill.p_value:.3f}", style="yellow" if skill.alarming else "")

@@ -37,7 +37,7 @@ def by_loops(
     for i in range(count):
         near = [j for j in range(count) if j != i and bits(hashes[i], hashes[j]) <= distance]
         same += any(splits[j] == splits[i] and classes[j] == classes[i] for j in near)
-        other += any(splits[j] == splits[i] and classes[j] != classes[i] for j in near)
+        other += any(classes[j] != classes[i] for j in near)
         for split in {splits[j] for j in near} - {splits[i]}:
             across[splits[i], split] = across.get((splits[i], split), 0) + 1
     return same, other, across
@@ -75,3 +75,12 @@ def test_examples_across_splits_come_first() -> None:
         other_split={"train": {"test": 1}, "test": {"train": 1}},
         examples=(("d", "e"), ("a", "b")),
     )
+
+
+def test_examples_of_other_classes_come_before_them() -> None:
+    hashes = np.array([5, 5, 9, 9], np.uint64)
+    found = find_duplicates(
+        hashes, np.array([0, 1, 0, 1]), np.array([0, 0, 0, 1]), ("train", "test"), ["a", "b", "c", "d"]
+    )
+    assert found.other_class == 2
+    assert found.examples == (("c", "d"), ("a", "b"))

@@ -1,10 +1,12 @@
 """A data set with everything that can be wrong, made by hand."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from rich.console import Console
 
 from trainer.errors import DataMissing
@@ -34,7 +36,12 @@ def test_what_is_there_and_what_is_wrong(flawed: Path) -> None:
     assert (found.images, found.layout, found.splits) == (36, "folders", ("train", "test"))
     grid, real = found.classes
     assert (grid.name, grid.images, grid.unreadable) == ("grid", {"test": 6, "train": 12}, 1)
-    assert (grid.formats, grid.modes, grid.sizes, grid.qualities) == ({"PNG": 18}, {"RGB": 18}, {"32 x 32": 18}, {})
+    assert (grid.formats, grid.modes, grid.sizes, grid.qualities) == (
+        {"PNG": 17, "PNG fastest": 1},
+        {"RGB": 18},
+        {"32 x 32": 18},
+        {},
+    )
     assert (real.formats, real.qualities, real.subsamplings) == ({"JPEG baseline": 18}, {"90": 18}, {"4:2:0": 18})
     assert real.bytes == tuple(
         sorted(path.stat().st_size for path in flawed.glob("*/real/*"))[index] for index in (0, 9, 17)
@@ -47,7 +54,7 @@ def test_what_is_there_and_what_is_wrong(flawed: Path) -> None:
     assert found.near.other_split["train"]["test"] >= 2
 
     assert found.metadata is not None
-    assert found.metadata.balanced_accuracy == 1
+    assert found.metadata.by_class.everything.balanced_accuracy == pytest.approx(1)
     warned = "\n".join(found.warnings)
     assert "metadata alone tell the classes apart: 100.0%" in warned
     assert "format and coding alone reaches 100.0%" in warned
@@ -69,6 +76,7 @@ def test_nothing_is_wrong_with_a_good_set(make_folder: MakeFolder) -> None:
     assert found.same_file.other_class == 0
     assert found.splits == ("",)
     assert not [warning for warning in found.warnings if "file size" not in warning]
+    assert found.containers_alike
 
 
 def test_a_set_without_images(tmp_path: Path) -> None:
@@ -81,3 +89,100 @@ def test_a_set_without_images(tmp_path: Path) -> None:
 def test_an_empty_folder_is_told_what_a_set_is(tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match="no images here; a data set has a sub-folder for each class"):
         inspect(tmp_path)
+
+
+def noise(seed: int, smooth: bool = False) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    return Image.fromarray(pixels // 64 * 64 if smooth else pixels)
+
+
+def save(root: Path, of_class: dict[str, Callable[[int, Path], None]], images: int = 12) -> Path:
+    for number, (label, write) in enumerate(of_class.items()):
+        (root / label).mkdir(parents=True)
+        for index in range(images):
+            write(100 * number + index, root / label / f"{index}.png")
+    return root
+
+
+def test_what_re_encoding_removes_is_not_said_to_follow_from_pictures(tmp_path: Path) -> None:
+    def png(level: int) -> Callable[[int, Path], None]:
+        return lambda seed, path: noise(seed).save(path, compress_level=level)
+
+    def claimed(seed: int, path: Path) -> None:
+        manifest = PngImagePlugin.PngInfo()
+        manifest.add(b"caBX", bytes(4000 + seed))
+        noise(seed).save(path, pnginfo=manifest)
+
+    def smooth(seed: int, path: Path) -> None:
+        noise(seed, smooth=True).save(path)
+
+    for name, other in (("levels", png(0)), ("claims", claimed)):
+        warning = inspect(save(tmp_path / name, {"fake": other, "real": png(6)})).warnings[0]
+        assert "`trainer reencode` makes containers alike: do that first" in warning
+    warning = inspect(save(tmp_path / "smooth", {"fake": smooth, "real": png(6)})).warnings[0]
+    assert "file size alone reaches" in warning
+    assert "state this floor" in warning
+
+    def large(seed: int, path: Path) -> None:
+        noise(seed).resize((40, 40)).save(path)
+
+    warning = inspect(save(tmp_path / "large", {"fake": large, "real": png(6)})).warnings[0]
+    assert "`trainer reencode --size` makes sides alike" in warning
+
+
+def test_photographs_apart_from_many_generators(tmp_path: Path) -> None:
+    def png(seed: int, path: Path) -> None:
+        noise(seed).save(path)
+
+    def jpeg(seed: int, path: Path) -> None:
+        noise(seed).save(path.with_suffix(".jpg"))
+
+    root = save(tmp_path, {**{f"g{number:02}": png for number in range(22)}, "real": jpeg}, images=12)
+    (warning,) = inspect(root).warnings
+    assert "metadata alone tell real from generated: 100.0%" in warning
+    assert "format and coding alone reaches 100.0%" in warning
+
+
+def test_tags_and_chunks_are_counted_and_few_images_told(tmp_path: Path) -> None:
+    def text(seed: int, path: Path) -> None:
+        words = PngImagePlugin.PngInfo()
+        words.add_text("parameters", "Steps: 20")
+        noise(seed).save(path, pnginfo=words)
+
+    root = save(tmp_path / "set", {"fake": text})
+    save(root, {"real": lambda seed, path: noise(seed + 50).save(path)}, images=4)
+    found = inspect(root)
+    assert [(facts.other_tags, facts.parts) for facts in found.classes] == [(12, {"tEXt": 12}), (0, {})]
+    assert found.warnings == ("too few images to say what metadata tell (under 5) of real",)
+
+
+def test_doubles_are_those_of_upright_pictures(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "train", {"real": lambda seed, path: noise(seed).save(path)})
+    save(
+        tmp_path / "test",
+        {"real": lambda seed, path: noise(seed).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)},
+    )
+    found = inspect(tmp_path)
+    assert found.same_pixels.other_split == {"train": {"test": 12}, "test": {"train": 12}}
+    assert found.near.other_split == found.same_pixels.other_split
+
+
+def test_a_picture_with_two_labels_in_two_splits(tmp_path: Path) -> None:
+    for split, label in (("train", "real"), ("test", "fake")):
+        save(tmp_path / split, {label: lambda seed, path: noise(seed).save(path)}, images=3)
+    assert "equal pixels in different classes, in whatever split: 6 images" in inspect(tmp_path).warnings
+
+
+def test_names_are_no_markup_and_need_not_be_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latin = os.fsdecode(b"g\xe9n\xe9rateur")
+    found = inspect(
+        save(tmp_path, {name: lambda seed, path: noise(seed).save(path) for name in ("gan[v1]", "[b]0", latin)})
+    )
+    assert {facts.name for facts in found.classes} == {"gan[v1]", "[b]0", r"g\udce9n\udce9rateur"}
+    assert r"g\\udce9n" in found.model_dump_json()
+    show(found, Console(width=200))
+    shown = capsys.readouterr().out
+    for name in ("gan[v1]", "[b]0", r"g\udce9n\udce9rateur"):
+        assert shown.count(name) == 2
