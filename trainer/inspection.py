@@ -217,10 +217,12 @@ def _text(name: str) -> str:
 def _warnings(inspection: Inspection) -> Iterator[str]:
     if inspection.metadata is not None:
         yield from _alarms(inspection.metadata, inspection.containers_alike)
+        if not inspection.metadata.enough:
+            yield f"too few images ({inspection.metadata.images}) to say what metadata tell"
     few = [facts.name for facts in inspection.classes if sum(facts.images.values()) < LEAST_A_CLASS]
     if few and len(inspection.classes) > 1:
         more = f" and {len(few) - 5} more" if len(few) > 5 else ""
-        yield f"too few images to say what metadata tell (under {LEAST_A_CLASS}) of {', '.join(few[:5])}{more}"
+        yield f"too few images (under {LEAST_A_CLASS}) of {', '.join(few[:5])}{more} to say what metadata tell"
     kinds = (("equal files", inspection.same_file), ("equal pixels", inspection.same_pixels))
     for what, found in (*kinds, ("near duplicates", inspection.near)):
         for split, others in found.other_split.items():

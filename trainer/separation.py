@@ -1,5 +1,6 @@
 """Whether metadata alone tell the classes of a data set apart, and which of them do."""
 
+from math import factorial, prod
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ LEAST_A_CLASS = 5
 PERMUTATIONS = 999
 MOST_A_CLASS = 2000
 """Images that are looked at; more would only make p-values smaller."""
+_SIGNIFICANT: Final = 0.01
 _TREES: Final = 100
 _TREES_A_GROUP: Final = 30
 
@@ -70,6 +72,8 @@ class Separation(BaseModel):
     """Half of them to train on, half to judge."""
     classes: tuple[str, ...]
     """Those with enough images."""
+    enough: bool
+    """Whether classes that metadata name without fail would alarm."""
     by_class: Told
     """Which class an image is of."""
     real: Told | None
@@ -139,6 +143,7 @@ def separate(
     return Separation(
         images=len(chosen),
         classes=classes,
+        enough=_least_p_value(truth) <= _SIGNIFICANT,
         by_class=by_class,
         real=others[0] if others else by_class if len(set(is_real)) == 2 else None,
     )
@@ -161,7 +166,7 @@ def _told(names: tuple[str, ...], auroc: float, chance: float, accuracies: Float
             name=name,
             balanced_accuracy=accuracy,
             p_value=p_value,
-            alarming=bool(p_value <= 0.01 and (accuracy - chance) / (1 - chance) > 0.05),
+            alarming=bool(p_value <= _SIGNIFICANT and (accuracy - chance) / (1 - chance) > 0.05),
         )
         for name, accuracy, p_value in zip(("all", *names), accuracies, p_values, strict=True)
     )
@@ -196,6 +201,11 @@ def _p_values(truth: Numbers, answers: list[Numbers], predicted: list[Numbers], 
     standard = np.where(spread > 1e-9, (accuracies - accuracies.mean(axis=0)) / np.maximum(spread, 1e-9), 0)
     best = standard.max(axis=(1, 2))
     return np.asarray((best[:, None, None] >= standard[0] - 1e-9).mean(axis=0), np.float64)
+
+
+def _least_p_value(truth: Numbers) -> float:
+    """One of all the ways to deal out the labels."""
+    return prod(factorial(count) for count in np.bincount(truth).tolist()) / factorial(len(truth))
 
 
 def _auroc(truth: Numbers, probabilities: Floats) -> float:

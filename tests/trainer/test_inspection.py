@@ -72,7 +72,7 @@ def test_tables_say_it_too(flawed: Path) -> None:
 
 
 def test_nothing_is_wrong_with_a_good_set(make_folder: MakeFolder) -> None:
-    found = inspect(make_folder(images=8))
+    found = inspect(make_folder(images=12))
     assert found.same_file.other_class == 0
     assert found.splits == ("",)
     assert not [warning for warning in found.warnings if "file size" not in warning]
@@ -153,7 +153,14 @@ def test_tags_and_chunks_are_counted_and_few_images_told(tmp_path: Path) -> None
     save(root, {"real": lambda seed, path: noise(seed + 50).save(path)}, images=4)
     found = inspect(root)
     assert [(facts.other_tags, facts.parts) for facts in found.classes] == [(12, {"tEXt": 12}), (0, {})]
-    assert found.warnings == ("too few images to say what metadata tell (under 5) of real",)
+    assert found.warnings == ("too few images (under 5) of real to say what metadata tell",)
+
+
+def test_a_set_that_is_too_small_to_say_so_says_this(make_folder: MakeFolder) -> None:
+    root = make_folder(images=6)
+    for path in root.glob("real/*.png"):
+        Image.open(path).save(path, "JPEG")
+    assert "too few images (12) to say what metadata tell" in inspect(root).warnings
 
 
 def test_doubles_are_those_of_upright_pictures(tmp_path: Path) -> None:
