@@ -4,6 +4,8 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +58,7 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
     check_free(out, force=force)
     for name, digest in manifest.files.items():
         assert sha256(files[name]) == digest, name
-    place = out.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    staging = place.parent / f".{place.name}.{secrets.token_hex(4)}"
-    try:
+    with whole_directory(out) as staging:
         for name, data in {**files, MANIFEST: text}.items():
             path = staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +66,24 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+    return out
+
+
+@contextmanager
+def whole_directory(out: Path) -> Iterator[Path]:
+    """An empty directory to fill, which takes the place of ``out`` at the end; after an error ``out`` is as it was.
+
+    Of a link, what it leads to is replaced.
+    """
+    place = out.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staging = place.parent / f".{place.name}.{secrets.token_hex(4)}"
+    staging.mkdir()
+    try:
+        yield staging
         replace_directory(place, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return out
 
 
 def replace_directory(out: Path, staging: Path) -> None:

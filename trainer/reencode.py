@@ -8,8 +8,6 @@ import csv
 import io
 import json
 import posixpath
-import secrets
-import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, decoder_version, make_views
-from bundle.store import holds_working_directory, replace_directory
+from bundle.store import whole_directory
 from trainer.data import Unreadable, read_each
 from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
 from trainer.layouts import Entry, Layout, Listing, is_image, list_images, sample_key
+from trainer.output import check_free
 
 Format = Literal["jpeg", "png", "webp"]
 Fit = Literal["crop", "resize"]
@@ -94,13 +93,12 @@ def reencode(
         progress: called with the number of images done and their total.
 
     Raises:
-        OutputExists: ``out`` is there and not empty, and ``force`` is not given; or it overlaps with ``root``, or is
-            the current directory.
+        OutputExists: see ``check_free``; or ``out`` overlaps with ``root``.
         DataMissing, DataMalformed: see ``layouts.list_images``; or no image could be written, or a list names files
             outside of its folder.
         TooManyUnreadable: names the first of them.
     """
-    _check_free(out, force=force)
+    check_free(out, force=force)
     listing = list_images(root, layout)
     if not listing.entries:
         raise DataMissing(f"{root}: no images to write")
@@ -108,18 +106,15 @@ def reencode(
     if source == target or source in target.parents or target in source.parents:
         raise OutputExists(f"{out}: overlaps with {listing.root}; choose a place beside it")
     names = _new_paths(listing, reencoding)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}"
-    staging.mkdir()
-    results = (
-        _write_shards(listing, staging, reencoding)
-        if listing.layout == "shards"
-        else _write_files(listing, names, staging, reencoding)
-    )
     written: list[Entry] = []
     too_small: list[str] = []
     unreadable: list[Unreadable] = []
-    try:
+    with whole_directory(out) as staging:
+        results = (
+            _write_shards(listing, staging, reencoding)
+            if listing.layout == "shards"
+            else _write_files(listing, names, staging, reencoding)
+        )
         for number, (entry, result) in enumerate(zip(listing.entries, results, strict=True), 1):
             if isinstance(result, Unreadable):
                 unreadable.append(result)
@@ -147,9 +142,6 @@ def reencode(
             encoder=decoder_version(),
         )
         (staging / REPORT).write_text(report.model_dump_json(indent=1) + "\n")
-        replace_directory(target, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return report
 
 
@@ -182,13 +174,6 @@ def encode(data: bytes, reencoding: Reencoding) -> bytes | None:
     except (OSError, ValueError) as error:
         raise OSError(f"{image.width} x {image.height} pixels cannot be {reencoding.format}: {error}") from error
     return buffer.getvalue()
-
-
-def _check_free(out: Path, *, force: bool) -> None:
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(f"{out}: exists and is not empty; choose another place or say --force")
-    if holds_working_directory(out):
-        raise OutputExists(f"{out}: is the current directory or above it; choose another place")
 
 
 def _new_paths(listing: Listing, reencoding: Reencoding) -> dict[Path, Path]:

@@ -4,8 +4,6 @@ Folders as ``trainer train`` takes them: ``real``, and one of fakes for each way
 folder shows the same image, written by the same encoder.
 """
 
-import secrets
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -17,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from bundle.errors import ImageError
 from bundle.manifest import Crop, Preprocessing, View
 from bundle.preprocess import decode, make_views
-from bundle.store import replace_directory
+from bundle.store import whole_directory
 from trainer.autoencoders import Pixels, reproduce
 from trainer.autogan import GAN_UPSAMPLINGS, GanConfig, train_simulator
 from trainer.checkpoint import installed_versions
 from trainer.deep_image_prior import PriorConfig, reconstruct
-from trainer.errors import BadConfig, DataMissing, OutputExists
+from trainer.errors import BadConfig, DataMissing
 from trainer.layouts import Layout, list_images
+from trainer.output import check_free
 from trainer.synth import keep_grey
 
 Kind = Literal["autogan", "dip"]
@@ -89,13 +88,12 @@ def simulate(
         progress: called with what is being done, steps done and their total.
 
     Raises:
-        OutputExists: ``out`` is there and not empty, and ``force`` is not given.
+        OutputExists: see ``check_free``.
         DataMissing: no real image can be used.
         BadConfig: the images' size does not suit the network.
         DataMalformed, SplitUnknown: see ``layouts.list_images``.
     """
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(f"{out}: exists and is not empty; choose another place or say --force")
+    check_free(out, force=force)
     if isinstance(config.how, PriorConfig) and config.size % (2 << config.how.levels):
         raise BadConfig(
             f"size: {config.how.levels} levels need a multiple of {2 << config.how.levels}, got {config.size}"
@@ -119,18 +117,13 @@ def simulate(
         },
         versions=installed_versions(),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-    try:
+    with whole_directory(out) as staging:
         for folder, variants in folders.items():
             (staging / folder).mkdir(parents=True)
             for variant, images in variants.items():
                 for number, image in enumerate(images):
                     Image.fromarray(image).save(staging / folder / f"{number:06}{variant}.png")
         (staging / REPORT).write_text(report.model_dump_json(indent=1) + "\n")
-        replace_directory(out, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return report
 
 

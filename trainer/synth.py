@@ -4,8 +4,6 @@ Every class shows the same content at the same place, written by the same encode
 the same patch. Only a decoder's traces tell the classes apart (and its loss of detail: report it, don't hide it).
 """
 
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +11,10 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.store import replace_directory
+from bundle.store import whole_directory
 from trainer.autoencoders import PATCH, UPSAMPLINGS, Upsampling, reproduce, train_autoencoder
 from trainer.checkpoint import installed_versions
-from trainer.errors import OutputExists
+from trainer.output import check_free
 from trainer.photographs import SPLITS, Patches, Photograph, Pixels, Split, cut_patches, split_photographs
 
 MARGIN = 2 * PATCH
@@ -90,17 +88,14 @@ def synthesise(
         progress: called with what is being done, steps done and their total.
 
     Raises:
-        OutputExists: ``out`` is there and not empty, and ``force`` is not given.
+        OutputExists: see ``check_free``.
         DataMissing, TooFewPhotographs: see ``trainer.photographs``.
     """
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(f"{out}: exists and is not empty; choose another place or say --force")
+    check_free(out, force=force)
     photographs = split_photographs(real, config.seed)
     patches = {split: _cut(photographs[split], config, split) for split in SPLITS}
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-    try:
+    with whole_directory(out) as staging:
         for split in SPLITS:
             _write(staging / split / "real", patches[split], patches[split].pixels)
         generators = []
@@ -126,9 +121,6 @@ def synthesise(
             versions=installed_versions(),
         )
         (staging / "synth.json").write_text(report.model_dump_json(indent=1) + "\n")
-        replace_directory(out, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return report
 
 

@@ -88,7 +88,11 @@ def test_nothing_is_overwritten_unless_forced_and_nothing_half_made_stays(
     (out / "mine.txt").write_text("mine")
     with pytest.raises(OutputExists, match="exists and is not empty"):
         simulate(data, out, GAN)
-    monkeypatch.setattr("trainer.simulate.replace_directory", lambda *_: 1 / 0)
+    monkeypatch.chdir(out)
+    with pytest.raises(OutputExists, match="is the current directory"):
+        simulate(data, Path(), GAN, force=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bundle.store.replace_directory", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         simulate(data, out, GAN, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]

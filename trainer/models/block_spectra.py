@@ -255,11 +255,10 @@ class BlockSpectraNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
         with torch.autocast(images.device.type, enabled=False):
-            return self.judge(self.statistics(images))
+            return self.judge(self.standardised(self.statistics(images)))
 
-    def judge(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """Class scores and embeddings of images with these statistics, ``float32[N, 1099]``."""
-        rows = self.standardised(statistics)
+    def judge(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores and embeddings of images with these standardised statistics, ``float32[N, 1099]``."""
         embedding = self.embed(rows)
         return against_simulated(self.head(embedding[:, :EXTENDED]), self.photographs), embedding
 

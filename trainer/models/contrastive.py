@@ -194,9 +194,9 @@ class ContrastiveNet(nn.Module):
 
     def _opinion(self, discriminant: BlockSpectraNet, statistics: Tensor) -> Tensor:
         """What the discriminant adds to the log-odds of *generated*, ``float32[N, 1]``."""
-        odds = log_odds(discriminant.judge(statistics)[0], self.photographs)[:, None]
-        as_written = discriminant.as_written(discriminant.standardised(statistics))
-        limit = self.opinion * (_HANDLED + (1 - _HANDLED) * as_written)
+        rows = discriminant.standardised(statistics)
+        odds = log_odds(discriminant.judge(rows)[0], self.photographs)[:, None]
+        limit = self.opinion * (_HANDLED + (1 - _HANDLED) * discriminant.as_written(rows))
         return (odds / _DOUBT).clamp(-limit, limit)
 
     def scores(self, embedding: Tensor) -> Tensor:
