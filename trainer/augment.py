@@ -126,9 +126,9 @@ def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
     return augment
 
 
-def handled_copy(image: Pixels) -> Pixels:
-    """A copy of ``uint8[H, W, 3]`` that was ``handled``; the same image always has the same one."""
-    return handled(0)(image, draws_of(image))
+def handled_copy(image: Pixels, number: int = 0) -> Pixels:
+    """A copy of ``uint8[H, W, 3]`` that was ``handled``; the same image always has the same one of each number."""
+    return handled(0)(image, draws_of(image).spawn(number + 1)[number])
 
 
 def _smaller_and_back(image: Pixels, rng: np.random.Generator) -> Pixels:

@@ -165,13 +165,14 @@ class TestChain:
         np.testing.assert_array_equal(image, before)
 
 
-def test_an_image_has_one_handled_copy() -> None:
+def test_an_image_has_one_handled_copy_of_each_number() -> None:
     rng = np.random.default_rng(3)
     images = [rng.integers(0, 256, (40, 48, 3)).astype(np.uint8) for _ in range(20)]
     copies = [handled_copy(image) for image in images]
     for image, copy in zip(images, copies, strict=True):
         assert copy.shape == image.shape
         np.testing.assert_array_equal(handled_copy(image.copy()), copy)
+        assert len({handled_copy(image, number).tobytes() for number in range(4)}) == 4
     changed = [float(np.abs(copy.astype(float) - image).mean()) for image, copy in zip(images, copies, strict=True)]
     assert len(set(changed)) == 20
     assert min(changed) > 0

@@ -42,11 +42,13 @@ _GRID: Final = 8
 """Crops begin at multiples of it, so that generators' and JPEG's grids stay where they are."""
 _LEAST: Final = 24
 """Pixels that block spectra need."""
-_DOUBT: Final = 5.0
+_DOUBT: Final = 3.0
 """What log-odds of thousands of assumptions of normality are divided by."""
 _HANDLED: Final = 0.25
-"""Share of ``opinion`` that is left for images that look handled. This, ``_DOUBT`` and ``opinion`` were chosen on
-mini8's validation and calibration images."""
+"""Share of ``opinion`` that is left for images that look handled."""
+_AS_WRITTEN: Final = 0.6, 0.9
+"""Probability of being as written up to which an image counts as handled, and from which as written. These constants
+and ``opinion`` were chosen on mini8's validation and calibration images."""
 _FAR: Final = 8.0
 """Features are cut off here, in deviations: what lies farther is far, and no matter how far."""
 
@@ -196,7 +198,9 @@ class ContrastiveNet(nn.Module):
         """What the discriminant adds to the log-odds of *generated*, ``float32[N, 1]``."""
         rows = discriminant.standardised(statistics)
         odds = log_odds(discriminant.judge(rows)[0], self.photographs)[:, None]
-        limit = self.opinion * (_HANDLED + (1 - _HANDLED) * discriminant.as_written(rows))
+        least, enough = _AS_WRITTEN
+        as_written = ((discriminant.as_written(rows) - least) / (enough - least)).clamp(0, 1)
+        limit = self.opinion * (_HANDLED + (1 - _HANDLED) * as_written)
         return (odds / _DOUBT).clamp(-limit, limit)
 
     def scores(self, embedding: Tensor) -> Tensor:

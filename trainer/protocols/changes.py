@@ -1,7 +1,7 @@
 """What recipes call post-processing.
 
 ``P``, ``beyond``, names of ``trainer.transforms``, ``blur:2.5``, ``jpeg:40``, ``resize:0.9``, and ``handled``: what
-``augment.handled`` makes of training images, one copy of each.
+``augment.handled`` makes of training images, four copies of each.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ from trainer.augment import handled_copy
 from trainer.errors import BadConfig
 from trainer.transforms import BEYOND, CLEAN, POST_PROCESSED, TRANSFORMS, Transform, blur, jpeg, resize_and_back
 
-_GROUPS = {"P": POST_PROCESSED, "beyond": BEYOND, "handled": (Transform("handled", handled_copy),)}
+_COPIES = 4
+_HANDLED = tuple(Transform(f"handled {number}", partial(handled_copy, number=number)) for number in range(_COPIES))
+_GROUPS = {"P": POST_PROCESSED, "beyond": BEYOND, "handled": _HANDLED}
 
 
 def changes_of(names: Sequence[str]) -> tuple[Transform, ...]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trainer.abstention import UNSURE, ConformalKinds, RiskCoverage
 from trainer.plots import curves
 from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Picture, SplitName
+from trainer.protocols.corpus import Picture
 from trainer.protocols.floors import Floor, floors_of
 from trainer.protocols.measures import Flags, Sample, Scores, percent_of
 from trainer.protocols.recipe import Variant
@@ -92,8 +92,9 @@ def _floor_judge(floor: Floor) -> Judge:
 
 
 def _calibrated(study: Study, judges: Sequence[Judge], copies: Sequence[Transform]) -> list[ConformalKinds]:
-    """On calibration images after each of these changes."""
-    calib = _balanced(study, "calib")
+    """On all calibration images after each of these changes: as each kind has p-values of its own, neither outweighs."""
+    classes = study.corpus.classes(study.generators.values(), "calib", study.scale.calib)
+    calib = [picture for some in classes.values() for picture in some]
     generated = np.tile([picture.generated for picture in calib], len(copies))
     return [ConformalKinds.of(logits, generated) for logits in _logits(judges, calib, copies)]
 
@@ -107,7 +108,7 @@ def _tested(
     risk: float,
 ) -> tuple[dict[str, Measured], RiskCoverage]:
     """A row of the table on test images after all of these changes together, and the first backbone's curve."""
-    pictures = _balanced(study, "test")
+    pictures = _tests(study)
     sample = Sample.of(study, pictures, len(judges)).times(len(changes))
     logits = _logits(judges, pictures, changes)
     decisions = np.stack([one.decide(values, alpha) for one, values in zip(kinds, logits, strict=True)])[:, None]
@@ -130,15 +131,12 @@ def _likelier(kinds: Sequence[ConformalKinds], logits: Floats) -> tuple[Flags, S
     return np.stack(likelier)[:, None], np.stack(confidence)[:, None]
 
 
-def _balanced(study: Study, split: SplitName) -> list[Picture]:
+def _tests(study: Study) -> list[Picture]:
     """All photographs, and as many fakes: an equal share of each generator's."""
-    count, generators = study.scale.calib, study.generators
-    if split == "test":
-        count, generators = study.scale.test, study.tested
-        study.both_kinds(generators.values())
-    photographs = study.corpus.photographs(split, count)
-    share = max(1, len(photographs) // len(generators))
-    fakes = [p for name in generators.values() for p in study.corpus.fakes(name, split, share)]
+    study.both_kinds(study.tested.values())
+    photographs = study.corpus.photographs("test", study.scale.test)
+    share = max(1, len(photographs) // len(study.tested))
+    fakes = [p for name in study.tested.values() for p in study.corpus.fakes(name, "test", share)]
     return [*photographs, *fakes]
 
 

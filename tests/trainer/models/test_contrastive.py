@@ -74,7 +74,10 @@ def test_scores_are_cosines_and_simulated_classes_count_against_photographs() ->
 
 @pytest.mark.parametrize(
     ("odds", "handled", "moved"),
-    [(4, -99, 0.8), (-7, -99, -1.4), (900, -99, 1.6), (-40, -99, -1.6), (1, 99, 0.2), (900, 99, 0.4), (-40, 0, -1.0)],
+    [
+        *((3, -99, 1.0), (-4.5, -99, -1.5), (900, -99, 1.6), (-40, -99, -1.6)),
+        *((0.9, 99, 0.3), (900, 99, 0.4), (-40, 0, -0.4), (-40, -np.log(3), -1.0)),
+    ],
 )
 def test_the_discriminant_moves_the_log_odds_of_generated_within_bounds(
     odds: float, handled: float, moved: float

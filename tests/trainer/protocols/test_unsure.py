@@ -37,7 +37,7 @@ def tested(make_study: Any) -> tuple[Any, list[Judge], list[ConformalKinds], dic
 
 def test_figures_are_those_of_a_loop_over_resamples(tested: Any) -> None:
     study, judges, kinds, measured = tested
-    pictures = unsure._balanced(study, "test")
+    pictures = unsure._tests(study)
     sample = Sample.of(study, pictures, 3)
     logits = [np.stack([judge(pictures, change) for change in CHANGES]) for judge in judges]
     truth = np.array([picture.generated for picture in pictures])
