@@ -92,7 +92,7 @@ def _floor_judge(floor: Floor) -> Judge:
 
 
 def _calibrated(study: Study, judges: Sequence[Judge], copies: Sequence[Transform]) -> list[ConformalKinds]:
-    """On all calibration images after each of these changes: as each kind has p-values of its own, neither outweighs."""
+    """On all calibration images after each of these changes: p-values are of either kind, so neither outweighs."""
     classes = study.corpus.classes(study.generators.values(), "calib", study.scale.calib)
     calib = [picture for some in classes.values() for picture in some]
     generated = np.tile([picture.generated for picture in calib], len(copies))
