@@ -18,8 +18,9 @@ import numpy.typing as npt
 from bundle.errors import ImageError
 from bundle.manifest import Label, Preprocessing
 from bundle.preprocess import decode, make_views
+from trainer.entries import Entry, Extent
 from trainer.errors import DataMissing, RealLabelMissing, TooFewClasses, TooManyUnreadable, UnknownClass
-from trainer.layouts import Entry, Extent, Layout, list_images
+from trainer.layouts import Layout, list_images
 
 R = TypeVar("R")
 Images = npt.NDArray[np.uint8]

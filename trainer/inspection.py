@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from bundle.preprocess import decode, pixels_digest
 from trainer.data import Unreadable, read_each
 from trainer.duplicates import NEAR, Duplicates, find_duplicates, perceptual_hash
+from trainer.entries import Entry, Extent
 from trainer.errors import DataMissing
-from trainer.layouts import Entry, Extent, Layout, list_images
+from trainer.layouts import Layout, list_images
 from trainer.metadata import INSPECTED, Metadata, read_metadata, tabulate
 from trainer.separation import LEAST_A_CLASS, Separation, separate
 

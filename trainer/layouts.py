@@ -24,21 +24,17 @@ import csv
 import io
 import json
 import os
-import posixpath
-import re
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, Final, Literal, get_args
+from pathlib import Path
+from typing import Any, Final, Literal
 
+from trainer.entries import ARCHIVES, SPLITS, Entry, Extent, is_image, is_label, may_be_image, suffix
 from trainer.errors import DataMalformed, DataMissing, SplitUnknown
+from trainer.shards import in_shards
 
 Layout = Literal["folders", "forensynths", "genimage", "list", "shards"]
-LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
 
-SPLITS: Final = {name: name for name in ("train", "val", "calib", "test")} | {"valid": "val", "validation": "val"}
 REAL: Final = "real"
 """What photographs are called where the layout has a word of its own for them."""
 
@@ -48,56 +44,11 @@ _PAIRS: Final[dict[Literal["forensynths", "genimage"], tuple[str, str]]] = {
 }
 """The folders of real and of generated images."""
 _LISTS: Final = ("csv", "json", "jsonl")
-_IMAGES: Final = frozenset(
-    "apng avif bmp dib gif heic heif jfif jp2 jpe jpeg jpg jxl mpo png tif tiff webp".split()  # noqa: SIM905  likewise
-)
-"""Also those that we do not decode: reading says so."""
-_ARCHIVES: Final = frozenset({"7z", "bz2", "gz", "rar", "tgz", "xz", "zip", "zst"})
-_NO_IMAGES: Final = _ARCHIVES | frozenset(
-    "caption cls csv db html ini json jsonl log md npy npz parquet pdf pkl pt pth "  # noqa: SIM905  likewise
-    "py safetensors sh tar tsv txt xml yaml yml".split()
-)
 _LSUN: Final = frozenset(
     "airplane bicycle bird boat bottle bus car cat chair cow diningtable "  # noqa: SIM905  easier to read without quotes
     "dog horse motorbike person pottedplant sheep sofa train tvmonitor".split()
 )
 """What ForenSynths' training images show: their folders stand where its test images have the generator's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Where an image's bytes lie: a file, or a stretch of a shard."""
-
-    file: Path
-    start: int = 0
-    length: int | None = None
-    """Bytes; None for all."""
-
-    def read(self) -> bytes:
-        """The encoded image.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
-        with self.file.open("rb") as file:
-            file.seek(self.start)
-            return file.read() if self.length is None else file.read(self.length)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One image of a data set."""
-
-    path: Path
-    """Its name: relative to the data set's folder, where that is possible; ``SHARD/MEMBER`` in a shard."""
-    extent: Extent
-    label: str
-    split: str | None = None
-    """``train``, ``val``, ``calib`` or ``test``."""
-    generator: str | None = None
-    """Whose image, or whose counterpart, where the layout says so."""
-    category: str = ""
-    """What it shows, where the layout says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +99,8 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
         raise DataMissing(f"{root}: no such folder")
     files = sorted(walk(root), key=lambda path: path.parts)
     images = [path for path in files if may_be_image(path)]
-    shards = [path for path in files if _suffix(path) == "tar"]
-    archives = [path for path in files if _suffix(path) in _ARCHIVES]
+    shards = [path for path in files if suffix(path) == "tar"]
+    archives = [path for path in files if suffix(path) in ARCHIVES]
     if archives and not images and not shards:
         raise DataMalformed(f"{root / archives[0]}: an archive; unpack it (shards are plain .tar files)")
     layout = layout or _recognise(root, images, shards)
@@ -159,7 +110,7 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
         case "forensynths" | "genimage":
             entries = _by_kind(root, images, layout)
         case "shards":
-            entries = _sharded(root, shards)
+            entries = in_shards(root, shards)
         case "list":
             raise DataMalformed(f"{root}: a folder; name the list itself (.{', .'.join(_LISTS)})")
     return _some(root, Listing(root, layout, tuple(entries)))
@@ -191,16 +142,6 @@ def walk(root: Path, here: Path = Path(), above: frozenset[tuple[int, int]] = fr
             yield here / name
 
 
-def is_image(path: PurePath) -> bool:
-    """By its suffix."""
-    return _suffix(path) in _IMAGES
-
-
-def may_be_image(path: PurePath) -> bool:
-    """Whether its suffix is not known to be that of something else."""
-    return _suffix(path) not in _NO_IMAGES
-
-
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     # `is_dir` of an entry raises where a link leads to itself.
     return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
@@ -214,18 +155,18 @@ def _some(root: Path, listing: Listing) -> Listing:
 
 
 def _list_file(file: Path, layout: Layout | None) -> Listing:
-    suffix = _suffix(file)
-    if suffix in _ARCHIVES:
+    kind = suffix(file)
+    if kind in ARCHIVES:
         raise DataMalformed(f"{file}: an archive; unpack it (a shard is a plain .tar file)")
-    if layout is None and suffix not in {*_LISTS, "tar"}:
+    if layout is None and kind not in {*_LISTS, "tar"}:
         raise DataMalformed(
             f"{file}: neither a list (.{', .'.join(_LISTS)}) nor a shard (.tar); name the images' folder"
         )
-    match layout or ("shards" if suffix == "tar" else "list"):
+    match layout or ("shards" if kind == "tar" else "list"):
         case "list":
             return Listing(file.parent, "list", tuple(_listed(file)))
         case "shards":
-            return Listing(file.parent, "shards", tuple(_sharded(file.parent, [file.relative_to(file.parent)])))
+            return Listing(file.parent, "shards", tuple(in_shards(file.parent, [file.relative_to(file.parent)])))
         case other:
             raise DataMalformed(f"{file}: a file; data of the layout {other!r} are a folder")
 
@@ -257,10 +198,6 @@ def _in_doubt(root: Path, layout: Layout, odd: Path) -> DataMalformed:
         f"{root}: seems to be of the layout {layout!r}, but {odd} is not; move it away, or say --layout {layout} to "
         "leave such files out, or --layout folders"
     )
-
-
-def _suffix(path: PurePath) -> str:
-    return path.suffix.lower().lstrip(".")
 
 
 def _by_folder(root: Path, images: Sequence[Path]) -> Iterator[Entry]:
@@ -353,23 +290,19 @@ def _splits_above(inside: Sequence[Path], layout: Literal["forensynths", "genima
 def _listed(file: Path) -> Iterator[Entry]:
     for number, row in enumerate(_rows(file), 1):
         path, label, split = (row.get(key) if isinstance(row, dict) else None for key in ("path", "label", "split"))
-        if not isinstance(path, str) or not path or "\0" in path or not _is_label(label):
+        if not isinstance(path, str) or not path or "\0" in path or not is_label(label):
             raise DataMalformed(f"{file}: image {number} needs a path and a label, got {json.dumps(row)[:80]}")
         if split and (not isinstance(split, str) or split not in SPLITS):
             raise DataMalformed(f"{file}: image {number} has the split {split!r}, known are {', '.join(SPLITS)}")
         yield Entry(Path(path), Extent(file.parent / path), str(label), SPLITS[split] if split else None)
 
 
-def _is_label(value: object) -> bool:
-    return isinstance(value, str | int | float) and value != ""
-
-
 def _rows(file: Path) -> Iterable[Any]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        if _suffix(file) == "csv":
+        if suffix(file) == "csv":
             return list(csv.DictReader(io.StringIO(text, newline="")))
-        if _suffix(file) == "jsonl":
+        if suffix(file) == "jsonl":
             return [json.loads(line) for line in text.split("\n") if line.strip()]
         rows = json.loads(text)
     except (OSError, ValueError, csv.Error) as error:
@@ -377,91 +310,3 @@ def _rows(file: Path) -> Iterable[Any]:
     if not isinstance(rows, list):
         raise DataMalformed(f"{file}: needs an array of objects with the keys path and label")
     return rows
-
-
-def _sharded(root: Path, shards: Sequence[Path]) -> Iterator[Entry]:
-    for shard in shards:
-        try:
-            with tarfile.open(root / shard, "r:") as tar:
-                yield from _samples(root, shard, tar)
-        except (OSError, tarfile.TarError) as error:
-            raise DataMalformed(f"{root / shard}: no plain tar file: {error} (a compressed one: unpack it)") from error
-
-
-def _samples(root: Path, shard: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
-    """WebDataset's rule: successive members whose names are alike up to the first dot belong together."""
-    split = next((SPLITS[word] for word in re.split(r"[-_./]", shard.as_posix()) if word in SPLITS), None)
-    for key, members in groupby(_members(root / shard, tar), sample_key):
-        parts = [(member_name(member)[len(key) + 1 :].lower(), member) for member in members]
-        image = _only_image(root / shard, key, parts)
-        if image is None:
-            continue
-        label = _label(root / shard, tar, key, dict(parts))
-        if label is None:
-            raise DataMalformed(f"{root / shard}: {key} has no label: no .cls, no label in its .json, no folder")
-        yield Entry(shard / member_name(image), Extent(root / shard, image.offset_data, image.size), label, split)
-
-
-def member_name(member: tarfile.TarInfo) -> str:
-    """Without ``./`` or ``/`` before it."""
-    return posixpath.normpath(member.name).lstrip("/")
-
-
-def sample_key(member: tarfile.TarInfo) -> str:
-    """What is alike in the names of a sample's members: folder, and name up to the first dot."""
-    folder, slash, base = member_name(member).rpartition("/")
-    return folder + slash + base.partition(".")[0]
-
-
-def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Files; names that begin with a dot are ignored."""
-    for member in tar:
-        path = PurePosixPath(member_name(member))
-        if any(name.startswith(".") for name in path.parts if name != ".."):
-            continue
-        if (member.issym() or member.islnk()) and is_image(path):
-            raise DataMalformed(f"{shard}: {path} is a link; pack files (tar --dereference --hard-dereference)")
-        if member.isfile():
-            yield member
-
-
-def _only_image(shard: Path, key: str, parts: Sequence[tuple[str, tarfile.TarInfo]]) -> tarfile.TarInfo | None:
-    """The member that ends in an image's suffix alone; or else in it after others (``.mask.png``)."""
-    images = [(end, member) for end, member in parts if end.rpartition(".")[2] in _IMAGES]
-    chosen = [member for end, member in images if end in _IMAGES] or [member for _, member in images]
-    if len(chosen) > 1:
-        names = ", ".join(member_name(member) for member in chosen[:5])
-        raise DataMalformed(
-            f"{shard}: the sample {key} has {len(chosen)} images ({names}), it may have one; samples are told apart by "
-            "what stands before the first dot of their names"
-        )
-    return chosen[0] if chosen else None
-
-
-def _label(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> str | None:
-    if "cls" in parts:
-        try:
-            text = _content(tar, parts["cls"]).decode().strip()
-        except UnicodeDecodeError as error:
-            raise DataMalformed(f"{shard}: {parts['cls'].name}: not UTF-8: {error}") from error
-        if text:
-            return text
-    if "json" in parts:
-        try:
-            described = json.loads(_content(tar, parts["json"]))
-        except ValueError as error:
-            raise DataMalformed(f"{shard}: {parts['json'].name}: not JSON: {error}") from error
-        if not isinstance(described, dict):
-            raise DataMalformed(f"{shard}: {parts['json'].name}: needs an object, got {json.dumps(described)[:80]}")
-        named = [value for name in ("label", "cls", "class") if (value := described.get(name)) not in (None, "")]
-        if named and not _is_label(named[0]):
-            raise DataMalformed(f"{shard}: {parts['json'].name}: {json.dumps(named[0])[:80]} is no label")
-        if named:
-            return str(named[0])
-    return PurePosixPath(key).parent.name or None
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # asked for regular files only
-    return file.read()

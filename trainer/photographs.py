@@ -15,8 +15,9 @@ from PIL import Image
 
 from bundle.errors import ImageError
 from bundle.preprocess import decode
+from trainer.entries import may_be_image
 from trainer.errors import DataMissing, TooFewPhotographs
-from trainer.layouts import may_be_image, walk
+from trainer.layouts import walk
 
 Split = Literal["train", "calib", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "calib", "test")

@@ -22,9 +22,11 @@ from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, decoder_version, make_views
 from bundle.store import whole_directory
 from trainer.data import Unreadable, read_each
+from trainer.entries import Entry, is_image
 from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
-from trainer.layouts import Entry, Layout, Listing, is_image, list_images, sample_key
+from trainer.layouts import Layout, Listing, list_images
 from trainer.output import check_free
+from trainer.shards import sample_key
 
 Format = Literal["jpeg", "png", "webp"]
 Fit = Literal["crop", "resize"]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from trainer.entries import Entry
 from trainer.errors import DataMalformed, DataMissing, SplitUnknown
-from trainer.layouts import Entry, Layout, list_images
+from trainer.layouts import Layout, list_images
 
 PNG = b"not decoded here"
 

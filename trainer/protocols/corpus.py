@@ -12,8 +12,9 @@ from typing import Final, Literal, Self, get_args
 
 import numpy as np
 
+from trainer.entries import Entry, Extent
 from trainer.errors import BadConfig, DataMissing, RealLabelMissing
-from trainer.layouts import Entry, Extent, list_images
+from trainer.layouts import list_images
 
 SplitName = Literal["train", "val", "calib", "test"]
 SPLITS: Final[tuple[SplitName, ...]] = get_args(SplitName)

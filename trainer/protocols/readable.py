@@ -10,8 +10,8 @@ from rich.progress import track
 
 from bundle.preprocess import decode
 from trainer.data import Unreadable, read_each
+from trainer.entries import Extent
 from trainer.errors import TooManyUnreadable
-from trainer.layouts import Extent
 from trainer.protocols.corpus import Corpus, Picture
 from trainer.protocols.steps import Steps
 

@@ -24,10 +24,10 @@ from bundle.preprocess import DecodedImage, decode, make_views
 from trainer import loop
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import TrainConfig
+from trainer.entries import Extent
 from trainer.errors import BadConfig, NotInCorpus
 from trainer.evaluate import embed
 from trainer.few_shot import FewShotConfig, few_shot
-from trainer.layouts import Extent
 from trainer.protocols.corpus import REAL, Corpus, Picture
 from trainer.protocols.recipe import Recipe, Scale, ScaleName, Variant, merged
 from trainer.protocols.section import Figure, Measured, Table

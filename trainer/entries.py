@@ -1,0 +1,73 @@
+"""One image of a data set: its name, where its bytes lie, its class and split; and which files may be images."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Final
+
+SPLITS: Final = {name: name for name in ("train", "val", "calib", "test")} | {"valid": "val", "validation": "val"}
+IMAGES: Final = frozenset(
+    "apng avif bmp dib gif heic heif jfif jp2 jpe "  # noqa: SIM905  easier to read without quotes
+    "jpeg jpg jxl mpo png tif tiff webp".split()
+)
+"""Also those that we do not decode: reading says so."""
+ARCHIVES: Final = frozenset({"7z", "bz2", "gz", "rar", "tgz", "xz", "zip", "zst"})
+_NO_IMAGES: Final = ARCHIVES | frozenset(
+    "caption cls csv db html ini json jsonl log md npy npz parquet pdf pkl pt pth "  # noqa: SIM905  likewise
+    "py safetensors sh tar tsv txt xml yaml yml".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where an image's bytes lie: a file, or a stretch of a shard."""
+
+    file: Path
+    start: int = 0
+    length: int | None = None
+    """Bytes; None for all."""
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with self.file.open("rb") as file:
+            file.seek(self.start)
+            return file.read() if self.length is None else file.read(self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a data set."""
+
+    path: Path
+    """Its name: relative to the data set's folder, where that is possible; ``SHARD/MEMBER`` in a shard."""
+    extent: Extent
+    label: str
+    split: str | None = None
+    """``train``, ``val``, ``calib`` or ``test``."""
+    generator: str | None = None
+    """Whose image, or whose counterpart, where the layout says so."""
+    category: str = ""
+    """What it shows, where the layout says so."""
+
+
+def is_image(path: PurePath) -> bool:
+    """By its suffix."""
+    return suffix(path) in IMAGES
+
+
+def may_be_image(path: PurePath) -> bool:
+    """Whether its suffix is not known to be that of something else."""
+    return suffix(path) not in _NO_IMAGES
+
+
+def suffix(path: PurePath) -> str:
+    """Lower-case, without its dot."""
+    return path.suffix.lower().lstrip(".")
+
+
+def is_label(value: object) -> bool:
+    """Whether a list or a shard may call a class so."""
+    return isinstance(value, str | int | float) and value != ""
