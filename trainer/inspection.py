@@ -109,10 +109,12 @@ def inspect(
     Raises:
         DataMissing: no image that can be read.
         DataMalformed: see ``layouts.list_images``.
+        RealLabelMissing: ``real`` names what is no class.
     """
     listing = list_images(root, layout)
     if not listing.entries:
         raise DataMissing(f"{root}: no images here; a data set has a sub-folder for each class")
+    listing.check_real(real)
     listed = [_printable(entry) for entry in listing.entries]
     entries: list[Entry] = []
     looked: list[_Looked] = []

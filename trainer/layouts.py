@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from trainer.entries import ARCHIVES, SPLITS, Entry, Extent, is_image, is_label, may_be_image, suffix
-from trainer.errors import DataMalformed, DataMissing, SplitUnknown
+from trainer.errors import DataMalformed, DataMissing, RealLabelMissing, SplitUnknown
 from trainer.shards import in_shards
 
 Layout = Literal["folders", "forensynths", "genimage", "list", "shards"]
@@ -80,6 +80,16 @@ class Listing:
             asked = "name one" if split is None else f"none is {split!r}"
             raise SplitUnknown(f"{self.root}: {asked} of its splits ({found})")
         return chosen
+
+    def check_real(self, names: Iterable[str]) -> None:
+        """That these, which are said to be photographs' labels, are labels; the usual one need not be.
+
+        Raises:
+            RealLabelMissing: one is not.
+        """
+        labels = {entry.label for entry in self.entries}
+        if unknown := [name for name in names if name != REAL and name not in labels]:
+            raise RealLabelMissing(f"{self.root}: --real {unknown[0]}: no such label, only {', '.join(sorted(labels))}")
 
 
 def list_images(root: Path, layout: Layout | None = None) -> Listing:

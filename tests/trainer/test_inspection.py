@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from rich.console import Console
 
-from trainer.errors import DataMissing
+from trainer.errors import DataMissing, RealLabelMissing
 from trainer.inspection import inspect
 from trainer.show_inspection import show
 
@@ -102,6 +102,13 @@ def save(root: Path, of_class: dict[str, Callable[[int, Path], None]], images: i
         for index in range(images):
             write(100 * number + index, root / label / f"{index}.png")
     return root
+
+
+def test_a_mistyped_class_of_photographs_is_refused(make_folder: MakeFolder) -> None:
+    folder = make_folder(classes=("grid", "photos"))
+    inspect(folder, real=["photos"])
+    with pytest.raises(RealLabelMissing, match="--real fotos: no such label, only grid, photos"):
+        inspect(folder, real=["fotos"])
 
 
 def test_what_re_encoding_removes_is_not_said_to_follow_from_pictures(tmp_path: Path) -> None:

@@ -82,10 +82,9 @@ class Corpus:
             DataMalformed: see ``layouts.list_images``.
             RealLabelMissing: no photographs; ``real`` names what is no label.
         """
-        entries = list_images(root).entries
-        labels = {entry.label for entry in entries}
-        if unknown := [name for name in real if name != REAL and name not in labels]:
-            raise RealLabelMissing(f"{root}: --real {unknown[0]}: no such label, only {', '.join(sorted(labels))}")
+        listing = list_images(root)
+        listing.check_real(real)
+        entries = listing.entries
         pictures = _owned([p for entry in entries if (p := _picture(entry, real)) is not None])
         remarks = []
         if apart := len(entries) - len(pictures):
