@@ -92,6 +92,7 @@ def simulate(
         DataMissing: no real image can be used.
         BadConfig: the images' size does not suit the network.
         DataMalformed, SplitUnknown: see ``layouts.list_images``.
+        RealLabelMissing: ``real`` names what is no class.
     """
     check_free(out, force=force)
     if isinstance(config.how, PriorConfig) and config.size % (2 << config.how.levels):
@@ -167,7 +168,9 @@ def _read(
     progress: Progress,
 ) -> tuple[tuple[str, ...], Pixels, tuple[str, ...]]:
     """Names and pixels of the real images, and what was left out."""
-    entries = [entry for entry in list_images(data, layout).of(split) if entry.label in real]
+    listing = list_images(data, layout)
+    listing.check_real(real)
+    entries = [entry for entry in listing.of(split) if entry.label in real]
     order = np.random.default_rng(config.seed).permutation(len(entries))
     wanted = len(entries) if config.images is None else config.images
     preprocessing = Preprocessing(views=(View(crop=Crop(mode="centre", size=config.size)),))

@@ -12,7 +12,7 @@ from trainer.__main__ import app
 from trainer.autogan import GanConfig
 from trainer.data import ImageFolder
 from trainer.deep_image_prior import PriorConfig
-from trainer.errors import BadConfig, DataMissing, OutputExists
+from trainer.errors import BadConfig, DataMissing, OutputExists, RealLabelMissing
 from trainer.models.spectrum import SpectrumConfig
 from trainer.simulate import SimulateConfig, simulate
 
@@ -76,8 +76,11 @@ def test_broken_and_small_images_are_left_out(make_folder: MakeFolder, tmp_path:
     assert report.left_out == ("real/broken.png", "real/small.png")
     with pytest.raises(DataMissing, match=r"no image of real can be used \(5 unreadable or smaller than 64 x 64\)"):
         simulate(data, tmp_path / "more", GAN.model_copy(update={"size": 64}))
-    with pytest.raises(DataMissing, match="name the real images' class with --real"):
+    with pytest.raises(RealLabelMissing, match="--real photos: no such label, only grid, real"):
         simulate(data, tmp_path / "more", GAN, real=["photos"])
+    (data / "real").rename(data / "photos")
+    with pytest.raises(DataMissing, match="name the real images' class with --real"):
+        simulate(data, tmp_path / "more", GAN)
 
 
 def test_nothing_is_overwritten_unless_forced_and_nothing_half_made_stays(
