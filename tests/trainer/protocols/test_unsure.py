@@ -61,6 +61,16 @@ def test_figures_are_those_of_a_loop_over_resamples(tested: Any) -> None:
         assert one.low < one.value < one.high
 
 
+def test_all_calibration_images_are_calibrated_on_after_each_change(tested: Any) -> None:
+    study, _, kinds, _ = tested
+    photographs = len(study.corpus.photographs("calib"))
+    fakes = sum(len(study.corpus.fakes(name, "calib")) for name in study.generators.values())
+    assert fakes > photographs > 0
+    assert {(len(one.real), len(one.generated)) for one in kinds} == {
+        (photographs * len(CHANGES), fakes * len(CHANGES))
+    }
+
+
 def test_copies_of_a_photograph_move_together(tested: Any) -> None:
     """Ten copies that all say the same are not ten times as many photographs."""
     study, *_ = tested
