@@ -21,6 +21,8 @@ Pixels = npt.NDArray[np.uint8]
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4c9a", "#8c6d31", "#444444")
 """Okabe and Ito's, which most eyes can tell apart, and three more."""
 MARKERS: Final = "os^Dvx*P<"
+_MARKED: Final = 30
+"""Points of a line that are all marked; of more, some are, lest marks hide the line."""
 _MAP_POINTS: Final = 1200
 """t-SNE takes long for more, and nobody could tell them apart."""
 
@@ -36,7 +38,8 @@ def curves(
     """Name -> points (x, y)."""
     canvas, axes = _canvas()
     for number, (name, points) in enumerate(lines.items()):
-        axes.plot(*zip(*points, strict=True), label=name, **_style(number))
+        every = 1 if len(points) <= _MARKED else 0.1  # of the picture's diagonal
+        axes.plot(*zip(*points, strict=True), label=name, markevery=every, **_style(number))
     if logarithmic:
         axes.set_xscale("symlog")
     if limits is not None:

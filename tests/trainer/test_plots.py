@@ -49,6 +49,14 @@ def test_the_same_figures_give_the_same_bytes(drawn: dict[str, str]) -> None:
     assert plots.confusion(["real", "gan"], [[3, 0], [1, 2]]) == drawn["confusion"]
 
 
+def test_marks_do_not_hide_a_line_of_many_points() -> None:
+    few, many = (plots.curves({"a": [(i, i**2) for i in range(n)]}, x="x", y="y") for n in (30, 3000))
+    marks = [
+        sum(e.tag.endswith("use") for e in ET.fromstring(base64.b64decode(p.split(",")[1])).iter()) for p in (few, many)
+    ]
+    assert marks[0] - 30 < marks[1] < marks[0] - 10  # ticks are marks, too
+
+
 def test_a_spectrum_has_its_zero_frequency_in_the_middle() -> None:
     spectrum = np.zeros((8, 8))
     spectrum[0, 0] = 1.0
