@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from sklearn.manifold import TSNE
@@ -27,45 +28,38 @@ _MAP_POINTS: Final = 1200
 """t-SNE takes long for more, and nobody could tell them apart."""
 
 
-def curves(
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    x: str,
-    y: str,
-    limits: tuple[float, float] | None = None,
-    logarithmic: bool = False,
-) -> str:
+Points = Sequence[tuple[float, float]]
+
+
+def curves(lines: Mapping[str, Points], *, x: str, y: str) -> str:
     """Name -> points (x, y)."""
     canvas, axes = _canvas()
     for number, (name, points) in enumerate(lines.items()):
         every = 1 if len(points) <= _MARKED else 0.1  # of the picture's diagonal
         axes.plot(*zip(*points, strict=True), label=name, markevery=every, **_style(number))
-    if logarithmic:
-        axes.set_xscale("symlog")
-    if limits is not None:
-        axes.set_ylim(*limits)
     _finish(axes, x, y)
     return _encoded(canvas, "svg")
 
 
-def panels(
-    groups: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, x: str, y: str, limits: tuple[float, float]
-) -> str:
-    """One small diagram a group, all with the same lines: group -> name -> points."""
+def panels(groups: Mapping[str, Mapping[str, Points]], *, x: str, y: str, limits: tuple[float, float]) -> str:
+    """One small diagram a group: group -> name -> points; lines of one name look the same in all."""
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
-    canvas = Canvas(figsize=(3.0 * columns, 2.5 * rows), layout="constrained")
+    side = 3.0 if len(groups) > 2 else 4.0
+    canvas = Canvas(figsize=(side * columns + 1.6, 2.5 / 3 * side * rows), layout="constrained")
+    names = list(dict.fromkeys(name for lines in groups.values() for name in lines))
+    drawn: dict[str, Artist] = {}
     for number, (title, lines) in enumerate(groups.items()):
         axes = canvas.add_subplot(rows, columns, number + 1)
-        for line, (name, points) in enumerate(lines.items()):
-            axes.plot(*zip(*points, strict=True), label=name, **_style(line))
+        for name, points in lines.items():
+            (drawn[name],) = axes.plot(*zip(*points, strict=True), **_style(names.index(name)))
         axes.set_title(title, fontsize=9)
         axes.set_ylim(*limits)
         axes.grid(alpha=0.3)
         axes.set_xlabel(x, fontsize=8)
         axes.set_ylabel(y, fontsize=8)
         axes.tick_params(labelsize=7)
-    canvas.axes[0].legend(fontsize=7)
+    canvas.legend([drawn[name] for name in names], names, loc="outside right upper", fontsize=7)
     return _encoded(canvas, "svg")
 
 
@@ -162,7 +156,7 @@ def _canvas(width: float = 6.4, height: float = 4.0) -> tuple[Canvas, Axes]:
 
 
 def _style(number: int) -> dict[str, Any]:
-    marker = MARKERS[number % len(MARKERS)]
+    marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
     return {"color": COLOURS[number % len(COLOURS)], "marker": marker, "markersize": 4, "linewidth": 1.3}
 
 

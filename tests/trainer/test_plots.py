@@ -15,7 +15,7 @@ PICTURES = [RNG.integers(0, 255, (8, 8, 3)).astype(np.uint8)] * 2
 
 def draw_all() -> dict[str, str]:
     return {
-        "curves": plots.curves({"a": [(0, 1), (1, 2)], "b": [(0, 2)]}, x="x", y="y", limits=(0, 3)),
+        "curves": plots.curves({"a": [(0, 1), (1, 2)], "b": [(0, 2)]}, x="x", y="y"),
         "panels": plots.panels({"g": {"a": [(0, 50), (1, 60)]}, "h": {"a": [(0, 1)]}}, x="x", y="y", limits=(0, 100)),
         "precision": plots.precision_recall({"a": (SCORES, FLAGS)}),
         "reliability": plots.reliability_diagram({"a": reliability(SCORES, FLAGS)}),

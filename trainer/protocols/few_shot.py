@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from trainer import bootstrap
 from trainer.bootstrap import Estimate
-from trainer.plots import curves
+from trainer.plots import panels
 from trainer.protocols.changes import changes_of
 from trainer.protocols.corpus import Picture, draw
 from trainer.protocols.floors import Floor, floors_of
@@ -84,7 +84,7 @@ def run(study: Study) -> Findings:
     """Tables ``new`` and ``others``, a row for each variant and number of images; ``summary`` where asked for."""
     settings: Settings = study.settings(Settings)
     figures = Figures()
-    lines: dict[str, list[tuple[float, float]]] = {}
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in settings.variants}
     pool = min(len(few_shot_pool(study, family)) for family in study.tested.values())
     changes = (CLEAN, *changes_of(settings.changes))
     enough = [shots for shots in settings.shots if shots <= pool]
@@ -103,13 +103,13 @@ def run(study: Study) -> Findings:
                 }
                 figures.add(row, found, study.tested, change)
             for paper in families:
-                lines.setdefault(f"{name}: {paper}", []).append((shots, figures.new[row, paper].value))
+                groups[name].setdefault(paper, []).append((shots, figures.new[row, paper].value))
     for shots in enough:
         for row, found in _floors(study, families, shots).items():
             figures.add(row, found, study.tested)
     shown = {"new": figures.new, "others": figures.others, **({"summary": figures.summary} if settings.summary else {})}
     tables = [study.recipe.published(name).beside(table) for name, table in shown.items()]
-    image = curves(lines, x="images of the new type", y="accuracy on the new type, %", limits=(0, 102))
+    image = panels(groups, x="images of the new type", y="accuracy on the new type, %", limits=(0, 102))
     figure = Figure(title="Accuracy by images of the new type (S1, Fig. 3)", image=image)
     return Findings(tables=tuple(tables), figures=(figure,), remarks=tuple(remarks))
 

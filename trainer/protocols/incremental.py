@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from trainer import bootstrap
 from trainer.bootstrap import Estimate
 from trainer.floors import Kind
-from trainer.plots import curves
+from trainer.plots import panels
 from trainer.protocols.corpus import Picture
 from trainer.protocols.few_shot import FEWEST, Backbone, draw_seed, few_shot_pool, floors_with, namer_with
 from trainer.protocols.floors import KINDS
@@ -53,24 +53,27 @@ def run(study: Study) -> Findings:
     if min(pool, settings.shots) >= FEWEST:
         learners |= {f"floor: {kind}": partial(_floor_steps, study, kind, settings.shots) for kind in KINDS}
     tables: dict[str, dict[tuple[str, str], Measured]] = {REST: {}, NEW: {}, "summary": {}}
-    lines: dict[str, list[tuple[float, float]]] = {}
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in settings.variants}
     study.test_classes(study.tested.values(), least=2)
     for name, learn in learners.items():
         every: dict[str, list[Estimate]] = {REST: [], NEW: []}
         for number, order in enumerate(orders_of(list(study.generators), settings.orders)):
-            row = name if number == 0 else f"{name}, order {number + 1}"
+            suffix = "" if number == 0 else f", order {number + 1}"
+            row = name + suffix
             for step, found in enumerate(learn([study.generators[paper] for paper in order])):
                 column = f"add {order[step]}" if step else f"{order[0]} + real"
                 for part, estimate in found.items():
                     tables[part][row, column] = percent_of(estimate)
                     if name in settings.variants:
-                        lines.setdefault(f"{row}: the {part}", []).append((step, tables[part][row, column].value))
+                        line = groups[name].setdefault(f"the {part}{suffix}", [])
+                        line.append((step, tables[part][row, column].value))
                     if step:
                         every[part].append(estimate)
         tables["summary"] |= {(name, column): percent_of(one) for column, one in _summary(every).items()}
     remarks = (f"Types are added by {pool} images: there are no more.",) if pool < settings.shots else ()
     shown = [REST, NEW, *(["summary"] if settings.summary else [])]
-    figure = Figure(title="Accuracy by types added", image=curves(lines, x="types added", y="accuracy, %"))
+    image = panels(groups, x="types added", y="accuracy, %", limits=(0, 102))
+    figure = Figure(title="Accuracy by types added", image=image)
     tables_shown = tuple(study.recipe.published(name).beside(tables[name]) for name in shown)
     return Findings(tables=tables_shown, figures=(figure,), remarks=remarks)
 
