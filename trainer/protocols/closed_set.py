@@ -34,9 +34,8 @@ class Settings(BaseModel):
     variants: dict[str, Variant]
     changes: tuple[str, ...] = ()
     """Post-processing, beside clean images; see ``changes.py``."""
-    ours: str | None = None
-    """A variant whose errors are compared with those of ``faithful``."""
     faithful: str | None = None
+    """A variant whose errors those of the others are divided by."""
 
 
 def run(study: Study) -> Findings:
@@ -73,8 +72,10 @@ def run(study: Study) -> Findings:
         accuracies = {TOP1: alone.mean(floor.right(pictures)), **summary(after, seen), **after}
         top1 |= {(floor.row, column): percent_of(found) for column, found in accuracies.items()}
     tables = [study.recipe.published("top1").beside(top1), study.recipe.published("recall").beside(recall)]
-    if settings.ours in errors and settings.faithful in errors:
-        tables.append(study.recipe.published("errors").beside(_ratios(errors, settings.ours, settings.faithful)))
+    if settings.faithful in errors:
+        others = [row for row in errors if row != settings.faithful]
+        ratios = {place: one for row in others for place, one in _ratios(errors, row, settings.faithful).items()}
+        tables.append(study.recipe.published("errors").beside(ratios))
     return Findings(tables=tuple(tables), figures=tuple(figures), remarks=tuple(remarks))
 
 

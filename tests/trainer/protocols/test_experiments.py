@@ -61,13 +61,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         {
             "variants": {"PRNU": PRNU, "S1": S1, "LDA": SPECTRA},
             "changes": ["jpeg75", "noise5", "blur2"],
-            "ours": "LDA",
             "faithful": "PRNU",
         },
         {
             "top1": {"PRNU/top-1", "S1/top-1", "LDA/P worst", "floor: metadata/top-1", "floor: statistics/P worst"},
             "recall": {"S1/real", "S1/deconv"},
-            "errors": {"LDA / PRNU/clean", "LDA / PRNU/P mean"},
+            "errors": {"LDA / PRNU/clean", "LDA / PRNU/P mean", "S1 / PRNU/clean"},
         },
     ),
     "few_shot": (
