@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
+REAL: Final = "real"
+"""What photographs are called where a layout has a word of its own for them, and in training folders."""
 SPLITS: Final = {name: name for name in ("train", "val", "calib", "test")} | {"valid": "val", "validation": "val"}
 IMAGES: Final = frozenset(
     "apng avif bmp dib gif heic heif jfif jp2 jpe "  # noqa: SIM905  easier to read without quotes

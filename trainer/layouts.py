@@ -29,14 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from trainer.entries import ARCHIVES, SPLITS, Entry, Extent, is_image, is_label, may_be_image, suffix
+from trainer.entries import ARCHIVES, REAL, SPLITS, Entry, Extent, is_image, is_label, may_be_image, suffix
 from trainer.errors import DataMalformed, DataMissing, RealLabelMissing, SplitUnknown
 from trainer.shards import in_shards
 
 Layout = Literal["folders", "forensynths", "genimage", "list", "shards"]
-
-REAL: Final = "real"
-"""What photographs are called where the layout has a word of its own for them."""
 
 _PAIRS: Final[dict[Literal["forensynths", "genimage"], tuple[str, str]]] = {
     "forensynths": ("0_real", "1_fake"),

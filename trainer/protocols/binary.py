@@ -148,8 +148,7 @@ def _logits(study: Study, nets: Sequence[Trained], pictures: Sequence[Picture], 
 
 def _reliability(study: Study, net: Trained, logits: Floats, generated: np.ndarray) -> Reliability:
     """After a logistic regression on ``calib``."""
-    classes = study.corpus.classes(study.generators.values(), "calib", study.scale.calib)
-    pictures = [picture for some in classes.values() for picture in some]
+    pictures = study.calibration(study.generators.values())
     known = study.outputs(net, pictures).logits
     fit = LogisticRegression(C=1e3).fit(known[:, None], [picture.generated for picture in pictures])
     return reliability(fit.predict_proba(logits[:, None])[:, 1], generated)

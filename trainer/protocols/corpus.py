@@ -12,7 +12,7 @@ from typing import Final, Literal, Self, get_args
 
 import numpy as np
 
-from trainer.entries import Entry, Extent
+from trainer.entries import REAL, Entry, Extent
 from trainer.errors import BadConfig, DataMissing, RealLabelMissing
 from trainer.layouts import list_images
 
@@ -20,8 +20,6 @@ SplitName = Literal["train", "val", "calib", "test"]
 SPLITS: Final[tuple[SplitName, ...]] = get_args(SplitName)
 FAKE: Final = "fake"
 """What ``layouts`` calls generated images whose generator the layout does not say."""
-REAL: Final = "real"
-"""What photographs are called in training folders, whatever the corpus calls them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.manifest import Crop, Label, Preprocessing, Resize, View
+from trainer.entries import REAL
 from trainer.floors import Features, Judge, Judged, Kind, fit_metadata, fit_statistics
 from trainer.metadata import read_metadata, tabulate
 from trainer.metrics import auroc, average_precision
-from trainer.protocols.corpus import REAL, Picture
+from trainer.protocols.corpus import Picture
 from trainer.protocols.section import Measured
 from trainer.protocols.study import Classes, Study, load_views, percent
 from trainer.traces import measure

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trainer import bootstrap
 from trainer.bootstrap import Estimate
+from trainer.entries import REAL
 from trainer.errors import NotInCorpus
 from trainer.protocols.categories import some_categories
-from trainer.protocols.corpus import REAL, Picture, spread
+from trainer.protocols.corpus import Picture, spread
 from trainer.protocols.floors import binary_floors
 from trainer.protocols.measures import Sample, percent_of
 from trainer.protocols.recipe import Variant

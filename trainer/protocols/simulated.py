@@ -14,8 +14,8 @@ from bundle.manifest import Crop, Preprocessing, View
 from trainer.autoencoders import reproduce
 from trainer.autogan import GanConfig, GanUpsampling, train_simulator
 from trainer.deep_image_prior import PriorConfig, reconstruct
-from trainer.entries import Extent
-from trainer.protocols.corpus import REAL, Picture, spread
+from trainer.entries import REAL, Extent
+from trainer.protocols.corpus import Picture, spread
 from trainer.protocols.study import Pixels, Study, load_views
 
 

@@ -24,11 +24,11 @@ from bundle.preprocess import DecodedImage, decode, make_views
 from trainer import loop
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import TrainConfig
-from trainer.entries import Extent
+from trainer.entries import REAL, Extent
 from trainer.errors import BadConfig, NotInCorpus
 from trainer.evaluate import embed
 from trainer.few_shot import FewShotConfig, few_shot
-from trainer.protocols.corpus import REAL, Corpus, Picture
+from trainer.protocols.corpus import Corpus, Picture
 from trainer.protocols.recipe import Recipe, Scale, ScaleName, Variant, merged
 from trainer.protocols.section import Figure, Measured, Table
 from trainer.protocols.steps import Steps, key_of
@@ -155,6 +155,11 @@ class Study:
             known = ", ".join((REAL, *wanted))
             raise NotInCorpus(f"{self._tests}: test images of {len(found)} of {known}, at least {least} needed")
         return found
+
+    def calibration(self, generators: Iterable[str]) -> tuple[Picture, ...]:
+        """Calibration images of photographs and these generators."""
+        classes = self.corpus.classes(generators, "calib", self.scale.calib)
+        return tuple(picture for some in classes.values() for picture in some)
 
     def both_kinds(self, generators: Iterable[str]) -> tuple[Picture, ...]:
         """Test images of these generators and photographs.

@@ -110,7 +110,7 @@ def run(study: Study) -> Findings:
 def _backbones(study: Study, variant: Variant, generators: Sequence[str]) -> list[Backbone]:
     train = study.corpus.classes(generators, "train", study.least(variant))
     val = study.corpus.classes(generators, "val", study.scale.val)
-    calib = [p for some in study.corpus.classes(generators, "calib", study.scale.calib).values() for p in some]
+    calib = study.calibration(generators)
     found = []
     for seed in study.seeds_of(variant):
         trained = study.train(study.config(variant, seed), train, val)

@@ -93,8 +93,7 @@ def _floor_judge(floor: Floor) -> Judge:
 
 def _calibrated(study: Study, judges: Sequence[Judge], copies: Sequence[Transform]) -> list[ConformalKinds]:
     """On all calibration images after each of these changes: p-values are of either kind, so neither outweighs."""
-    classes = study.corpus.classes(study.generators.values(), "calib", study.scale.calib)
-    calib = [picture for some in classes.values() for picture in some]
+    calib = study.calibration(study.generators.values())
     generated = np.tile([picture.generated for picture in calib], len(copies))
     return [ConformalKinds.of(logits, generated) for logits in _logits(judges, calib, copies)]
 

@@ -7,8 +7,9 @@ import pytest
 
 from trainer import bootstrap
 from trainer.bootstrap import Estimate
+from trainer.entries import REAL
 from trainer.protocols import closed_set, few_shot
-from trainer.protocols.corpus import REAL, draw
+from trainer.protocols.corpus import draw
 from trainer.protocols.few_shot import draw_seed, few_shot_pool
 from trainer.protocols.measures import Sample
 from trainer.protocols.naming import make_namer
