@@ -71,7 +71,7 @@ def test_templates_of_training_are_the_prototypes_that_scores_compare_with(
     make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     values = {"size": 32, "widths": [4, 4, 8, 8, 8], "epochs": 1, "batch": 8, "simulated": 1, "simulated_steps": 1}
-    config = parse_config({"system": "contrastive", "simulated_images": 16, **values})
+    config = parse_config({"system": "contrastive", "simulated_images": 16, "opinion": 0, **values})
     data = make_folder(classes=("coarse", "grid", "real"), images=8)
     checkpoint = train(config, data, tmp_path / "a.pt", None, Console(quiet=True))
     folder = ImageFolder.read(data, config.preprocessing)
@@ -83,7 +83,7 @@ def test_templates_of_training_are_the_prototypes_that_scores_compare_with(
     with torch.inference_mode():
         net = checkpoint.model().net
         assert isinstance(net, ContrastiveNet)
-        scores = net.scores(torch.from_numpy(embeddings))[:, :3]
+        scores = net.scores(net.contrasted(torch.from_numpy(folder.pixels(slice(None)))))[:, :3]
     np.testing.assert_array_equal(library.distances(embeddings).argmin(axis=1), scores.argmax(dim=1))
     assert evaluate(checkpoint, folder, folder, "own", 0).template == "own"
 

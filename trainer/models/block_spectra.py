@@ -255,15 +255,16 @@ class BlockSpectraNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
         with torch.autocast(images.device.type, enabled=False):
-            return self.judge(self.standardised(self.statistics(images)))
+            embedding = self.embed(self.standardised(self.statistics(images)))
+            return against_simulated(self.scores(embedding), self.photographs), embedding
 
-    def judge(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Class scores and embeddings of images with these standardised statistics, ``float32[N, 1099]``."""
-        embedding = self.embed(rows)
-        return against_simulated(self.head(embedding[:, :EXTENDED]), self.photographs), embedding
+    def scores(self, embedding: Tensor) -> Tensor:
+        """Of all classes, simulated ones last: ``float32[N, C + simulated]``."""
+        found: Tensor = self.head(embedding[:, :EXTENDED])
+        return found
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Of standardised statistics."""
+        """Of standardised statistics, ``float32[N, 1099]``."""
         place = nn.functional.pad(self.projection(rows), (0, 1))
         return torch.cat([place, (self.leeway * self.as_written(rows)).sqrt()], dim=1)
 

@@ -6,12 +6,17 @@ varies, not in its mean. The statistics of ``block_spectra`` stand beside them. 
 contrast train what is made of them, on copies that were handled as on the web: so that an image's traces are where it
 is on the sphere, whatever happened to it, and templates are compared by angle.
 
+Where an image is on the sphere varies within classes, too, so that a class that is named by one random image of it is
+named by what is particular in that image as well. Hence the probabilities of the classes stand behind it in the
+embedding: they hardly vary within a class. Of an image that looks as a generator wrote it they are those of the
+discriminant of ``block_spectra``, which is the better judge there.
+
 Generators drawn at random (``random_upsamplers``) are further classes in training. A few known ones can be told apart
 by their coarsest traces; dozens cannot, and what tells dozens apart survives more, and tells unknown ones apart, too.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, Literal, cast
 
@@ -43,12 +48,13 @@ _GRID: Final = 8
 _LEAST: Final = 24
 """Pixels that block spectra need."""
 _DOUBT: Final = 3.0
-"""What log-odds of thousands of assumptions of normality are divided by."""
+"""What scores of the discriminant, of thousands of assumptions of normality, are divided by."""
 _HANDLED: Final = 0.25
 """Share of ``opinion`` that is left for images that look handled."""
 _AS_WRITTEN: Final = 0.6, 0.9
-"""Probability of being as written up to which an image counts as handled, and from which as written. These constants
-and ``opinion`` were chosen on mini8's validation and calibration images."""
+"""Probability of being as written up to which an image counts as handled, and from which as written. These constants,
+``opinion``, and that probabilities weigh as much in the embedding as the contrasted part, were chosen on mini8's
+validation and calibration images."""
 _FAR: Final = 8.0
 """Features are cut off here, in deviations: what lies farther is far, and no matter how far."""
 
@@ -68,6 +74,7 @@ class ContrastiveConfig(TrainConfig):
     widths: tuple[int, int, int, int, int] = (16, 24, 48, 64, 128)
     """Channels: two layers at full size, then one stage for each halving."""
     embedding: int = Field(default=128, ge=2)
+    """Numbers that are contrasted; a probability a class comes after them."""
     scale: float = Field(default=16.0, gt=0)
     """Of the cosines before their softmax: the inverse of its temperature."""
     smoothing: float = Field(default=0.05, ge=0, lt=1)
@@ -83,7 +90,7 @@ class ContrastiveConfig(TrainConfig):
     opinion: float = Field(default=2.0, ge=0)
     """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated* where an
     image looks as a generator wrote it: there they are the better ones. Where it looks handled they are the worse, and
-    may tip what is undecided: a quarter as far. 0 does without."""
+    may tip what is undecided: a quarter as far. 0 does without, in the embedding as well."""
     simulated: int = Field(default=24, ge=0)
     """Random generators that are classes beside the known ones."""
     simulated_steps: int = Field(default=150, ge=1)
@@ -135,11 +142,15 @@ class _Block(nn.Module):
 
 
 class ContrastiveNet(nn.Module):
-    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, embedding]``).
+    """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, embedding + C + simulated]``).
 
-    Scores are scaled cosines of the embedding and a prototype a class. Prototypes of simulated classes come after those
-    of the C outputs; they count against photographs (``against_simulated``), so that the log-odds of *generated* know
-    more generators than have a name. Those of ``block_spectra`` move them by ``opinion`` at most.
+    Scores are scaled cosines of what is contrasted and a prototype a class. Prototypes of simulated classes come after
+    those of the C outputs; they count against photographs (``against_simulated``), so that the log-odds of *generated*
+    know more generators than have a name. Those of ``block_spectra`` move them by ``opinion`` at most.
+
+    The embedding is what is contrasted, at length 1, and the probabilities of all classes: the softmax of scaled cosines,
+    or of the scores of ``block_spectra`` over 3, or between them, as the image looks handled or as written. The binary
+    variant has what is contrasted alone, of any length.
 
     Attributes:
         photographs: ``bool[C]``, which outputs are of photographs.
@@ -150,7 +161,7 @@ class ContrastiveNet(nn.Module):
     def __init__(self, config: ContrastiveConfig, outputs: int) -> None:
         super().__init__()
         first, *widths = config.widths
-        self.scale, self.opinion = config.scale, config.opinion
+        self.scale, self.opinion, self.binary = config.scale, config.opinion, config.binary
         self.residuals = Residuals()
         self.statistics = BlockSpectra()
         stem = nn.Sequential(_convolution(15, first), _convolution(first, widths[0]))
@@ -171,13 +182,20 @@ class ContrastiveNet(nn.Module):
         """Class scores and embeddings."""
         with torch.autocast(images.device.type, enabled=False):
             statistics = (self.statistics if self.discriminant is None else self.discriminant.statistics)(images)
-        embedding = self.embed(images, statistics)
-        scores = against_simulated(self.scores(embedding), self.photographs)
+        contrasted = self.contrasted(images, statistics)
+        every = self.scores(contrasted)
+        scores, probabilities = against_simulated(every, self.photographs), every.softmax(dim=1)
+        if self.binary:
+            return scores, contrasted
         if self.discriminant is not None:
-            scores = scores - self._opinion(self.discriminant, statistics) * self.photographs
-        return scores, embedding
+            second, as_written = self._second(self.discriminant, statistics)
+            odds = log_odds(against_simulated(second, self.photographs), self.photographs)[:, None]
+            limit = self.opinion * (_HANDLED + (1 - _HANDLED) * as_written)
+            scores = scores - (odds / _DOUBT).clamp(-limit, limit) * self.photographs
+            probabilities = probabilities.lerp((second / _DOUBT).softmax(dim=1), as_written)
+        return scores, torch.cat([F.normalize(contrasted), probabilities], dim=1)
 
-    def embed(self, images: Tensor, statistics: Tensor | None = None) -> Tensor:
+    def contrasted(self, images: Tensor, statistics: Tensor | None = None) -> Tensor:
         """``float32[N, embedding]``, of any length; ``statistics`` begin with those of ``BlockSpectra``."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 kernels would not sum to zero
             maps = self.residuals(images)
@@ -194,19 +212,18 @@ class ContrastiveNet(nn.Module):
             features = self.norm(torch.cat([*found, statistics], dim=1)).clamp(-_FAR, _FAR)
             return cast("Tensor", self.embedding(features))
 
-    def _opinion(self, discriminant: BlockSpectraNet, statistics: Tensor) -> Tensor:
-        """What the discriminant adds to the log-odds of *generated*, ``float32[N, 1]``."""
+    @staticmethod
+    def _second(discriminant: BlockSpectraNet, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Its scores of all classes, and how far images look as written: ``float32[N, C + simulated]``, ``[N, 1]``."""
         rows = discriminant.standardised(statistics)
-        odds = log_odds(discriminant.judge(rows)[0], self.photographs)[:, None]
         least, enough = _AS_WRITTEN
         as_written = ((discriminant.as_written(rows) - least) / (enough - least)).clamp(0, 1)
-        limit = self.opinion * (_HANDLED + (1 - _HANDLED) * as_written)
-        return (odds / _DOUBT).clamp(-limit, limit)
+        return discriminant.scores(discriminant.embed(rows)), as_written
 
-    def scores(self, embedding: Tensor) -> Tensor:
+    def scores(self, contrasted: Tensor) -> Tensor:
         """Of all classes, simulated ones last: ``float32[N, C + simulated]``."""
-        with torch.autocast(embedding.device.type, enabled=False):
-            return self.scale * F.normalize(embedding, dim=1) @ F.normalize(self.prototypes, dim=1).T
+        with torch.autocast(contrasted.device.type, enabled=False):
+            return self.scale * F.normalize(contrasted, dim=1) @ F.normalize(self.prototypes, dim=1).T
 
 
 class ContrastiveObjective(Objective):
@@ -223,7 +240,7 @@ class ContrastiveObjective(Objective):
         assert isinstance(net, ContrastiveNet)
         if self.done < self.small:
             images = _crop(images)
-        embedding = net.embed(images)
+        embedding = net.contrasted(images)
         scores = net.scores(embedding)
         parts = {
             "cross_entropy": self.classification(scores, labels),
@@ -261,6 +278,12 @@ def fit(
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
     if net.discriminant is not None:
         block_spectra.fit(_closed_form(config), net.discriminant, folder, labels, progress)
+
+
+def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
+    """Prototypes, and certainty: ``float32[C, embedding + C + simulated]``, of length 1."""
+    prototypes = F.normalize(weights["prototypes"], dim=1)
+    return F.normalize(torch.cat([prototypes, torch.eye(len(prototypes))], dim=1)[:labels], dim=1)
 
 
 def _closed_form(config: ContrastiveConfig) -> BlockSpectraConfig:
@@ -318,5 +341,5 @@ SYSTEM: Final = System(
     augment_image=_augment_image,
     handled=True,
     fit=fit,
-    templates=lambda weights, labels: F.normalize(weights["prototypes"][:labels], dim=1),
+    templates=templates,
 )

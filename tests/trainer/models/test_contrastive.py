@@ -7,13 +7,14 @@ import pytest
 import torch
 from rich.console import Console
 from scipy.signal import correlate2d
+from scipy.special import softmax
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tests.trainer.conftest import MakeFolder
 from trainer.data import ImageFolder
 from trainer.evaluate import embed
 from trainer.loop import train
-from trainer.models.contrastive import ContrastiveConfig, ContrastiveNet, Residuals, enlarge
+from trainer.models.contrastive import ContrastiveConfig, ContrastiveNet, Residuals, enlarge, templates
 from trainer.models.srm_metric import SQUARE3, SQUARE5
 from trainer.systems import parse_config
 
@@ -57,7 +58,36 @@ def test_an_embedding_is_made_of_means_and_deviations_of_the_stages_and_of_block
         features = torch.cat([*rows, net.statistics(images).double()], dim=1)
         features = (features / np.sqrt(1 + net.norm.eps)).clamp(-8, 8)  # batch norm has seen nothing yet
         expected = features @ net.embedding.weight.double().T + net.embedding.bias
-        np.testing.assert_allclose(net(images)[1], expected, atol=1e-4)
+        np.testing.assert_allclose(net.contrasted(images), expected, atol=1e-4)
+        embedding = net(images)[1][:, :128]
+    np.testing.assert_allclose(embedding, expected / expected.norm(dim=1, keepdim=True), atol=1e-5)
+
+
+def test_probabilities_of_all_classes_stand_behind_what_is_contrasted() -> None:
+    net = small_net()
+    with torch.inference_mode():
+        _, embedding = net(noise(5))
+        cosines = cosine_similarity(embedding[:, :128], net.prototypes)
+    assert embedding.shape == (5, 128 + 2 + 2)
+    np.testing.assert_allclose(embedding[:, 128:], softmax(16 * cosines, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("opinion", [0.0, 2.0])
+def test_the_nearest_template_of_training_is_the_class_of_cosine_and_probability(opinion: float) -> None:
+    net, images = small_net(opinion=opinion), noise(40)
+    if net.discriminant is not None:
+        net.discriminant.head.weight.data *= 30
+        net.discriminant.handled.out.bias.data.fill_(-np.log(3))  # half of it is heard
+    library = templates(net.state_dict(), 2)
+    np.testing.assert_allclose(library.norm(dim=1), 1, atol=1e-6)
+    with torch.inference_mode():
+        embedding = net(images)[1]
+        cosines = net.scores(net.contrasted(images)) / 16
+        nearest = torch.cdist(torch.nn.functional.normalize(embedding), library).argmin(dim=1)
+    together = cosines[:, :2] + embedding[:, 128:130]
+    assert nearest.tolist() == together.argmax(dim=1).tolist()
+    if opinion == 0:
+        assert nearest.tolist() == cosines[:, :2].argmax(dim=1).tolist()
 
 
 def test_scores_are_cosines_and_simulated_classes_count_against_photographs() -> None:
@@ -65,7 +95,7 @@ def test_scores_are_cosines_and_simulated_classes_count_against_photographs() ->
     net.photographs[1] = True
     with torch.inference_mode():
         scores, embedding = net(noise(5))
-        cosines = cosine_similarity(embedding, net.prototypes)
+        cosines = cosine_similarity(embedding[:, :128], net.prototypes)
         np.testing.assert_allclose(scores[:, 0], 16 * cosines[:, 0], atol=1e-4)
         logit = scores[:, 0] - scores[:, 1]
         of_generators = np.logaddexp.reduce(16 * cosines[:, [0, 2, 3]], axis=1)
@@ -73,14 +103,14 @@ def test_scores_are_cosines_and_simulated_classes_count_against_photographs() ->
 
 
 @pytest.mark.parametrize(
-    ("odds", "handled", "moved"),
+    ("odds", "handled", "moved", "heard"),
     [
-        *((3, -99, 1.0), (-4.5, -99, -1.5), (900, -99, 1.6), (-40, -99, -1.6)),
-        *((0.9, 99, 0.3), (900, 99, 0.4), (-40, 0, -0.4), (-40, -np.log(3), -1.0)),
+        *((3, -99, 1.0, 1), (-4.5, -99, -1.5, 1), (900, -99, 1.6, 1), (-40, -99, -1.6, 1)),
+        *((0.9, 99, 0.3, 0), (900, 99, 0.4, 0), (-40, 0, -0.4, 0), (-40, -np.log(3), -1.0, 0.5)),
     ],
 )
-def test_the_discriminant_moves_the_log_odds_of_generated_within_bounds(
-    odds: float, handled: float, moved: float
+def test_the_discriminant_moves_log_odds_within_bounds_and_probabilities(
+    odds: float, handled: float, moved: float, heard: float
 ) -> None:
     net, without = small_net(opinion=1.6), small_net()
     net.load_state_dict(without.state_dict(), strict=False)
@@ -94,7 +124,9 @@ def test_the_discriminant_moves_the_log_odds_of_generated_within_bounds(
         before, same = without(noise(5))
     np.testing.assert_allclose((scores - before)[:, 1], -moved, atol=1e-4)
     np.testing.assert_array_equal(scores[:, 0], before[:, 0])
-    np.testing.assert_array_equal(embedding, same)
+    np.testing.assert_array_equal(embedding[:, :128], same[:, :128])
+    opinion = softmax(np.array([odds, 0, -1e4, -1e4]) / 3)
+    np.testing.assert_allclose(embedding[:, 128:], heard * opinion + (1 - heard) * same[:, 128:].numpy(), atol=1e-5)
 
 
 def test_training_is_the_same_with_and_without_the_discriminant() -> None:
