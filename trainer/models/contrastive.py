@@ -148,9 +148,9 @@ class ContrastiveNet(nn.Module):
     those of the C outputs; they count against photographs (``against_simulated``), so that the log-odds of *generated*
     know more generators than have a name. Those of ``block_spectra`` move them by ``opinion`` at most.
 
-    The embedding is what is contrasted, at length 1, and the probabilities of all classes: the softmax of scaled cosines,
-    or of the scores of ``block_spectra`` over 3, or between them, as the image looks handled or as written. The binary
-    variant has what is contrasted alone, of any length.
+    The embedding is what is contrasted, at length 1, and behind it the probabilities of all classes: the softmax of the
+    scores, or of those of ``block_spectra`` over 3, or between them, as the image looks handled or as written. The
+    binary variant has what is contrasted alone, of any length.
 
     Attributes:
         photographs: ``bool[C]``, which outputs are of photographs.
