@@ -184,9 +184,10 @@ class ContrastiveNet(nn.Module):
             statistics = (self.statistics if self.discriminant is None else self.discriminant.statistics)(images)
         contrasted = self.contrasted(images, statistics)
         every = self.scores(contrasted)
-        scores, probabilities = against_simulated(every, self.photographs), every.softmax(dim=1)
+        scores = against_simulated(every, self.photographs)
         if self.binary:
             return scores, contrasted
+        probabilities = every.softmax(dim=1)
         if self.discriminant is not None:
             second, as_written = self._second(self.discriminant, statistics)
             odds = log_odds(against_simulated(second, self.photographs), self.photographs)[:, None]
