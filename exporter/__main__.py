@@ -16,10 +16,10 @@ from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
 from exporter.errors import BadOptions, ExportError
 from exporter.export import STEPS, ExportOptions, export
-from trainer.checkpoint import load_checkpoint
 from trainer.errors import TrainerError
-from trainer.evaluate import How
-from trainer.report import say_left_out
+from trainer.evaluation.templates import TemplateMethod
+from trainer.training.checkpoint import load_checkpoint
+from trainer.training.report import say_left_out
 
 app = typer.Typer(
     help="Make and read model bundles.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -39,7 +39,7 @@ def export_command(
         typer.Option(help="Generator without training, named by a template of its images in train; may be repeated."),
     ] = None,
     template: Annotated[
-        How | None,
+        TemplateMethod | None,
         typer.Option(help="Class mean, one random image as in S1, or made by training; default: that, or else mean."),
     ] = DEFAULTS.template,
     calib_split: Annotated[

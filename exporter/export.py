@@ -22,17 +22,19 @@ from bundle.preprocess import Views, decode, decoder_version
 from bundle.probe import Probe
 from bundle.store import Bundle, check_free, load_bundle, sha256, write_bundle
 from bundle.templates import TemplateLibrary
-from exporter.calibrate import choose_thresholds, fit_platt
-from exporter.card import model_card
+from exporter.contents.calibration import choose_thresholds, fit_platt
+from exporter.contents.card import model_card
 from exporter.errors import BadOptions, ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
-from trainer.checkpoint import Checkpoint
-from trainer.data import ImageFolder, label_numbers
+from trainer.data.folder import ImageFolder, label_numbers
+from trainer.data.layouts import list_images
 from trainer.errors import UnknownClass
-from trainer.evaluate import How, calibrates_on_copies, embed, handled_copies, templates_of, usual
-from trainer.layouts import list_images
-from trainer.metrics import binary, closed_set
-from trainer.systems import system
+from trainer.evaluation.evaluate import calibrates_on_copies, handled_copies
+from trainer.evaluation.metrics import binary, closed_set
+from trainer.evaluation.templates import TemplateMethod, default_template_method, templates_of
+from trainer.training.checkpoint import Checkpoint
+from trainer.training.embedding import embed
+from trainer.training.systems import system
 
 Progress = Callable[[str], None]
 STEPS: Final = 8
@@ -52,14 +54,14 @@ class ExportOptions(BaseModel):
     add: tuple[str, ...] = ()
     """Generators that the checkpoint does not know, which get a template of their images in ``train``: the one that the
     system gives a new class, with ``template: own``. The detector's calibration leaves their images out."""
-    template: How | None = None
+    template: TemplateMethod | None = None
     """``mean`` of a label's training images, ``one`` of them at random as S1 does, or the system's ``own``; None: the
     last, where there are some, or else the first."""
     calib_split: Literal["calib", "val"] = "calib"
     """What to calibrate on. Training and test images would promise too much."""
     handled: bool | None = None
-    """Calibrate on a copy of each calibration image as well, handled as images are on the web (``trainer.augment``);
-    None: where the system is trained on such copies."""
+    """Calibrate on a copy of each calibration image as well, handled as images are on the web
+    (``trainer.data.augment``); None: where the system is trained on such copies."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """A template rejects an image whose conformal p-value is not above it."""
     error_target: float = Field(default=0.01, ge=0, lt=0.5)
@@ -139,7 +141,7 @@ def export(
     logit_error, embedding_error = check_parity(calib.outputs, expected, options.tolerance)
 
     progress("templates, calibration, thresholds")
-    how = options.template or usual(checkpoint)
+    how = options.template or default_template_method(checkpoint)
     library = templates_of(checkpoint, train, lambda images: run(images).embedding, how, options.seed, added)
     handled = calibrates_on_copies(checkpoint, options.handled)
     seen = _with_copies(calib, run) if handled else calib

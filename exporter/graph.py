@@ -16,7 +16,7 @@ from bundle.manifest import Model, Preprocessing, Tensor
 from bundle.preprocess import Views
 from bundle.probe import relative_error
 from exporter.errors import GraphInvalid, ParityFailed
-from trainer.data import ImageFolder
+from trainer.data.folder import ImageFolder
 
 Floats = npt.NDArray[np.float32]
 

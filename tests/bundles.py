@@ -13,10 +13,10 @@ from rich.console import Console
 
 from bundle.store import Bundle
 from exporter.export import ExportOptions, export
-from trainer.checkpoint import Checkpoint, save_checkpoint
-from trainer.data import ImageFolder
-from trainer.loop import train
+from trainer.data.folder import ImageFolder
 from trainer.models.srm_metric import S1Config
+from trainer.training.checkpoint import Checkpoint, save_checkpoint
+from trainer.training.loop import train
 
 SIZE = 32
 CLASSES = ("doubled", "real", "striped")

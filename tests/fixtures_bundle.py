@@ -6,7 +6,7 @@ import pytest
 
 from bundle.store import Bundle
 from tests.bundles import export_bundle, train_checkpoint, write_data
-from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.training.checkpoint import Checkpoint, load_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import typer
 
-from trainer.systems import SYSTEMS, system
-from worker.reference import metrics_rows, settings_rows
+from trainer.training.systems import SYSTEMS, system
+from worker.operations.reference import metrics_rows, settings_rows
 
 ROOT = Path(__file__).parent.parent
 README, FOLDER, INDEX = ROOT / "README.md", ROOT / "docs", ROOT / "docs" / "README.md"
@@ -401,7 +401,8 @@ make PYTHON=python3.12
 
 `python -m worker settings`, `python -m worker replay`, `make clean`, `kafka.delivery = "at_least_once"`, `images.dead`,
 `GENPRINT_*`, `GENPRINT_KAFKA__*`, `genprint_*`, `genprint_stage_seconds_bucket`, `genprint:lag_records:sum`,
-`worker/kafka.py`, `events.md`, `trainer/models/`, `kafka.errors.KafkaError`, `genprint_events_total{outcome="x"}`.
+`worker/kafka/client.py`, `events.md`, `trainer/models/`, `kafka.errors.KafkaError`,
+`genprint_events_total{outcome="x"}`.
 """
 
 

@@ -18,25 +18,37 @@ ARROWS: dict[str, set[str]] = {
     "trainer": {"bundle"},
     "exporter": {"bundle", "trainer"},
 }
-# Where one file alone may touch a library (the broker's edge, the cache and the template library).
-EDGES = {
-    "kafka": {
-        "worker/assignor.py",
-        "worker/kafka.py",
-        "worker/kafka_connection.py",
-        "worker/kafka_replay.py",
-        "worker/kafka_topics.py",
-        "worker/record_batches.py",
-    },
-    "redis": {"worker/cache.py", "worker/library.py"},
+# The rooms of each part, floor by floor from the top: a room imports from floors below its own, never from beside it.
+FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "worker": (
+        ("__main__",),
+        ("tools", "pipeline"),
+        ("decision",),
+        ("kafka", "scoring"),
+        ("images", "operations"),
+        ("messages", "settings"),
+        ("errors",),
+    ),
+    "trainer": (
+        ("__main__",),
+        ("protocols",),
+        ("experiments",),
+        ("models", "evaluation"),
+        ("training", "synthesis", "inspection"),
+        ("data",),
+        ("arrays", "versions", "errors"),
+    ),
+    "exporter": (("__main__",), ("export",), ("source",), ("onnx", "contents"), ("errors",)),
 }
+# Where alone a library may be imported: a folder, or one file.
+EDGES = {"kafka": "worker/kafka/", "redis": "worker/scoring/cache.py"}
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "sklearn", "skimage", "scipy"}
 
 MODULES = [path.relative_to(ROOT).as_posix() for part in ARROWS for path in sorted((ROOT / part).rglob("*.py"))]
 
 
 def imported(module: str) -> set[str]:
-    """Top-level names of everything that the file imports, at whatever depth; also by ``import_module("name")``."""
+    """Dotted names of everything that the file imports, at whatever depth; also by ``import_module("name")``."""
     return set(_imported(ast.parse((ROOT / module).read_text())))
 
 
@@ -44,31 +56,58 @@ def _imported(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Import():
-                yield from (alias.name.partition(".")[0] for alias in node.names)
+                yield from (alias.name for alias in node.names)
             case ast.ImportFrom(module=str(name), level=0):
-                yield name.partition(".")[0]
+                yield from (f"{name}.{alias.name}" for alias in node.names)
             case ast.ImportFrom():
                 pytest.fail("relative imports hide where a name comes from")
             case ast.Call(func=ast.Name(id="__import__" | "import_module") | ast.Attribute(attr="import_module")):
-                yield from (str(a.value).partition(".")[0] for a in node.args[:1] if isinstance(a, ast.Constant))
+                yield from (str(a.value) for a in node.args[:1] if isinstance(a, ast.Constant))
+
+
+def top(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def room_of(name: str) -> tuple[str, str]:
+    """Part and room of a dotted name or a path."""
+    part, room, *_ = [*name.removesuffix(".py").replace("/", ".").split("."), ""]
+    return part, room
 
 
 def test_there_is_something_to_read() -> None:
-    assert {"bundle/manifest.py", "worker/kafka.py"} <= set(MODULES)
-    assert imported("worker/kafka.py") >= {"kafka", "worker"}
+    assert {"bundle/manifest.py", "worker/kafka/client.py"} <= set(MODULES)
+    assert imported("worker/kafka/client.py") >= {"kafka.KafkaConsumer", "worker.settings.KafkaSettings"}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_arrows_go_one_way(module: str) -> None:
     part = module.partition("/")[0]
-    found = imported(module)
+    found = top(imported(module))
     assert found & PARTS <= ARROWS[part] | {part}
     if part == "bundle":
         assert found <= set(sys.stdlib_module_names) | {"bundle", "numpy", "PIL", "pydantic"}
     if part == "worker":
         assert not found & HEAVY
-    for library, files in EDGES.items():
-        assert library not in found or module in files
+    for library, place in EDGES.items():
+        assert library not in found or module.startswith(place)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.partition("/")[0] in FLOORS])
+def test_arrows_between_rooms_go_down(module: str) -> None:
+    part, room = room_of(module)
+    floors = {name: number for number, names in enumerate(FLOORS[part]) for name in names}
+    for name in imported(module):
+        to_part, to_room = room_of(name)
+        if to_part == part and to_room in floors and to_room != room:
+            assert room in {"", "__init__"} or floors[to_room] > floors[room], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("part", FLOORS)
+def test_every_room_has_its_floor(part: str) -> None:
+    rooms = {name for names in FLOORS[part] for name in names}
+    modules = {room_of(module)[1] for module in MODULES if module.startswith(f"{part}/")} - {"__init__"}
+    assert modules == rooms
 
 
 @pytest.mark.parametrize(

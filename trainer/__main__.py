@@ -13,26 +13,27 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from trainer import loop
-from trainer import reproduce as reproduction
-from trainer import simulate as simulation
-from trainer import synth as synthesis
-from trainer.checkpoint import load_checkpoint
-from trainer.config import TrainConfig
-from trainer.data import ImageFolder
+from trainer.data.folder import ImageFolder
+from trainer.data.layouts import Layout
 from trainer.errors import BadConfig, OutputExists, SplitUnknown, TrainerError
-from trainer.evaluate import How, evaluate, show, usual
-from trainer.few_shot import FewShotConfig, few_shot
-from trainer.inspection import inspect
-from trainer.judge import judge
-from trainer.judge import show as show_judgement
-from trainer.layouts import Layout
-from trainer.photographs import SPLITS
-from trainer.protocols.recipe import ScaleName
-from trainer.reencode import Fit, Format, Reencoding, reencode
-from trainer.report import say_left_out
-from trainer.show_inspection import show as show_inspection
-from trainer.systems import SYSTEMS, parse_settings, read_config
+from trainer.evaluation.attribute import judge
+from trainer.evaluation.attribute import show as show_judgement
+from trainer.evaluation.evaluate import evaluate, show
+from trainer.evaluation.templates import TemplateMethod, default_template_method
+from trainer.experiments import reproduce as reproduction
+from trainer.experiments.recipe import ScaleName
+from trainer.inspection.examine import inspect
+from trainer.inspection.reencode import Fit, Format, Reencoding, reencode
+from trainer.inspection.show import show as show_inspection
+from trainer.models.few_shot import FewShotConfig, few_shot
+from trainer.synthesis import simulate as simulation
+from trainer.synthesis import synth as synthesis
+from trainer.synthesis.photographs import SPLITS
+from trainer.training import loop
+from trainer.training.checkpoint import load_checkpoint
+from trainer.training.config import TrainConfig
+from trainer.training.report import say_left_out
+from trainer.training.systems import SYSTEMS, parse_settings, read_config
 
 app = typer.Typer(
     help="Make training data, train a detector, evaluate it.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -169,7 +170,7 @@ def evaluate_command(
     templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
     split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
     templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
-    template: Annotated[How | None, typer.Option(help=f"{TEMPLATE} or else one.")] = None,
+    template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} or else one.")] = None,
     seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -180,7 +181,7 @@ def evaluate_command(
         with console.status("reading and embedding images"):
             test = read(loaded.config, data, split, "--split", console)
             known = read(loaded.config, templates, templates_split, "--templates-split", console)
-            evaluation = evaluate(loaded, test, known, template or usual(loaded, "one"), seed)
+            evaluation = evaluate(loaded, test, known, template or default_template_method(loaded, "one"), seed)
     if json:
         sys.stdout.write(evaluation.model_dump_json(indent=1) + "\n")
     else:
@@ -200,7 +201,7 @@ def judge_command(
         list[str] | None,
         typer.Option("--map", help="FOLDER=LABEL: the family of a folder of another name; may be repeated."),
     ] = None,
-    template: Annotated[How | None, typer.Option(help=f"{TEMPLATE} or else mean.")] = None,
+    template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} or else mean.")] = None,
     handled: Annotated[
         bool | None,
         typer.Option(
@@ -223,7 +224,7 @@ def judge_command(
                 read(loaded.config, data, split, "--split", console, least=1),
                 read(loaded.config, templates, templates_split, "--templates-split", console),
                 read(loaded.config, calibration, calibration_split, "--calibration-split", console),
-                template or usual(loaded),
+                template or default_template_method(loaded),
                 alpha,
                 seed,
                 handled=handled,

@@ -18,29 +18,29 @@ from rich.table import Column, Table
 
 from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
-from worker.attribution import Attributor
-from worker.broker import Broker
-from worker.cache import NoCache, RedisCache, ScoreCache
-from worker.capacity import check, fit, read_measured
-from worker.classify import Classified, classify, find_images
-from worker.contract import SCHEMAS
+from worker.decision.attribution import Attributor
 from worker.errors import StartupError, WorkerError
-from worker.health import Health, HealthServer
-from worker.inference import Engine
-from worker.kafka import ImageSender, KafkaBroker
-from worker.kafka_replay import ReplayBroker
-from worker.kafka_topics import Asked, check_topics_and_rights, create_topics_and_rights
-from worker.logs import configure_logs
-from worker.metrics import Metrics
-from worker.pipeline import Pipeline
-from worker.plan import Embedding, Load, check_rows, embedding, plan, plan_json, plan_rows, read_prices
-from worker.produce import Kind, image_events
-from worker.reference import Row, json_table, markdown_table, metrics_rows, settings_rows, terminal_table
-from worker.replay import read_span, replay_settings
+from worker.images.fetch import Fetcher
+from worker.kafka.client import ImageSender, KafkaBroker
+from worker.kafka.replay import ReplayBroker
+from worker.kafka.span import read_span, replay_settings
+from worker.kafka.topic_admin import Asked, check_topics_and_rights, create_topics_and_rights
+from worker.kafka.topics import ROLES, difference_row, read_principals
+from worker.messages.records import Broker
+from worker.messages.schemas import SCHEMAS
+from worker.operations.health import Health, HealthServer
+from worker.operations.logs import configure_logs
+from worker.operations.metrics import Metrics
+from worker.operations.reference import Row, json_table, markdown_table, metrics_rows, settings_rows, terminal_table
+from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.stages import Stages
+from worker.scoring.cache import NoCache, RedisCache, ScoreCache
+from worker.scoring.engine import Engine
 from worker.settings import Settings, load_settings
-from worker.sources import Fetcher
-from worker.stages import Stages
-from worker.topics import ROLES, difference_row, read_principals
+from worker.tools.capacity import check, fit, read_measured
+from worker.tools.classify import Classified, classify, find_images
+from worker.tools.plan import Embedding, Load, check_rows, embedding, plan, plan_json, plan_rows, read_prices
+from worker.tools.produce import Kind, image_events
 
 T = TypeVar("T")
 BENCH = Path("build/bench/worker.json")
@@ -124,7 +124,8 @@ def _serve(settings: Settings, make_broker: Callable[[Metrics, threading.Event],
     library = manifest.files[manifest.templates.file]
     identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest, "library": library}
     metrics.bundle.info({**identity, "device": engine.device, "asked": settings.inference.device})
-    metrics.watch_device(engine.driver)
+    if engine.driver is not None:
+        metrics.watch_device_memory(engine.driver.memory)
     cache: ScoreCache = NoCache()
     if settings.redis.url is not None:
         cache = RedisCache(settings.redis, loaded, metrics)

@@ -143,7 +143,7 @@ class SourceBusy(SourceError):
 
 
 class OverShare(WorkerError):
-    """One tenant's events beyond its share make way for others; see ``worker.fairness``."""
+    """One tenant's events beyond its share make way for others; see ``worker.pipeline.fairness``."""
 
     disposition = Disposition.DEFER
     reason = "over_share"

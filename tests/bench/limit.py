@@ -1,8 +1,9 @@
 """What an image costs at least: CPU seconds of each part that no worker can do without, with all cores loaded.
 
 Each part runs in as many processes as there are cores, on the images and the bundle of the regime, as plainly as the
-library behind it allows: Pillow through ``worker.images``, an ONNX Runtime session, hashlib, kafka-python with large
-batches. The worker's own work (events, batching, attribution, verdicts, transactions often enough) is not among them.
+library behind it allows: Pillow through ``worker.images.prepare``, an ONNX Runtime session, hashlib, kafka-python with
+large batches. The worker's own work (events, batching, attribution, verdicts, transactions often enough) is not
+among them.
 """
 
 import math
@@ -22,7 +23,7 @@ from bundle.store import load_bundle, sha256
 from tests.bench.estimates import limit_per_s
 from tests.bench.relay import KafkaCost
 from tests.bench.rig import Rig
-from worker.images import MemoryBudget, prepare
+from worker.images.prepare import MemoryBudget, prepare
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
 _SAMPLE = 64

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from worker.inference import cuda_usable
+from worker.scoring.engine import cuda_usable
 
 PACKAGES = ("genprint", "kafka-python", "onnxruntime-gpu", "pillow", "numpy", "redis", "torch", "confluent-kafka")
 _FLAGS = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_tile"}

@@ -11,13 +11,13 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from bundle.preprocess import Limits
 from bundle.store import load_bundle, sha256
-from worker.attribution import Attributor, ScoredImage
-from worker.broker import Partition, Record
-from worker.events import InlineImage, read_delivery, read_event
-from worker.images import MemoryBudget, prepare
-from worker.inference import Engine, Scores
+from worker.decision.attribution import Attributor, ScoredImage
+from worker.images.prepare import MemoryBudget, prepare
+from worker.messages.events import InlineImage, read_delivery, read_event
+from worker.messages.records import Partition, Record
+from worker.messages.verdict import TimingPart, verdict_message
+from worker.scoring.engine import Engine, Scores
 from worker.settings import Settings
-from worker.verdict import TimingPart, verdict_message
 
 
 def main(bootstrap: str, group: str, images: str, verdicts: str, bundle_path: str, device: str) -> None:

@@ -12,8 +12,8 @@ from tests.bench.backlog import Backlog
 from tests.bench.machine import cpu_s
 from tests.bench.rig import Rig
 from tests.integration.worker_process import PARTITIONS
-from tests.worker.verdicts import make_verdict
-from worker.verdict import verdict_message
+from tests.worker.messages.verdicts import make_verdict
+from worker.messages.verdict import verdict_message
 
 _EVENTS, _QUICK_EVENTS, _WARM_UP_EVENTS = 8_000, 4_000, 1_000
 _VERDICT_BYTES = 1_100

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tests.bench.report import Measure, Report
-from trainer.batches import Batches
-from trainer.config import TrainConfig
-from trainer.data import ImageFolder, make_labels
-from trainer.device import World, choose_device, choose_precision
-from trainer.loop import Run
-from trainer.systems import make_network, parse_config, system
+from trainer.data.folder import ImageFolder, make_labels
+from trainer.training.batches import Batches
+from trainer.training.config import TrainConfig
+from trainer.training.device import World, choose_device, choose_precision
+from trainer.training.loop import Run
+from trainer.training.systems import make_network, parse_config, system
 
 _SHARE = 0.85
 """Of the bare speed, at least."""

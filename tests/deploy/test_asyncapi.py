@@ -14,7 +14,7 @@ import yaml
 
 from tests.deploy.node_packages import node_modules
 from tests.deploy.requirements import require
-from worker.contract import SCHEMAS
+from worker.messages.schemas import SCHEMAS
 from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

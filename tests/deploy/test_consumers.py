@@ -23,11 +23,11 @@ from tests.deploy.consumer_programs import SOURCES, Consuming, Program, build, m
 from tests.deploy.requirements import require
 from tests.integration.worker_process import PARTITIONS, Stream, WorkerProcess
 from tests.worker.small_bundle import picture, small_bundle
-from worker import policy
-from worker.attribution import ANIMATED
+from worker.decision import table as policy
+from worker.decision.attribution import ANIMATED
+from worker.kafka.topics import declared_topics
+from worker.messages.verdict import VERDICT_TYPE
 from worker.settings import PolicySettings, Settings
-from worker.topics import declared_topics
-from worker.verdict import VERDICT_TYPE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -24,8 +24,8 @@ from deploy.check.lifecycle import METRICS, PROBES, ending_s
 from deploy.check.manifests import Manifest, Overlay, RenderError, render
 from deploy.check.schemas import SCHEMAS
 from deploy.local.ports import LOOPBACK
-from worker.health import Health, HealthServer
-from worker.metrics import Metrics
+from worker.operations.health import Health, HealthServer
+from worker.operations.metrics import Metrics
 from worker.settings import HttpSettings, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]

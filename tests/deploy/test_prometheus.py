@@ -11,7 +11,7 @@ import yaml
 
 from tests.deploy.known_series import ROOT, RULES, faults, rules
 from tests.deploy.promql import Selector, selectors
-from worker.metrics import Metrics
+from worker.operations.metrics import Metrics
 
 TESTS = Path(__file__).with_name("rules")
 RUNBOOK = ROOT / "docs" / "runbook.md"

@@ -16,20 +16,20 @@ from bundle.manifest import Model
 from bundle.preprocess import Views, decode, decoder_version, make_views
 from bundle.store import Bundle
 from exporter import export as export_module
-from exporter.calibrate import fit_platt
-from exporter.card import model_card
+from exporter.contents.calibration import fit_platt
+from exporter.contents.card import model_card
 from exporter.errors import BadOptions, ExportDataMissing, ParityFailed
 from exporter.export import ExportOptions, export
 from exporter.graph import Graph, Outputs, runner
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle, texture
-from trainer.augment import handled_copy
-from trainer.checkpoint import Checkpoint
-from trainer.data import ImageFolder
+from trainer.data.augment import handled_copy
+from trainer.data.folder import ImageFolder
 from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
-from trainer.evaluate import own_templates, usual
-from trainer.judge import Judgement, judge
-from trainer.loop import train
-from trainer.systems import parse_config
+from trainer.evaluation.attribute import Judgement, judge
+from trainer.evaluation.templates import default_template_method, own_templates
+from trainer.training.checkpoint import Checkpoint
+from trainer.training.loop import train
+from trainer.training.systems import parse_config
 
 
 def outputs(bundle: Bundle, folder: Path) -> Outputs:
@@ -49,7 +49,7 @@ def judged(checkpoint: Checkpoint, data: Path, *, handled: bool | None) -> Judge
     test, train, calib = (
         ImageFolder.read(data / split, checkpoint.config.preprocessing) for split in ("test", "train", "calib")
     )
-    return judge(checkpoint, test, train, calib, usual(checkpoint), OPTIONS.alpha, handled=handled)
+    return judge(checkpoint, test, train, calib, default_template_method(checkpoint), OPTIONS.alpha, handled=handled)
 
 
 def test_the_bundle_tells_images_it_has_not_seen_apart(tiny_bundle: Bundle, tiny_data: Path) -> None:

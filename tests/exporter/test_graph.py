@@ -13,7 +13,7 @@ from bundle.store import Bundle
 from exporter.errors import GraphInvalid, ParityFailed
 from exporter.graph import Graph, Outputs, check_parity, export_graph, runner
 from tests.bundles import SIZE
-from trainer.checkpoint import Checkpoint
+from trainer.training.checkpoint import Checkpoint
 
 RECIPE = Preprocessing(views=(View(resize=Resize(mode="exact", size=16)),))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from bundle.errors import ImageError
 from bundle.manifest import Model
 from bundle.preprocess import EncodedImage, Limits
-from worker.images import MemoryBudget, prepare
+from worker.images.prepare import MemoryBudget, prepare
 from worker.settings import EventSettings, ImageSettings
 
 _SLACK_BYTES = 64 * 2**20

@@ -7,7 +7,7 @@ import pytest
 
 from tests.hostile.images import BROKEN, EMPTY, PIXELS, UNSUPPORTED, hostile_images
 from tests.hostile.judge import Finding, Judge
-from tests.worker.harness import make_worker
+from tests.worker.pipeline.harness import make_worker
 from tests.worker.small_bundle import small_bundle
 
 DEADLINE_S = 20.0

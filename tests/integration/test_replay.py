@@ -15,7 +15,7 @@ from kafka.partitioner.default import murmur2
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.integration.worker_process import PARTITIONS, ROOT, Stream, WorkerProcess
-from tests.worker.edges import until
+from tests.worker.messages.edges import until
 from tests.worker.small_bundle import picture, small_bundle
 
 pytestmark = pytest.mark.integration

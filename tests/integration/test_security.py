@@ -28,15 +28,15 @@ from tests.integration.certificates import Certificates
 from tests.integration.secure import SecureKafka
 from tests.integration.tls_front import TlsFront
 from tests.integration.worker_process import Stream, WorkerProcess, clean_environment, worker_command
-from tests.worker.edges import until
+from tests.worker.messages.edges import until
+from tests.worker.scoring.test_cache import A, entry, same
 from tests.worker.small_bundle import picture, small_bundle
-from tests.worker.test_cache import A, entry, same
-from worker.cache import RedisCache
 from worker.errors import BrokerUnreachable, StartupError
-from worker.kafka_connection import check_topics, reach
-from worker.metrics import Metrics
+from worker.kafka.connection import check_topics, reach
+from worker.kafka.topics import declared_rights
+from worker.operations.metrics import Metrics
+from worker.scoring.cache import RedisCache
 from worker.settings import KafkaSettings, RedisSettings, load_settings
-from worker.topics import declared_rights
 
 pytestmark = pytest.mark.integration
 

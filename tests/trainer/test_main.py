@@ -10,8 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from trainer.__main__ import app
-from trainer.checkpoint import load_checkpoint
 from trainer.models.dcgan_discriminator import S2Config
+from trainer.training.checkpoint import load_checkpoint
 
 MakeFolder = Callable[..., Path]
 

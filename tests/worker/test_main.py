@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.worker.small_bundle import picture, small_bundle
 from worker.__main__ import app
-from worker.metrics import Metrics
+from worker.operations.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 

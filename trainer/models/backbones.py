@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs as vgg_maps
 from torchvision.models.vgg import make_layers
 
-from trainer.config import TrainConfig
 from trainer.models.pretrained import load_pretrained
-from trainer.systems import System
+from trainer.training.config import TrainConfig
+from trainer.training.systems import System
 
 Architecture = Literal["vgg19", "xception", "nasnet", "shallownet"]
 

@@ -31,17 +31,17 @@ from pydantic import Field, model_validator
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from trainer.augment import handled
-from trainer.config import TrainConfig
-from trainer.data import ImageFolder
-from trainer.detector import against_simulated
-from trainer.discriminant import Floats64, Prior, Statistics, whitening
+from trainer.arrays import Floats, Floats64, Numbers
+from trainer.data.augment import handled
+from trainer.data.folder import ImageFolder
 from trainer.errors import BadConfig
-from trainer.evaluate import in_batches
-from trainer.metrics import Floats, Numbers
+from trainer.models.discriminant import Prior, Statistics, whitening
 from trainer.models.srm_metric import SQUARE5
-from trainer.random_upsamplers import simulate_once
-from trainer.systems import System
+from trainer.synthesis.random_upsamplers import simulate_once
+from trainer.training.config import TrainConfig
+from trainer.training.detector import against_simulated
+from trainer.training.embedding import in_batches
+from trainer.training.systems import System
 
 BLOCK: Final = 8
 LAGS: Final = (

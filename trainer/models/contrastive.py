@@ -28,18 +28,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
 from bundle.manifest import Label
-from trainer.augment import handled
-from trainer.config import TrainConfig
-from trainer.data import ImageFolder
-from trainer.detector import against_simulated, log_odds
-from trainer.enlarged import Enlarged
-from trainer.losses import SupervisedContrastiveLoss
+from trainer.data.augment import handled
+from trainer.data.enlarged import Enlarged
+from trainer.data.folder import ImageFolder
 from trainer.models import block_spectra
 from trainer.models.block_spectra import STATISTICS, BlockSpectra, BlockSpectraConfig, BlockSpectraNet
 from trainer.models.srm_metric import SQUARE3, SQUARE5
-from trainer.random_upsamplers import simulate_once
-from trainer.schedules import ByStep, Schedule
-from trainer.systems import AugmentImage, Losses, Objective, System
+from trainer.synthesis.random_upsamplers import simulate_once
+from trainer.training.config import TrainConfig
+from trainer.training.detector import against_simulated, log_odds
+from trainer.training.losses import SupervisedContrastiveLoss
+from trainer.training.schedules import ByStep, Schedule
+from trainer.training.systems import AugmentImage, Losses, Objective, System
 
 _BEND: Final = 16.0
 """Grey levels at which a residual is halved on the way to its limit, in units of four of them: 4 x / (x + 16)."""

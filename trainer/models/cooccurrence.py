@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.config import TrainConfig
-from trainer.systems import System
+from trainer.training.config import TrainConfig
+from trainer.training.systems import System
 
 
 class CooccurrenceConfig(TrainConfig):

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.augment import random_batch_blur, random_batch_noise
-from trainer.config import TrainConfig
-from trainer.systems import AugmentBatch, System
+from trainer.data.augment import random_batch_blur, random_batch_noise
+from trainer.training.config import TrainConfig
+from trainer.training.systems import AugmentBatch, System
 
 
 class S2Config(TrainConfig):

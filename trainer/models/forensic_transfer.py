@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
 from bundle.manifest import Label
-from trainer.checkpoint import load_checkpoint
-from trainer.config import TrainConfig
 from trainer.errors import BadConfig
-from trainer.losses import ActivationLoss, part_activations
-from trainer.schedules import Constant, Plateau, Schedule
-from trainer.systems import Losses, Objective, System
+from trainer.training.checkpoint import load_checkpoint
+from trainer.training.config import TrainConfig
+from trainer.training.losses import ActivationLoss, part_activations
+from trainer.training.schedules import Constant, Plateau, Schedule
+from trainer.training.systems import Losses, Objective, System
 
 _DERIVATIVE: Final = (1.0, -3.0, 3.0, -1.0)
 _SCALE: Final = 32.0

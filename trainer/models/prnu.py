@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
-from trainer.config import TrainConfig
-from trainer.data import ImageFolder
+from trainer.data.folder import ImageFolder
 from trainer.models.fourier import Fourier
-from trainer.systems import System
+from trainer.training.config import TrainConfig
+from trainer.training.systems import System
 
 DB4: Final = (
     0.23037781330885523,

@@ -12,11 +12,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bundle.manifest import Crop, Preprocessing, Resize, View
-from trainer.augment import blur_jpeg_crop
-from trainer.config import TrainConfig
+from trainer.data.augment import blur_jpeg_crop
 from trainer.models.pretrained import load_pretrained
-from trainer.schedules import Plateau, Schedule
-from trainer.systems import AugmentImage, System
+from trainer.training.config import TrainConfig
+from trainer.training.schedules import Plateau, Schedule
+from trainer.training.systems import AugmentImage, System
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels in 0..1, which pretrained weights expect."""

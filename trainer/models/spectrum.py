@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bundle.manifest import Crop, Preprocessing, View
-from trainer.augment import blur_jpeg_crop
-from trainer.config import TrainConfig
+from trainer.data.augment import blur_jpeg_crop
 from trainer.models.fourier import Fourier
 from trainer.models.pretrained import load_pretrained
-from trainer.systems import AugmentImage, System
+from trainer.training.config import TrainConfig
+from trainer.training.systems import AugmentImage, System
 
 _FLOOR: Final = 1e-3
 """Added to magnitudes of images in 0..1, as in the authors' code."""

@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bundle.manifest import Label
-from trainer.config import TrainConfig
-from trainer.losses import CentreLoss
-from trainer.schedules import Exponential, Schedule
-from trainer.systems import Losses, Objective, System
+from trainer.training.config import TrainConfig
+from trainer.training.losses import CentreLoss
+from trainer.training.schedules import Exponential, Schedule
+from trainer.training.systems import Losses, Objective, System
 
 
 class S1Config(TrainConfig):

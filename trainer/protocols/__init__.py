@@ -1,1 +1,1 @@
-"""One file an experiment, and what they share; ``trainer.reproduce`` runs them."""
+"""One file an experiment, and what they share; ``trainer.experiments.reproduce`` runs them."""

@@ -11,19 +11,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from sklearn.linear_model import LogisticRegression
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.plots import precision_recall, reliability_diagram
-from trainer.protocols.changes import changes_of
+from trainer.arrays import Floats
+from trainer.data.transforms import CLEAN, Transform
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.evaluation.reliability import Reliability, reliability
+from trainer.experiments.changes import changes_of
+from trainer.experiments.corpus import Picture
+from trainer.experiments.floors import floors_of
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.plots import precision_recall, reliability_diagram
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study, Trained
 from trainer.protocols.closed_set import summary
-from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import floors_of
-from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Floats, Study, Trained
-from trainer.reliability import Reliability, reliability
-from trainer.transforms import CLEAN, Transform
 
 MIXED = "Mixed"
 
@@ -35,7 +36,7 @@ class Settings(BaseModel):
 
     variants: dict[str, Variant]
     changes: tuple[str, ...] = ()
-    """Post-processing, beside clean images: names of ``trainer.transforms``, or groups of them."""
+    """Post-processing, beside clean images: names of ``trainer.data.transforms``, or groups of them."""
     fpr: float | None = None
     """Also the share of fakes found at this share of false alarms."""
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer import bootstrap
-from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import floors_of
+from trainer.arrays import Floats
+from trainer.evaluation import bootstrap
+from trainer.experiments.corpus import Picture
+from trainer.experiments.floors import floors_of
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.section import Measured
+from trainer.experiments.study import Findings, Study
 from trainer.protocols.generalisation import OneNetwork, generator_of, tested, trained_on
-from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.section import Measured
-from trainer.protocols.study import Findings, Floats, Study
 
 ALL, MEAN = "all", "average"
 

@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.plots import confusion, embedding_map
-from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import floors_of
-from trainer.protocols.measures import Sample, Values, measured, percent_of
-from trainer.protocols.naming import Namer, confusion_of, make_namer
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Study
-from trainer.transforms import CLEAN, Transform
+from trainer.data.transforms import CLEAN, Transform
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.experiments.changes import changes_of
+from trainer.experiments.corpus import Picture
+from trainer.experiments.floors import floors_of
+from trainer.experiments.measures import Sample, Values, measured, percent_of
+from trainer.experiments.naming import Namer, confusion_of, make_namer
+from trainer.experiments.plots import confusion, embedding_map
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study
 
 TOP1 = "top-1"
 

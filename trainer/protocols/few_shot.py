@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.plots import panels
-from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Picture, draw
-from trainer.protocols.floors import Floor, floors_of
-from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.naming import Flags, Namer, make_namer
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Classes, Findings, Study, Trained
-from trainer.transforms import CLEAN, Transform
+from trainer.arrays import Flags
+from trainer.data.transforms import CLEAN, Transform
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.experiments.changes import changes_of
+from trainer.experiments.corpus import Picture, draw
+from trainer.experiments.floors import Floor, floors_of
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.naming import Namer, make_namer
+from trainer.experiments.plots import panels
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Classes, Findings, Study, Trained
 
 Backbone = tuple[Trained, Classes]
 """A network and the images that it was trained on."""

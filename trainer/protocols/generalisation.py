@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.entries import REAL
+from trainer.data.entries import REAL
 from trainer.errors import NotInCorpus
-from trainer.protocols.categories import some_categories
-from trainer.protocols.corpus import Picture, spread
-from trainer.protocols.floors import binary_floors
-from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Measured
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.experiments.categories import some_categories
+from trainer.experiments.corpus import Picture, spread
+from trainer.experiments.floors import binary_floors
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Measured
+from trainer.experiments.study import Classes, Findings, Study, Trained
 from trainer.protocols.simulated import Simulation, simulate
-from trainer.protocols.study import Classes, Findings, Study, Trained
 
 ALL, UNSEEN = "mAP", "mAP, unseen"
 

@@ -10,17 +10,17 @@ from functools import partial
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.floors import Kind
-from trainer.plots import panels
-from trainer.protocols.corpus import Picture
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.evaluation.floors import Kind
+from trainer.experiments.corpus import Picture
+from trainer.experiments.floors import KINDS
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.plots import panels
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study
 from trainer.protocols.few_shot import FEWEST, Backbone, draw_seed, few_shot_pool, floors_with, namer_with
-from trainer.protocols.floors import KINDS
-from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Study
 
 REST, NEW = "rest", "new"
 Step = dict[str, Estimate]

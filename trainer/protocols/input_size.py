@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from bundle.preprocess import decode
-from trainer.protocols.floors import binary_floors
-from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Measured
-from trainer.protocols.study import Findings, Study
+from trainer.experiments.floors import binary_floors
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Measured
+from trainer.experiments.study import Findings, Study
 
 
 class Settings(BaseModel):

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from bundle.manifest import Preprocessing, Resize
-from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import AS_STORED, Floor, floors_of
+from trainer.arrays import Scores
+from trainer.data.transforms import Transform
+from trainer.experiments.changes import changes_of
+from trainer.experiments.corpus import Picture
+from trainer.experiments.floors import AS_STORED, Floor, floors_of
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.section import Measured
+from trainer.experiments.study import Findings, Study, Trained
 from trainer.protocols.generalisation import OneNetwork, tested, trained_on
-from trainer.protocols.measures import Sample, Scores, percent_of
-from trainer.protocols.section import Measured
-from trainer.protocols.study import Findings, Study, Trained
-from trainer.transforms import Transform
 
 
 class Settings(OneNetwork):

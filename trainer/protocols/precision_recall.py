@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from trainer.plots import precision_recall
-from trainer.protocols.floors import binary_floors
+from trainer.experiments.floors import binary_floors
+from trainer.experiments.measures import percent_of
+from trainer.experiments.plots import precision_recall
+from trainer.experiments.section import Figure
+from trainer.experiments.study import Findings, Study
 from trainer.protocols.generalisation import OneNetwork, average_precisions, tested, trained_on
-from trainer.protocols.measures import percent_of
-from trainer.protocols.section import Figure
-from trainer.protocols.study import Findings, Study
 
 
 def run(study: Study) -> Findings:

@@ -7,13 +7,14 @@ TNR at TPR 95 % do not depend on that. Differences to the first variant are pair
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.protocols.floors import binary_floors
-from trainer.protocols.measures import Sample, Scores, percent_of
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Measured
-from trainer.protocols.study import Findings, Study
+from trainer.arrays import Scores
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.experiments.floors import binary_floors
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Measured
+from trainer.experiments.study import Findings, Study
 
 
 class Settings(BaseModel):

@@ -7,11 +7,12 @@ and beside them how far apart reals and fakes lie.
 import numpy as np
 
 from bundle.preprocess import decode
-from trainer.plots import images
-from trainer.protocols.corpus import Picture
+from trainer.arrays import Floats, Pixels
+from trainer.experiments.corpus import Picture
+from trainer.experiments.plots import images
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study
 from trainer.protocols.generalisation import OneNetwork, tested, trained_on
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Floats, Pixels, Study
 
 PERCENTILES = (0, 25, 50, 75, 100)
 

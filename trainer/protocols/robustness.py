@@ -6,14 +6,14 @@ The floor of metadata stands beside images as stored alone: blurred or coded in 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from trainer.metrics import average_precision
-from trainer.plots import panels
-from trainer.protocols.changes import blurred, coded
-from trainer.protocols.floors import Floor, floors_of
+from trainer.data.transforms import Transform
+from trainer.evaluation.metrics import average_precision
+from trainer.experiments.changes import blurred, coded
+from trainer.experiments.floors import Floor, floors_of
+from trainer.experiments.plots import panels
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study, Trained
 from trainer.protocols.generalisation import Trial, tested, trained_on
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Study, Trained
-from trainer.transforms import Transform
 
 
 class Settings(BaseModel):

@@ -11,12 +11,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.manifest import Crop, Preprocessing, View
-from trainer.autoencoders import reproduce
-from trainer.autogan import GanConfig, GanUpsampling, train_simulator
-from trainer.deep_image_prior import PriorConfig, reconstruct
-from trainer.entries import REAL, Extent
-from trainer.protocols.corpus import Picture, spread
-from trainer.protocols.study import Pixels, Study, load_views
+from trainer.arrays import Pixels
+from trainer.data.entries import REAL, Extent
+from trainer.experiments.corpus import Picture, spread
+from trainer.experiments.study import Study, load_views
+from trainer.synthesis.autoencoders import reproduce
+from trainer.synthesis.autogan import GanConfig, GanUpsampling, train_simulator
+from trainer.synthesis.deep_image_prior import PriorConfig, reconstruct
 
 
 class Simulation(BaseModel):

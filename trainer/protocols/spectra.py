@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.ndimage import median_filter
 
 from bundle.manifest import Crop, Preprocessing, View
-from trainer.plots import images, spectrum_picture
-from trainer.protocols.corpus import Picture, spread
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Pixels, Study, load_views
+from trainer.arrays import Pixels
+from trainer.experiments.corpus import Picture, spread
+from trainer.experiments.plots import images, spectrum_picture
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study, load_views
 
 Spectrum = npt.NDArray[np.float64]
 """``float64[S, S]``, zero frequency first."""

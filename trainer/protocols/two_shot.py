@@ -6,16 +6,17 @@ Which pair is drawn matters, so there are several draws; the publication has one
 import numpy as np
 
 from bundle.preprocess import decode
-from trainer import bootstrap
-from trainer.evaluate import embed
-from trainer.metrics import oracle
-from trainer.protocols.corpus import Picture, draw_one
-from trainer.protocols.floors import floors_of
+from trainer.arrays import Floats, Pixels
+from trainer.evaluation import bootstrap
+from trainer.evaluation.metrics import oracle
+from trainer.evaluation.reliability import two_shot_bias
+from trainer.experiments.corpus import Picture, draw_one
+from trainer.experiments.floors import floors_of
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.section import Measured
+from trainer.experiments.study import Findings, Study, Trained, percent
 from trainer.protocols.generalisation import OneNetwork, tested, trained_on
-from trainer.protocols.measures import Sample, percent_of
-from trainer.protocols.section import Measured
-from trainer.protocols.study import Findings, Floats, Pixels, Study, Trained, percent
-from trainer.reliability import two_shot_bias
+from trainer.training.embedding import embed
 
 
 class Settings(OneNetwork):

@@ -13,21 +13,22 @@ from functools import partial
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.floors import Kind
-from trainer.metrics import proportion
-from trainer.open_set import Calibration, Judged
-from trainer.plots import curves
-from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import KINDS, floors_of
-from trainer.protocols.measures import Flags, Sample, Scores, percent_of
-from trainer.protocols.naming import Namer, make_namer
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Study, percent
-from trainer.transforms import CLEAN, Transform
+from trainer.arrays import Flags, Scores
+from trainer.data.transforms import CLEAN, Transform
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.evaluation.floors import Kind
+from trainer.evaluation.metrics import proportion
+from trainer.evaluation.open_set import Calibration, Judged
+from trainer.experiments.changes import changes_of
+from trainer.experiments.corpus import Picture
+from trainer.experiments.floors import KINDS, floors_of
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.naming import Namer, make_namer
+from trainer.experiments.plots import curves
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study, percent
 
 Opinion = Callable[[Sequence[Picture]], tuple[Scores, Flags]]
 """How known each of N images looks, ``float[N]``, and whether its nearest label is its own, ``bool[N]``."""

@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.abstention import UNSURE, ConformalKinds, RiskCoverage
-from trainer.plots import curves
-from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Picture
-from trainer.protocols.floors import Floor, floors_of
-from trainer.protocols.measures import Flags, Sample, Scores, percent_of
-from trainer.protocols.recipe import Variant
-from trainer.protocols.section import Figure, Measured
-from trainer.protocols.study import Findings, Floats, Study, Trained
-from trainer.transforms import CLEAN, Transform
+from trainer.arrays import Flags, Floats, Scores
+from trainer.data.transforms import CLEAN, Transform
+from trainer.evaluation.abstention import UNSURE, ConformalKinds, RiskCoverage
+from trainer.experiments.changes import changes_of
+from trainer.experiments.corpus import Picture
+from trainer.experiments.floors import Floor, floors_of
+from trainer.experiments.measures import Sample, percent_of
+from trainer.experiments.plots import curves
+from trainer.experiments.recipe import Variant
+from trainer.experiments.section import Figure, Measured
+from trainer.experiments.study import Findings, Study, Trained
 
 Judge = Callable[[Sequence[Picture], Transform], Floats]
 """The log-odds of *generated* of N images after a change, ``float32[N]``."""

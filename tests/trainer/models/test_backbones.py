@@ -12,11 +12,11 @@ import torchvision
 from bundle.manifest import Label
 from exporter.graph import Outputs, check_parity, export_graph, runner
 from tests.bundles import one_thread
-from trainer.detector import Detector
 from trainer.errors import BadConfig
-from trainer.evaluate import embed
 from trainer.models.backbones import BackboneConfig, BackboneNet
-from trainer.systems import read_config, system
+from trainer.training.detector import Detector
+from trainer.training.embedding import embed
+from trainer.training.systems import read_config, system
 
 LABELS = (Label(id=0, name="a", kind="generator"), Label(id=1, name="real", kind="real"))
 

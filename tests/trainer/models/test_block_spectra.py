@@ -14,9 +14,8 @@ from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from bundle.manifest import Label
-from trainer.augment import handled
-from trainer.data import ImageFolder, make_labels
-from trainer.discriminant import Prior, Statistics, whitening
+from trainer.data.augment import handled
+from trainer.data.folder import ImageFolder, make_labels
 from trainer.errors import BadConfig
 from trainer.models.block_spectra import (
     EXTENDED,
@@ -29,8 +28,9 @@ from trainer.models.block_spectra import (
     place,
     templates,
 )
-from trainer.random_upsamplers import simulate_once
-from trainer.systems import make_network, parse_config
+from trainer.models.discriminant import Prior, Statistics, whitening
+from trainer.synthesis.random_upsamplers import simulate_once
+from trainer.training.systems import make_network, parse_config
 
 
 def textures(count: int, seed: int, size: int = 40) -> np.ndarray:

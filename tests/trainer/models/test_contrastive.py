@@ -11,12 +11,12 @@ from scipy.special import softmax
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tests.trainer.conftest import MakeFolder
-from trainer.data import ImageFolder
-from trainer.evaluate import embed
-from trainer.loop import train
+from trainer.data.folder import ImageFolder
 from trainer.models.contrastive import ContrastiveConfig, ContrastiveNet, Residuals, enlarge, templates
 from trainer.models.srm_metric import SQUARE3, SQUARE5
-from trainer.systems import parse_config
+from trainer.training.embedding import embed
+from trainer.training.loop import train
+from trainer.training.systems import parse_config
 
 SMALL = {
     "system": "contrastive",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.augment import blur_batch
+from trainer.data.augment import blur_batch
 from trainer.models.dcgan_discriminator import SYSTEM, DcganDiscriminator, S2Config
 
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from bundle.manifest import Label
 from tests.trainer.conftest import MakeFolder
 from trainer.errors import BadConfig
-from trainer.loop import train
 from trainer.models.forensic_transfer import (
     ForensicTransferConfig,
     ForensicTransferNet,
@@ -18,7 +17,8 @@ from trainer.models.forensic_transfer import (
     Residual,
 )
 from trainer.models.srm_metric import S1Config
-from trainer.systems import system
+from trainer.training.loop import train
+from trainer.training.systems import system
 
 LABELS = (
     Label(id=0, name="a", kind="generator"),

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from trainer.checkpoint import Checkpoint
-from trainer.data import ImageFolder
+from trainer.data.folder import ImageFolder
 from trainer.errors import BadConfig
-from trainer.evaluate import class_scores, embed
-from trainer.loop import train
 from trainer.models.prnu import Prnu, PrnuConfig, WaveletNoise, share_of_noise
-from trainer.systems import read_config
+from trainer.training.checkpoint import Checkpoint
+from trainer.training.embedding import class_scores, embed
+from trainer.training.loop import train
+from trainer.training.systems import read_config
 
 Plane = np.ndarray[Any, Any]
 SIZE = 32

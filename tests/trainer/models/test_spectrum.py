@@ -10,7 +10,7 @@ import torchvision
 from bundle.manifest import Crop
 from trainer.errors import BadConfig
 from trainer.models.spectrum import LogSpectrum, SpectrumConfig, SpectrumNet
-from trainer.systems import read_config, system
+from trainer.training.systems import read_config, system
 
 
 @pytest.mark.parametrize("size", [32, 45])

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from trainer.protocols.corpus import Corpus, map_names
-from trainer.protocols.recipe import Recipe, Scale
-from trainer.protocols.steps import Steps
-from trainer.protocols.study import Study
+from trainer.experiments.corpus import Corpus, map_names
+from trainer.experiments.recipe import Recipe, Scale
+from trainer.experiments.steps import Steps
+from trainer.experiments.study import Study
 
 GENERATORS = ("deconv", "nearest", "bilinear", "shuffle")
 COUNTS = {"train": 8, "val": 4, "calib": 6, "test": 6}

@@ -12,16 +12,16 @@ import torch
 import torchvision
 from rich.console import Console
 
-from trainer import loop
-from trainer.config import TrainConfig
 from trainer.errors import NotInCorpus
+from trainer.experiments.corpus import Corpus
+from trainer.experiments.readable import readable
+from trainer.experiments.section import Figure
+from trainer.experiments.steps import Steps
+from trainer.experiments.study import Findings
 from trainer.protocols import by_category, generalisation, out_of_the_box
-from trainer.protocols.corpus import Corpus
 from trainer.protocols.generalisation import Trial
-from trainer.protocols.readable import readable
-from trainer.protocols.section import Figure
-from trainer.protocols.steps import Steps
-from trainer.protocols.study import Findings
+from trainer.training import loop
+from trainer.training.config import TrainConfig
 
 NAMES = ("PGGAN", "DCGAN", "Glow")
 MAPS = {"here": {"PGGAN": "nearest", "DCGAN": "deconv"}}

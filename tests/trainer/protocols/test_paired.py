@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import bootstrap
-from trainer.bootstrap import Estimate
-from trainer.entries import REAL
+from trainer.data.entries import REAL
+from trainer.data.transforms import CLEAN
+from trainer.evaluation import bootstrap
+from trainer.evaluation.bootstrap import Estimate
+from trainer.experiments.corpus import draw
+from trainer.experiments.measures import Sample
+from trainer.experiments.naming import make_namer
+from trainer.experiments.recipe import Variant
 from trainer.protocols import closed_set, few_shot
-from trainer.protocols.corpus import draw
 from trainer.protocols.few_shot import draw_seed, few_shot_pool
-from trainer.protocols.measures import Sample
-from trainer.protocols.naming import make_namer
-from trainer.protocols.recipe import Variant
-from trainer.transforms import CLEAN
 
 
 def test_errors_are_compared_on_the_same_photographs_whatever_the_number_of_backbones(make_study: Any) -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from trainer.errors import BadConfig
-from trainer.protocols.categories import some_categories
-from trainer.protocols.changes import changes_of
-from trainer.protocols.corpus import Corpus, draw_one
+from trainer.experiments.categories import some_categories
+from trainer.experiments.changes import changes_of
+from trainer.experiments.corpus import Corpus, draw_one
 from trainer.protocols.incremental import orders_of
 from trainer.protocols.ranking import at_percentiles
 from trainer.protocols.two_shot import random_crops

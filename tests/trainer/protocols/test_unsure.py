@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.abstention import UNSURE, ConformalKinds, RiskCoverage
+from trainer.data.transforms import BEYOND, CLEAN
+from trainer.evaluation.abstention import UNSURE, ConformalKinds, RiskCoverage
+from trainer.experiments.measures import Sample
+from trainer.experiments.section import Measured
 from trainer.protocols import unsure
-from trainer.protocols.measures import Sample
-from trainer.protocols.section import Measured
 from trainer.protocols.unsure import Judge
-from trainer.transforms import BEYOND, CLEAN
 
 RECIPE = {"protocol": "unsure", "table": [{"name": "unsure", "title": "unsure", "columns": []}]}
 CHANGES = (CLEAN, *BEYOND)

@@ -1,0 +1,1 @@
+"""What a bundle holds beside its graphs: calibration, templates, probe, model card."""

@@ -1,0 +1,647 @@
+"""Claim checks against servers, stores and folders that misbehave, and addresses that mean to leave the fence."""
+
+import asyncio
+import errno
+import gzip
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from inspect import getmembers, isclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import obstore.exceptions
+import pytest
+from obstore.store import MemoryStore
+
+from tests.stream_server import StreamServer
+from tests.worker.messages.edges import until
+from worker.errors import (
+    Disposition,
+    SourceBusy,
+    SourceError,
+    SourceForbidden,
+    SourceRefused,
+    SourceTooLarge,
+    SourceUnavailable,
+)
+from worker.images import fetch as sources
+from worker.images.fetch import Fetcher, SlowHosts, is_public, translate
+from worker.settings import FetchSettings
+
+MAX = 50_000
+QUICK_S = 0.3
+BODY = b"\x89PNG" + bytes(1000)
+
+Start = Callable[..., Fetcher]
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def plain(head: str, body: bytes = b"") -> Answer:
+    """Send this and close."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {head}\r\nConnection: close\r\n\r\n".encode() + body)
+
+    return answer
+
+
+def redirect(to: str) -> Answer:
+    return plain(f"302 Found\r\nLocation: {to}\r\nContent-Length: 0")
+
+
+def then_silence(sent: bytes) -> Answer:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await reader.read()  # until hung up on
+
+    return answer
+
+
+async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        writer.write(bytes(10_000))
+        await writer.drain()
+
+
+async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Always a little, so that no time-out between two reads ever ends it."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+    while not writer.is_closing():
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+class Site:
+    """A server that says exactly the bytes of the table below, right or wrong HTTP."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.heads: list[str] = []
+        self.answers: dict[str, Answer] = {
+            "/ok": plain(f"200 OK\r\nContent-Length: {len(BODY)}", BODY),
+            "/until-closed": plain("200 OK", BODY),
+            "/empty": plain("200 OK\r\nContent-Length: 0"),
+            "/full": plain("200 OK", bytes(MAX)),
+            "/one-too-many": plain("200 OK", bytes(MAX + 1)),
+            "/huge": then_silence(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"),
+            "/endless": endless,
+            "/short": plain("200 OK\r\nContent-Length: 100", b"x"),
+            "/gzip": plain("200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b"),
+            "/gzip-bomb": plain("200 OK\r\nContent-Encoding: gzip", gzip.compress(bytes(20_000_000))),
+            "/drip": drip,
+            **{f"/chain/{number}": redirect(f"/chain/{number + 1}") for number in range(10_000)},
+            "/chain/10000": plain(f"200 OK\r\nContent-Length: {len(BODY)}", BODY),
+            "/not-http": then_silence(b"SSH-2.0-x\r\n"),
+            "/hang-up": then_silence(b""),
+            "/slow-head": then_silence(b"HTTP/1.1 200 OK\r\nX: "),
+            "/slow-body": then_silence(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n1"),
+            "/to-ok": redirect("/ok?secret"),
+            "/loop": redirect("/loop"),
+            "/nowhere": plain("302 Found\r\nContent-Length: 0"),
+            **{f"/{status}": plain(f"{status} X\r\nContent-Length: 0") for status in range(201, 600)},
+        }
+        self._server = StreamServer(self._serve, ("127.0.0.1", 0))
+        self.start, self.close = self._server.start, self._server.close
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}{path}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.read(65536)).decode("latin-1")
+            if head.startswith("GET "):
+                self.heads.append(head)
+                self.paths.append(head.split()[1].partition("?")[0])
+                await self.answers[self.paths[-1]](reader, writer)
+            await writer.drain()
+        except ConnectionError:
+            pass  # hung up on
+        finally:
+            writer.close()
+
+
+@pytest.fixture(scope="module")
+def shared_site() -> Iterator[Site]:
+    site = Site()
+    site.start()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    shared_site.paths.clear()
+    shared_site.heads.clear()
+    return shared_site
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def started(*, open_store: Callable[[str], Any] | None = None, **settings: Any) -> Fetcher:
+            quick = {"sources": ("http://", "https://"), "allow_private_addresses": True, "deadline_s": 10}
+            quick |= {"max_bytes": MAX}
+            fetch = FetchSettings.model_validate({**quick, **settings})
+            fetcher = Fetcher(fetch, open_store) if open_store else Fetcher(fetch)
+            fetcher.start()
+            stack.callback(fetcher.close)
+            return fetcher
+
+        yield started
+
+
+def failure(fetcher: Fetcher, uri: str) -> SourceError:
+    with pytest.raises(SourceError) as caught:
+        fetcher.fetch(uri).future.result(timeout=20)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+    return caught.value
+
+
+def refused(fetcher: Fetcher, uri: str) -> type[SourceError]:
+    return type(failure(fetcher, uri))
+
+
+# HTTP ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/ok", BODY), ("/until-closed", BODY), ("/empty", b""), ("/full", bytes(MAX)), ("/to-ok", BODY)],
+)
+def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes) -> None:
+    assert start().fetch(site.url(path)).future.result(20) == body
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        *((f"/{status}", SourceRefused) for status in (204, 206, 304, 400, 401, 403, 404, 410, 451)),
+        *((f"/{status}", SourceUnavailable) for status in (408, 425, 429, 500, 502, 503, 504)),
+        ("/one-too-many", SourceTooLarge),
+        ("/huge", SourceTooLarge),
+        ("/endless", SourceTooLarge),
+        ("/short", SourceUnavailable),
+        ("/gzip", SourceRefused),
+        ("/gzip-bomb", SourceRefused),
+        ("/chain/0", SourceRefused),
+        ("/chain/9000", SourceRefused),
+        ("/not-http", SourceUnavailable),
+        ("/loop", SourceRefused),
+        ("/nowhere", SourceRefused),
+    ],
+)
+def test_http_answers_have_their_disposition(site: Site, start: Start, path: str, error: type[SourceError]) -> None:
+    assert refused(start(), site.url(path) + "?signature=secret") is error
+
+
+@pytest.mark.parametrize("path", ["/hang-up", "/slow-head", "/slow-body", "/drip"])
+def test_the_deadline_ends_a_slow_answer(site: Site, start: Start, path: str) -> None:
+    fetcher, began = start(deadline_s=QUICK_S), time.monotonic()
+    assert refused(fetcher, site.url(path)) is SourceUnavailable
+    assert time.monotonic() - began < 5
+
+
+def test_nothing_is_asked_for_that_could_be_unpacked_or_remembered(site: Site, start: Start) -> None:
+    start().fetch(site.url("/ok")).future.result(20)
+    head = site.heads[0].lower()
+    assert "accept-encoding: identity" in head
+    assert "cookie" not in head
+
+
+def test_proxies_and_credentials_of_the_environment_are_not_used(
+    site: Site, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert start().fetch(site.url("/ok")).future.result(20) == BODY
+    assert "authorization" not in site.heads[0].lower()
+
+
+def test_refused_connection_failed_tls_and_unknown_host_are_deferred(
+    site: Site, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetcher = start()
+    assert refused(fetcher, "http://127.0.0.1:1/secret") is SourceUnavailable
+    assert refused(fetcher, site.url("/ok").replace("http:", "https:")) is SourceUnavailable
+
+    def unknown(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert refused(fetcher, "http://nowhere.example/secret") is SourceUnavailable
+
+
+# The fence -----------------------------------------------------------------------------------------------------------
+
+LOCAL = [
+    "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "0", "0.0.0.0",
+    "localhost", "LOCALHOST", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]",
+    "[64:ff9b::127.0.0.1]", "[64:ff9b:1::7f00:1]", "[2002:7f00:1::]", "[::ffff:0:127.0.0.1]",
+    "\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021",
+]  # fmt: skip
+PRIVATE = [
+    "169.254.169.254", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "10.0.0.1", "172.16.0.1", "192.168.0.1",
+    "100.64.0.1", "198.18.0.1", "192.0.0.1", "240.0.0.1", "255.255.255.255", "224.0.0.1", "[ff02::1]", "[fe80::1]",
+    "[fe80::1%25lo]", "[fc00::1]", "[fec0::1]", "[2001::1]", "[2001:db8::1]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", [*LOCAL, *PRIVATE])
+def test_no_spelling_of_a_private_address_is_connected_to(site: Site, start: Start, host: str) -> None:
+    fetcher = start(allow_private_addresses=False)
+    assert refused(fetcher, site.url("/ok?secret", host)) is SourceForbidden
+    assert site.paths == []
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"])
+def test_public_addresses_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize("answers", [["127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["::1", "127.0.0.1"]])
+def test_a_public_name_that_resolves_to_a_private_address(
+    site: Site, start: Start, monkeypatch: pytest.MonkeyPatch, answers: list[str]
+) -> None:
+    def resolve(_: object, port: int, *__: object) -> list[tuple[Any, ...]]:
+        families = [socket.AF_INET6 if ":" in answer else socket.AF_INET for answer in answers]
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (answer, port, 0, 0) if ":" in answer else (answer, port))
+            for family, answer in zip(families, answers, strict=True)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert refused(start(allow_private_addresses=False), site.url("/ok", "cdn.example")) is SourceForbidden
+    assert start().fetch(site.url("/ok", "cdn.example")).future.result(20) == BODY  # it would have led here
+    assert site.paths == ["/ok"]
+
+
+def test_a_name_that_changes_its_address_between_check_and_connection(
+    site: Site, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        address = "192.0.2.1" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(sources, "is_public", lambda address: address == "192.0.2.1")
+    fetcher = start(allow_private_addresses=False, deadline_s=QUICK_S)
+    assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceUnavailable  # nobody there, it was public
+    fetcher = start(allow_private_addresses=False)
+    assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceForbidden
+    assert site.paths == []
+    assert len(asked) == 2
+
+
+REDIRECTS = {
+    "metadata": "http://169.254.169.254/latest/meta-data",
+    "loopback": "http://127.0.0.2:{port}/ok",
+    "name": "http://localhost.:{port}/ok",
+    "other host": "http://192.0.2.1/ok",
+    "protocol-relative": "//169.254.169.254/",
+    "file": "file:///etc/passwd",
+    "store": "s3://bucket/key",
+    "data": "data:image/png;base64,secret",
+    "garbage": "http://[::1",
+    "out of the folder": "/404",
+}
+
+
+@pytest.mark.parametrize("to", REDIRECTS)
+def test_every_redirect_passes_the_fence(site: Site, start: Start, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
+    monkeypatch.setattr(sources, "is_public", lambda address: address == "127.0.0.1")
+    site.answers["/in/redirect"] = redirect(REDIRECTS[to].format(port=site.port))
+    # Each target would be allowed by one half of the fence; the other half has to stop it.
+    prefixes = (site.url("/in"), "http://169.254.169.254", f"http://127.0.0.2:{site.port}")
+    fetcher = start(sources=prefixes, allow_private_addresses=False)
+    assert refused(fetcher, site.url("/in/redirect")) is SourceForbidden
+    assert site.paths == ["/in/redirect"]
+
+
+PREFIXES = ("https://cdn.example", "http://h.example:8080/in/", "s3://uploads/a", "gs://", "file:///data/images")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://cdn.example.evil.com/x",
+        "https://evil-cdn.example/x",
+        "https://cdn.example@evil.com/x",
+        "https://cdn.example:secret@evil.com/x",
+        "https://cdn.example\\@evil.com/x",
+        "https://evil.com\\@cdn.example/x",
+        "https://evil.com#@cdn.example/x",
+        "https://cdn.example:8443/x",
+        "https://cdn.example:secret/x",
+        "https://user:sec/ret@cdn.example/x",
+        "https://secret\uff03@cdn.example/x",
+        "https://cdn.example./x",
+        "http://cdn.example/x",
+        "ftp://cdn.example/x",
+        "//cdn.example/x",
+        "cdn.example/x",
+        "https:cdn.example/x",
+        "https:///cdn.example/x",
+        "https://",
+        "http://h.example/in/x",
+        "http://h.example:8080/in/../x",
+        "http://h.example:8080/in/%2e%2e/x",
+        "http://h.example:8080/in/..%2fx",
+        "http://h.example:8080/in\\..\\x",
+        "http://h.example:8080/inside",
+        "s3://uploads/b",
+        "s3://uploads/ab",
+        "s3://uploads/a/%2e%2e/b",
+        "s3://secret@uploads/a/x",
+        "s3://uploads:99/a/x",
+        "s3://other/a/x",
+        "gs:///x",
+        "az://uploads/a",
+        "file:///data/images-2/x",
+        "file:///data/images/../x",
+        "file:///data/images/%2e%2e/x",
+        "file://evil.com/data/images/x",
+        "file:data/images/x",
+        "http://[::1",
+        "secret://x",
+        "secret" * 1000 + "://x",
+        "",
+        " ",
+        "\x00",
+    ],
+)
+def test_what_no_prefix_covers_is_forbidden(start: Start, uri: str) -> None:
+    def unreachable(_: str) -> Any:
+        raise AssertionError(uri)
+
+    assert refused(start(sources=PREFIXES, open_store=unreachable), uri) is SourceForbidden
+
+
+@pytest.mark.parametrize("path", ["/in/ok", "/in//ok", "/in/x/../ok", "/in/%6fk"])
+def test_what_a_prefix_covers_is_fetched(site: Site, start: Start, path: str) -> None:
+    site.answers |= dict.fromkeys(("/in/ok", "/in//ok"), site.answers["/ok"])
+    for prefix in (site.url("/in"), site.url(""), "http://"):
+        for spelling in (site.url(path), site.url(path).replace("http", "HTTP"), site.url(path, "me:secret@127.0.0.1")):
+            assert start(sources=(prefix,)).fetch(spelling).future.result(20) == BODY
+
+
+# Slots, deadlines, stopping ------------------------------------------------------------------------------------------
+
+
+def test_waiting_for_a_slot_counts_against_the_deadline(site: Site, start: Start) -> None:
+    fetcher = start(deadline_s=QUICK_S, concurrency=1)
+    began = time.monotonic()
+    waiting = [
+        fetcher.fetch(site.url(path, host)).future for path, host in (("/hang-up", "127.0.0.1"), ("/ok", "localhost"))
+    ]
+    assert [type(future.exception(20)) for future in waiting] == [SourceUnavailable, SourceUnavailable]
+    assert time.monotonic() - began < 5
+
+
+def test_a_host_that_hangs_leaves_slots_to_the_others(site: Site, start: Start) -> None:
+    fetcher = start(concurrency=2, per_host=1, deadline_s=20)
+    for _ in range(10):
+        fetcher.fetch(site.url("/hang-up"))
+    assert fetcher.fetch(site.url("/ok", "localhost")).future.result(5) == BODY
+
+
+def test_giving_up_ends_a_fetch_that_hangs(site: Site, start: Start) -> None:
+    fetch = start(deadline_s=60).fetch(site.url("/slow-body"))
+
+    def gave_up() -> bool:
+        fetch.give_up()  # too early is no harm either
+        return fetch.future.done()
+
+    until(gave_up, "given up")
+    assert isinstance(fetch.future.exception(), SourceUnavailable)
+    assert "others waited" in str(fetch.future.exception())
+
+
+def test_giving_up_too_late_is_no_harm(site: Site, start: Start) -> None:
+    fetcher = start()
+    fetch = fetcher.fetch(site.url("/ok"))
+    assert fetch.future.result(20) == BODY
+    fetch.give_up()
+    assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY
+
+
+def test_fresh_events_do_not_wait_for_a_host_that_failed_several_times(site: Site, start: Start) -> None:
+    fetcher = start()
+    for _ in range(5):
+        assert refused(fetcher, site.url("/503")) is SourceUnavailable
+    assert refused(fetcher, site.url("/ok")) is SourceBusy
+    assert fetcher.fetch(site.url("/ok", "localhost")).future.result(20) == BODY  # another host
+    assert fetcher.fetch(site.url("/ok"), deferred=True).future.result(20) == BODY  # whoever has waited tries it
+    assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY  # and with that it is one like others
+
+
+def test_a_mark_on_a_host_ends_with_time() -> None:
+    now = 0.0
+    hosts = SlowHosts(30, lambda: now)
+    for _ in range(5):
+        assert "h" not in hosts
+        hosts.failed("h")
+    assert "h" in hosts
+    now = 30.0
+    assert "h" not in hosts
+    for number in range(5000):
+        hosts.failed(str(number))
+    assert len(hosts._failures) == 1024
+
+
+def test_closing_drops_what_hangs(site: Site, start: Start) -> None:
+    fetcher = start(deadline_s=60)
+    hanging = [fetcher.fetch(site.url(path)).future for path in ("/hang-up", "/slow-body")]
+    began = time.monotonic()
+    fetcher.close()
+    assert time.monotonic() - began < 3
+    assert all(isinstance(future.exception(1), SourceUnavailable) for future in hanging)
+    fetcher.close()
+
+
+def test_closing_before_the_start_is_no_error() -> None:
+    Fetcher(FetchSettings()).close()
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    inside = tmp_path / "in side"
+    (inside / "sub").mkdir(parents=True)
+    (inside / "a b%.png").write_bytes(BODY)
+    (inside / "full").write_bytes(bytes(MAX))
+    (inside / "large").write_bytes(bytes(MAX + 1))
+    (tmp_path / "outside").write_bytes(b"secret")
+    os.mkfifo(inside / "fifo")
+    (inside / "out").symlink_to(tmp_path / "outside")
+    (inside / "up").symlink_to(tmp_path)
+    (inside / "zero").symlink_to("/dev/zero")
+    (inside / "loop").symlink_to(inside / "loop")
+    (inside / "link").symlink_to(inside / "full")
+    return inside
+
+
+@pytest.mark.parametrize(("name", "size"), [("a%20b%25.png", len(BODY)), ("full", MAX), ("link", MAX), ("./full", MAX)])
+def test_files_in_the_folder_are_read(folder: Path, start: Start, name: str, size: int) -> None:
+    fetcher = start(sources=(folder.as_uri(),))
+    for uri in (f"{folder.as_uri()}/{name}", f"FILE://localhost{folder.as_uri()[7:]}/{name}"):
+        assert len(fetcher.fetch(uri).future.result(20)) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("../outside", SourceForbidden),
+        ("%2e%2e/outside", SourceForbidden),
+        ("..%2foutside", SourceForbidden),
+        ("out", SourceForbidden),
+        ("up/outside", SourceForbidden),
+        ("zero", SourceForbidden),
+        ("a%00b", SourceForbidden),
+        ("large", SourceTooLarge),
+        ("missing", SourceRefused),
+        ("full/x", SourceRefused),
+        ("fifo", SourceRefused),
+        ("sub", SourceRefused),
+        ("", SourceRefused),
+        ("loop", SourceRefused),
+        ("x" * 300, SourceRefused),
+    ],
+)
+def test_files_that_are_not_given_out(folder: Path, start: Start, name: str, error: type[SourceError]) -> None:
+    assert refused(start(sources=(folder.as_uri(),)), f"{folder.as_uri()}/{name}") is error
+
+
+def test_devices_are_not_read_even_where_everything_is_allowed(start: Start) -> None:
+    assert refused(start(sources=("file:///",)), "file:///dev/zero") is SourceRefused
+
+
+def test_refusing_a_file_leaves_nothing_open(folder: Path, start: Start) -> None:
+    fetcher = start(sources=(folder.as_uri(),))
+    refused(fetcher, f"{folder.as_uri()}/sub")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for name in ("sub", "fifo", "large", "loop") * 5:
+        refused(fetcher, f"{folder.as_uri()}/{name}")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# Object stores -------------------------------------------------------------------------------------------------------
+
+
+def test_objects_are_read_by_their_decoded_key_and_a_bucket_is_opened_once(start: Start) -> None:
+    opened: list[str] = []
+    store = MemoryStore()
+    store.put("a/ü %.png", BODY)
+
+    def open_store(address: str) -> MemoryStore:
+        opened.append(address)
+        return store
+
+    fetcher = start(sources=("s3://uploads/a",), open_store=open_store)
+    for _ in range(2):
+        assert fetcher.fetch("s3://uploads/a/%C3%BC%20%25.png?secret").future.result(20) == BODY
+    assert opened == ["s3://uploads"]
+    assert refused(fetcher, "s3://uploads/a/missing?secret") is SourceRefused
+
+
+class LyingStore:
+    """Declares a size and sends without end, or raises."""
+
+    def __init__(self, size: int, error: Exception | None = None) -> None:
+        self.meta = {"size": size}
+        self.sent = 0
+        self._error = error
+
+    async def get_async(self, _: str) -> "LyingStore":
+        if self._error:
+            raise self._error
+        return self
+
+    async def stream(self, min_chunk_size: int) -> AsyncIterator[bytes]:
+        while True:
+            self.sent += min_chunk_size
+            yield bytes(min_chunk_size)
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("declared", [5, 10**12])
+def test_bytes_of_an_object_are_counted_whatever_is_declared(start: Start, declared: int) -> None:
+    store = LyingStore(declared)
+    fetcher = start(sources=("gs://",), open_store=lambda _: store)
+    assert refused(fetcher, "gs://bucket/secret") is SourceTooLarge
+    assert store.sent <= 2**20
+
+
+def test_stores_that_are_kept_open_are_bounded(start: Start) -> None:
+    opened: list[str] = []
+
+    def open_store(address: str) -> MemoryStore:
+        opened.append(address)
+        return MemoryStore()
+
+    fetcher = start(sources=("s3://",), open_store=open_store)
+    for name in [*range(100), 0]:
+        refused(fetcher, f"s3://bucket-{name}/x")
+    assert len(opened) == 101
+
+
+# Translation ---------------------------------------------------------------------------------------------------------
+
+
+def raised_by(module: Any) -> list[type[Exception]]:
+    return [c for _, c in getmembers(module, isclass) if issubclass(c, Exception) and not issubclass(c, Warning)]
+
+
+REJECTED = {
+    aiohttp.InvalidURL: SourceForbidden,
+    aiohttp.NonHttpUrlClientError: SourceForbidden,
+    obstore.exceptions.InvalidPathError: SourceForbidden,
+    obstore.exceptions.NotFoundError: SourceRefused,
+    obstore.exceptions.PermissionDeniedError: SourceRefused,
+    FileNotFoundError: SourceRefused,
+    PermissionError: SourceRefused,
+    IsADirectoryError: SourceRefused,
+    NotADirectoryError: SourceRefused,
+    ValueError: SourceForbidden,
+    UnicodeError: SourceForbidden,
+}
+OTHERS: list[type[Exception]] = [OSError, ConnectionResetError, BlockingIOError, RuntimeError, MemoryError]
+
+
+@pytest.mark.parametrize("cls", [*raised_by(aiohttp), *raised_by(obstore.exceptions), *OTHERS, *REJECTED])
+def test_every_exception_of_the_libraries_has_a_disposition(cls: type[Exception]) -> None:
+    error = cls.__new__(cls)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error._os_error = OSError()
+    error.args = ("https://user:secret@h/?secret",)
+    found = translate(error)
+    # A certificate error is a ValueError, too; what aiohttp says comes first.
+    parents = [p for p in REJECTED if issubclass(cls, p)]
+    if issubclass(cls, aiohttp.ClientError):
+        parents = [p for p in parents if issubclass(p, aiohttp.ClientError)]
+    expected = REJECTED[parents[0]] if parents else SourceUnavailable
+    assert type(found) is expected
+    assert found.disposition is (Disposition.DEFER if expected is SourceUnavailable else Disposition.REJECT)
+    assert "secret" not in str(found)
+
+
+@pytest.mark.parametrize("number", [errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO])
+def test_names_that_can_never_be_opened(number: int) -> None:
+    assert type(translate(OSError(number, "secret"))) is SourceRefused

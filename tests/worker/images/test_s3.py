@@ -1,0 +1,92 @@
+"""Claim checks in S3: a server that speaks its protocol, and the credentials that the environment names."""
+
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from deploy.local.ports import LOOPBACK, free_port
+from tests.worker.messages.edges import until
+from worker.errors import SourceError, SourceForbidden, SourceRefused, SourceTooLarge, SourceUnavailable
+from worker.images.fetch import Fetcher
+from worker.settings import FetchSettings
+
+pytestmark = pytest.mark.integration
+
+REGION, BUCKET, SECRET = "eu-central-1", "uploads", "a-secret-that-nobody-may-read"
+BODY = bytes(range(256)) * 1000
+MAX = 300_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    server = ThreadedMotoServer(LOOPBACK, 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name=REGION, aws_access_key_id="x", aws_secret_access_key=SECRET
+    )
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for key, body in {"a/image.png": BODY, "a/ü %.png": BODY[:10], "a/empty": b"", "a/large": bytes(MAX + 1)}.items():
+        client.put_object(Bucket=BUCKET, Key=key, Body=body)
+    yield url
+    client.close()
+    server.stop()
+
+
+@pytest.fixture
+def fetcher(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetcher]:
+    yield from started(server, monkeypatch)
+
+
+def started(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetcher]:
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    sources = (f"s3://{BUCKET}/a", "s3://elsewhere")
+    fetcher = Fetcher(FetchSettings(sources=sources, max_bytes=MAX, deadline_s=5))
+    fetcher.start()
+    yield fetcher
+    fetcher.close()
+
+
+@pytest.mark.parametrize(("key", "body"), [("a/image.png", BODY), ("a/%C3%BC%20%25.png", BODY[:10]), ("a/empty", b"")])
+def test_an_object_is_fetched(fetcher: Fetcher, key: str, body: bytes) -> None:
+    assert fetcher.fetch(f"s3://{BUCKET}/{key}").future.result(20) == body
+
+
+@pytest.mark.parametrize(
+    ("uri", "error"),
+    [
+        (f"s3://{BUCKET}/a/missing.png", SourceRefused),
+        ("s3://elsewhere/a/image.png", SourceRefused),  # no such bucket
+        (f"s3://{BUCKET}/a/large", SourceTooLarge),
+        (f"s3://{BUCKET}/b/image.png", SourceForbidden),
+        (f"s3://{BUCKET}/a/../b", SourceForbidden),
+        ("s3://others/a/image.png", SourceForbidden),
+    ],
+)
+def test_what_is_not_ours_to_fetch_is_refused(fetcher: Fetcher, uri: str, error: type[SourceError]) -> None:
+    with pytest.raises(error) as caught:
+        fetcher.fetch(uri).future.result(20)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_store_that_is_away_defers_within_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fetcher in started(f"http://{LOOPBACK}:{free_port()}", monkeypatch):
+        with pytest.raises(SourceUnavailable) as caught:
+            fetcher.fetch(f"s3://{BUCKET}/a/image.png").future.result(20)
+        assert SECRET not in str(caught.value)
+
+
+def test_many_objects_come_at_a_time(fetcher: Fetcher) -> None:
+    fetches = [fetcher.fetch(f"s3://{BUCKET}/a/image.png") for _ in range(50)]
+    assert {len(fetch.future.result(30)) for fetch in fetches} == {len(BODY)}
+    until(lambda: fetcher.under_way == 0, "all fetches done")

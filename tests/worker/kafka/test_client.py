@@ -1,0 +1,183 @@
+"""What only a real broker can show about ``worker.kafka.client``."""
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # documented there
+from kafka.structs import MemberState
+
+from deploy.local.apache_kafka import ApacheKafka
+from deploy.local.topics import create_topics
+from tests.harm import harm_batch
+from tests.worker.messages.edges import KafkaEdge, until
+from worker.errors import MessageTooLarge
+from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS
+from worker.messages.records import Message, Partition, Progress, Record
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    small = f"{edge.settings.dead_topic}.small"
+    create_topics(apache_kafka.bootstrap, {small: 1}, config={"max.message.bytes": "50000"})
+    broker = edge.broker(edge.settings.model_copy(update={"dead_topic": small}))
+    broker.start()
+    try:
+        assert broker.max_message_bytes == 50_000
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        where = Partition(edge.settings.images_topic, 0)
+        sizes = (60_000, 40_000, 40_000, 40_000)
+        letters = tuple(Message(small, None, bytes(size), ()) for size in sizes)
+        with pytest.raises(MessageTooLarge):
+            broker.publish([Progress(where, broker.owned()[where], 0, letters)])
+        broker.publish([Progress(where, broker.owned()[where], 0, letters[1:])])
+    finally:
+        broker.close()
+
+
+def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    topic = edge.settings.images_topic
+    for name in ("good", "odd-name", "harmed", "fine"):
+        edge.produce(topic, key=None, value=name.encode(), headers=((f"header-{name}", b"x"),), number=0)
+    assert apache_kafka.data_dir is not None
+    (segment,) = apache_kafka.data_dir.glob(f"**/{topic}-0/*.log")
+    harm_batch(segment, b"header-odd-name", b"header-\xff\xfe\xff-name", checksum=True)
+    harm_batch(segment, b"header-harmed", b"HEADER-harmed", checksum=False)
+    broker = edge.broker()
+    broker.start()
+    found: list[Record] = []
+
+    def all_four() -> bool:
+        found.extend(broker.poll(0.05))
+        return len(found) >= 4
+
+    try:
+        until(all_four, "all four")
+    finally:
+        broker.close()
+    assert [record.offset for record in found] == [0, 1, 2, 3]
+    assert [record.value for record in found] == [b"good", b"odd-name", None, b"fine"]
+    assert found[1].headers == ((r"header-\xff\xfe\xff-name", b"x"),)
+    assert [record.undecodable for record in found] == [None, None, "the checksum of its batch is wrong", None]
+
+
+def test_a_rebalance_that_the_client_has_forgotten_is_finished(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        coordinator = broker._consumer._coordinator
+        until(lambda: not broker.poll(0.05) and coordinator.stable(), "a stable group")
+        # What kafka-python is left with when poll returns between the group's answer and its own look at it.
+        coordinator._disable_heartbeat()
+        coordinator.state = MemberState.REBALANCING
+        until(lambda: not broker.poll(0.05) and coordinator.stable(), "a stable group again")
+        assert coordinator._heartbeat_enabled
+    finally:
+        broker.close()
+
+
+def test_records_of_a_paused_partition_come_when_it_goes_on(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    topic = edge.settings.images_topic
+    paused, other = Partition(topic, 0), Partition(topic, 1)
+    for number in range(6):
+        edge.produce(topic, key=None, value=b"%d" % number, headers=(), number=number % 2)
+    broker = edge.broker(edge.settings.model_copy(update={"max_poll_records": 1}))
+    broker.start()
+    found: list[Record] = []
+
+    def come(partition: Partition, count: int) -> bool:
+        found.extend(broker.poll(0.05))
+        return sum(record.partition == partition for record in found) >= count
+
+    try:
+        until(lambda: come(paused, 1), "the first of it")  # and the client has the others in hand
+        broker.pause([paused])
+        until(lambda: come(other, 3), "all of the other one")
+        until(lambda: not broker.poll(0.05), "nothing more")
+        broker.pause([])
+        until(lambda: come(paused, 3), "the rest of it", 10)
+    finally:
+        broker.close()
+    assert [record.offset for record in found if record.partition == paused] == [0, 1, 2]
+
+
+def test_partitions_that_are_added_are_taken_up(apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.kafka.client._METADATA_AGE_MS", 500)
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    added = Partition(edge.settings.images_topic, 2)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        with AdminClient({"bootstrap.servers": apache_kafka.bootstrap, "log_level": 0}) as admin:
+            admin.create_partitions([NewPartitions(added.topic, 3)])[added.topic].result()
+        until(lambda: not broker.poll(0.05) and added in broker.owned(), "the new partition")
+        edge.produce(added.topic, key=None, value=b"new", headers=(), number=added.number)
+        until(lambda: [record.partition for record in broker.poll(0.05)] == [added], "what is in it")
+    finally:
+        broker.close()
+
+
+def test_a_connection_that_is_gone_holds_up_no_transaction(
+    apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        client, where = broker._producer._sender._client, Partition(edge.settings.images_topic, 0)
+        is_ready, refusals = client.is_ready, iter([False] * 2)  # asked before it connects, and after
+        monkeypatch.setattr(client, "is_ready", lambda node: next(refusals, True) and is_ready(node))
+        message = Message(edge.settings.verdicts_topic, None, b"verdict", ())
+        broker.publish([Progress(where, broker.owned()[where], 0, (message,))])  # it was aborted, when records expired
+        assert next(refusals, None) is None
+    finally:
+        broker.close()
+
+
+def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    found: list[Record] = []
+
+    def come(count: int) -> bool:
+        found.extend(broker.poll(0.05))
+        return len(found) == count
+
+    try:
+        fetcher = broker._consumer._fetcher
+        edge.produce(edge.settings.images_topic, key=None, value=b"first", headers=(), number=0)
+        until(lambda: come(1) and fetcher.in_flight_fetches(), "the first, and a fetch for all partitions")
+        edge.produce(edge.settings.images_topic, key=None, value=b"second", headers=(), number=0)
+        until(lambda: bool(fetcher._completed_fetches), "a response that nobody has looked at")
+        assert fetcher._fetchable_partitions()
+        assert fetcher.send_fetches() == []
+        until(lambda: come(2), "the second")
+    finally:
+        broker.close()
+
+
+def test_a_fetch_that_leaves_a_partition_out_waits_for_less(apache_kafka: ApacheKafka) -> None:
+    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+    broker = edge.broker()
+    broker.start()
+    try:
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        config = broker._consumer._fetcher.config
+
+        def waits(wanted_ms: int) -> bool:
+            broker.poll(0.05)
+            return bool(config["fetch_max_wait_ms"] == wanted_ms)
+
+        until(lambda: waits(_LONG_FETCH_MS), "a patient fetch for all")
+        broker.pause([Partition(edge.settings.images_topic, 0)])
+        until(lambda: waits(_SHORT_FETCH_MS), "an impatient one without the paused partition")
+        broker.pause([])
+        until(lambda: waits(_LONG_FETCH_MS), "a patient one again")
+    finally:
+        broker.close()

@@ -1,0 +1,389 @@
+"""The whole flow in one process: what comes in is answered once, in order, whatever it is."""
+
+import hashlib
+import json
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.store import Bundle
+from tests.worker.messages.edges import PARTITIONS, until
+from tests.worker.pipeline.harness import DictionaryCache, Worker, make_worker
+from tests.worker.small_bundle import picture, small_bundle
+from worker.errors import DeviceFailed, PublishAborted, PublishUncertain
+from worker.messages.events import ATTEMPT, NOT_BEFORE, ORIGIN, REASON
+from worker.messages.records import Partition
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return small_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+def committed(worker: Worker) -> dict[Partition, int]:
+    return {partition: offset for (_, partition), offset in worker.edge.cluster.committed.items()}
+
+
+def claim(uri: str, **more: Any) -> bytes:
+    return json.dumps({"uri": uri, **more}).encode()
+
+
+def test_every_event_is_answered_once_and_in_the_order_of_its_partition(bundle: Bundle) -> None:
+    worker = make_worker(bundle)
+    for i in range(60):
+        worker.send(picture(40 if i % 3 else 220, seed=i), number=i % PARTITIONS)
+    worker.answer(60)
+    by_partition: dict[str, list[int]] = {}
+    for verdict in worker.verdicts():
+        place, offset = verdict["event"]["origin"].rsplit("/", 1)
+        by_partition.setdefault(place, []).append(int(offset))
+    assert by_partition == {"images/0": list(range(30)), "images/1": list(range(30))}
+    assert committed(worker) == {Partition("images", 0): 30, Partition("images", 1): 30}
+    assert len({verdict["verdict_id"] for verdict in worker.verdicts()}) == 60
+
+
+def test_verdicts_say_what_the_bundle_says(bundle: Bundle) -> None:
+    worker = make_worker(bundle)
+    for brightness in (40, 220, 127, 8):
+        worker.send(picture(brightness))
+    worker.send(picture(40, size=8))
+    worker.answer(5)
+    found = [(v["generated"]["decision"], v["attribution"]["source"], v["action"]) for v in worker.verdicts()]
+    assert found == [
+        ("real", None, "allow"),
+        ("generated", "bright", "block"),
+        ("unsure", None, "review"),
+        ("real", None, "allow"),
+        ("unsure", None, "review"),
+    ]
+    assert worker.verdicts()[2]["generated"]["reasons"] == ["detector_unsure"]
+    small = worker.verdicts()[4]
+    assert small["generated"]["reasons"] == ["image_too_small"]
+    assert small["generated"]["probability"] is None
+    assert small["attribution"]["candidates"] == []
+
+
+def png_promising(width: int, height: int) -> bytes:
+    """A PNG with a valid header of 8-bit colour, and hardly any pixels behind it."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + bytes([8, 2, 0, 0, 0])) + chunk(b"IDAT", zlib.compress(b"0"))
+
+
+BAD = {
+    "empty": (b"", "image/png"),
+    "empty_event": (None, "image/png"),
+    "broken_image": (picture(40)[:200], "image/png"),
+    "unsupported_format": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
+    "too_many_pixels": (png_promising(100_000, 100_000), "image/png"),
+    "event_too_large": (bytes(2_000_000), "image/png"),
+    "unknown_content_type": (b"hello", "text/plain"),
+    "invalid_event": (b"{", "application/json"),
+    "invalid_output": (picture(0), "image/png"),
+    "source_forbidden": (claim("http://169.254.169.254/latest?token=secret"), "application/json"),
+    "source_refused": (claim("file:///nowhere/x.png"), "application/json"),
+    "sha256_mismatch": (claim("file:///PLACE/good.png", sha256="0" * 64), "application/json"),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_event_is_one_dead_letter_and_harms_nothing_else(bundle: Bundle, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(picture(40))
+    value, content_type = BAD[reason]
+    if value is not None:
+        value = value.replace(b"file:///PLACE", tmp_path.as_uri().encode())
+    fetch = {"sources": (tmp_path.as_uri(), "file:///nowhere", "https://")}
+    worker = make_worker(bundle, events={"inline_max_bytes": 1_000_000}, fetch=fetch)
+    for seed in range(5):
+        worker.send(picture(40, seed=seed))
+    worker.send(value, content_type, headers=(("x-own", b"\xff\x00"), ("x-null", None)))
+    for seed in range(5, 10):
+        worker.send(picture(220, seed=seed))
+    worker.answer(11)
+    assert [v["generated"]["decision"] for v in worker.verdicts()] == ["real"] * 5 + ["generated"] * 5
+    [(letter, headers)] = worker.dead()
+    assert headers[REASON] == reason
+    assert headers[ORIGIN] == "images/0/5"
+    assert letter.value == (value or b"")
+    assert letter.key == b"k"
+    assert ("x-own", b"\xff\x00") in letter.headers
+    assert "secret" not in headers["genprint-detail"]
+    assert committed(worker) == {Partition("images", 0): 11}
+
+
+def test_claim_checks_are_fetched_and_verified(bundle: Bundle, tmp_path: Path) -> None:
+    data = picture(220)
+    (tmp_path / "a b.png").write_bytes(data)
+    worker = make_worker(bundle, fetch={"sources": (tmp_path.as_uri(),)})
+    uri = (tmp_path / "a b.png").as_uri()
+    worker.send(claim(uri, sha256=hashlib.sha256(data).hexdigest()), "application/json; charset=utf-8")
+    worker.answer(1)
+    [verdict] = worker.verdicts()
+    assert verdict["generated"]["decision"] == "generated"
+    assert verdict["image"]["uri"] == uri
+    assert verdict["image"]["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_an_unreachable_source_is_deferred_and_then_given_up(bundle: Bundle) -> None:
+    worker = make_worker(bundle, fetch={"retry_delay_s": 0.2, "attempts": 3})
+    value = claim("http://127.0.0.1:1/x.png")
+    worker.send(value, "application/json", headers=(("traceparent", b"00-1-2-03"),))
+    worker.send(picture(40))
+    worker.answer(2)
+    [(letter, headers)] = worker.dead()
+    assert (headers[REASON], headers[ATTEMPT], headers[ORIGIN]) == ("source_exhausted", "3", "images/0/0")
+    assert letter.value == value
+    assert NOT_BEFORE not in headers
+    deferred = worker.stored("retry_topic")
+    assert [dict(s.headers)[ATTEMPT] for s in deferred] == [b"2", b"3"]
+    assert {dict(s.headers)[ORIGIN] for s in deferred} == {b"images/0/0"}
+    assert all(s.value == value and s.key == b"k" for s in deferred)
+    gap_ms = deferred[1].timestamp_ms - deferred[0].timestamp_ms
+    assert gap_ms >= 190  # not tried before it was due
+
+
+def test_a_deferred_event_is_answered_when_its_source_is_back(bundle: Bundle, tmp_path: Path) -> None:
+    # What the retry topic holds is what the worker wrote there: origin and attempt are believed.
+    (tmp_path / "x.png").write_bytes(picture(220))
+    worker = make_worker(bundle, fetch={"sources": (tmp_path.as_uri(),)})
+    headers = (
+        ("content-type", b"application/json"),
+        (ORIGIN, b"images/1/77"),
+        (ATTEMPT, b"2"),
+        (NOT_BEFORE, b"0"),
+    )
+    value = claim((tmp_path / "x.png").as_uri())
+    worker.edge.produce("images.retry", key=b"k", value=value, headers=headers, number=0)
+    worker.answer(1)
+    [verdict] = worker.verdicts()
+    assert (verdict["event"]["origin"], verdict["event"]["attempt"]) == ("images/1/77", 2)
+
+
+def test_an_aborted_publication_is_repeated_once_it_works(bundle: Bundle) -> None:
+    worker = make_worker(bundle)
+    worker.broker.failures = [PublishAborted("first"), PublishAborted("second")]
+    for seed in range(20):
+        worker.send(picture(40, seed=seed))
+    worker.answer(20)
+    assert len(worker.verdicts()) == 20
+    assert worker.metrics.publications.labels("aborted")._value.get() == 2
+
+
+def test_an_uncertain_publication_ends_the_worker(bundle: Bundle) -> None:
+    worker = make_worker(bundle)
+    worker.broker.failures = [PublishUncertain("who knows")]
+    worker.send(picture(40))
+    with pytest.raises(PublishUncertain):
+        worker.answer(1000)
+    assert committed(worker) == {}
+
+
+def test_a_failed_device_ends_the_worker_uncommitted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker(bundle)
+
+    def gone(*_: object) -> None:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+    monkeypatch.setattr(worker.engine, "run", gone)
+    worker.send(picture(40))
+    with pytest.raises(DeviceFailed, match="CUDA failure 700"):
+        worker.answer(1000)
+    assert committed(worker) == {}
+
+
+def test_one_image_that_breaks_the_batch_is_rejected_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker(bundle)
+    original = worker.engine.run
+
+    def run(model: Any, views: Any) -> Any:
+        if (np.abs(views.mean(axis=(1, 2, 3)) - 99) < 1).any():
+            raise ValueError("this one")
+        return original(model, views)
+
+    monkeypatch.setattr(worker.engine, "run", run)
+    for i in range(16):
+        worker.send(picture(99 if i == 5 else 40, seed=i))
+    worker.answer(16)
+    [(_, headers)] = worker.dead()
+    assert (headers[REASON], headers[ORIGIN]) == ("inference_failed", "images/0/5")
+
+
+def test_a_dead_letter_that_does_not_fit_becomes_a_pointer(bundle: Bundle) -> None:
+    limits: dict[str, Any] = {"kafka": {"max_message_bytes": 50_000}, "events": {"inline_max_bytes": 40_000}}
+    worker = make_worker(bundle, **limits)
+    worker.send(bytes(60_000))
+    worker.send(picture(40))
+    worker.answer(2)
+    [(letter, headers)] = worker.dead()
+    assert letter.value == b""
+    assert json.loads(headers["genprint-encoding"]) == {"omitted_value_bytes": 60_000}
+    assert headers[ORIGIN] == "images/0/0"
+
+
+def test_known_images_are_not_computed_again_but_judged_again(bundle: Bundle) -> None:
+    cache = DictionaryCache()
+    first = make_worker(bundle, cache)
+    first.send(picture(150))
+    first.answer(1)
+    second = make_worker(bundle, cache, policy={"prior_generated": 0.01})
+    second.send(picture(150))
+    second.answer(1)
+    [before], [after] = first.verdicts(), second.verdicts()
+    assert (before["cached"], after["cached"]) == (False, True)
+    assert after["generated"]["scores"][0]["logit"] == before["generated"]["scores"][0]["logit"]
+    assert (before["generated"]["decision"], after["generated"]["decision"]) == ("generated", "unsure")
+    assert after["generated"]["probability"] < 0.3 < before["generated"]["probability"]
+    assert after["image"] == before["image"]
+
+
+def test_backlog_is_taken_up_within_the_limit(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 5})
+    most = 0
+    original = worker.engine.score
+
+    def score(images: Any, upload: Any) -> Any:
+        nonlocal most
+        most = max(most, int(worker.metrics.in_flight._value.get()))
+        return original(images, upload)
+
+    monkeypatch.setattr(worker.engine, "score", score)
+    for i in range(80):
+        worker.send(picture(40, seed=i), number=i % PARTITIONS)
+    worker.answer(80)
+    assert len(worker.verdicts()) == 80
+    assert 0 < most <= 5
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_without_room_an_answer_or_a_failure_wakes_the_worker(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr("worker.pipeline.pipeline._IDLE_POLL_S", 600.0)
+    worker = make_worker(bundle, pipeline={"max_in_flight": 1})
+
+    def gone(*_: object) -> None:
+        raise DeviceFailed("gone")
+
+    if fails:
+        monkeypatch.setattr(worker.engine, "score", gone)
+    for i in range(3):
+        worker.send(picture(40, seed=i))
+    with pytest.raises(DeviceFailed) if fails else nullcontext():
+        worker.answer(3)
+    assert len(worker.verdicts()) == (0 if fails else 3)
+
+
+def test_stopping_finishes_what_is_in_flight(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8})
+    reached, go_on = threading.Event(), threading.Event()
+    original = worker.engine.score
+
+    def score(images: Any, upload: Any) -> Any:
+        reached.set()
+        go_on.wait(10)
+        return original(images, upload)
+
+    monkeypatch.setattr(worker.engine, "score", score)
+    for i in range(50):
+        worker.send(picture(40, seed=i))
+    with worker.running() as stop:
+        until(lambda: reached.wait(0.1), "a batch in inference")
+        stop.set()
+        go_on.set()
+    answered = len(worker.verdicts())
+    assert 1 <= answered <= 8
+    assert committed(worker) == {Partition("images", 0): answered}
+
+
+def test_what_was_taken_away_meanwhile_is_not_published(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker(bundle)
+    other, tick = worker.edge.broker(), threading.Event()
+    original = worker.engine.score
+
+    def score(images: Any, upload: Any) -> Any:
+        if not other.joined():
+            other.start()  # the worker's next poll gives it every other partition
+            until(lambda: len(worker.broker.owned()) == 2 or tick.wait(0.01), "partitions taken away")
+        return original(images, upload)
+
+    monkeypatch.setattr(worker.engine, "score", score)
+    for i in range(20):
+        worker.send(picture(40, seed=i), number=i % PARTITIONS)
+    worker.answer(10)
+    assert {v["event"]["origin"].rsplit("/", 1)[0] for v in worker.verdicts()} == {"images/0"}
+    assert len(worker.verdicts()) == 10
+    assert len([record for record in other.poll(0) if record.partition.topic == "images"]) == 10
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Takes connections and never says a word; the address of an image there."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/image.png"
+
+
+def test_a_silent_host_is_put_off_as_soon_as_others_wait_behind_it(bundle: Bundle) -> None:
+    worker = make_worker(
+        bundle,
+        pipeline={"max_in_flight": 8},
+        fetch={"deadline_s": 60, "patience_s": 0.05, "retry_delay_s": 60, "per_host": 2},
+    )
+    with silent_server() as uri:
+        for i in range(40):
+            worker.send(claim(uri), "application/json")
+            worker.send(picture(40, seed=i))
+        worker.answer(40)
+    assert len(worker.verdicts()) == 40
+    deferred = worker.stored("retry_topic")
+    assert len(deferred) >= 39  # nothing waits behind the last, which may still be in flight when it ends
+    reasons = {dict(letter.headers)[REASON] for letter in deferred}
+    assert reasons == {b"source_unavailable", b"source_busy"}
+
+
+def test_where_nothing_waits_behind_it_a_fetch_has_all_its_time(bundle: Bundle) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 4}, fetch={"deadline_s": 0.5, "patience_s": 0.01})
+    began = time.monotonic()
+    with silent_server() as uri:
+        for _ in range(8):
+            worker.send(claim(uri), "application/json")
+        tick = threading.Event()
+        with worker.running():
+            until(lambda: bool(worker.stored("retry_topic")) or tick.wait(0.01), "a deferral")
+    assert time.monotonic() - began >= 0.5
+
+
+@pytest.mark.parametrize("attempts", [1, 5])
+def test_one_tenants_backlog_makes_way_for_another(bundle: Bundle, attempts: int) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8}, fetch={"attempts": attempts})
+    tenants = ["b", *["a"] * 60, "b"]
+    for i, tenant in enumerate(tenants):
+        worker.send(
+            picture(40, seed=i), headers=(("ce_tenant", tenant.encode()), ("ce_id", b"%d" % i), ("ce_source", b"s"))
+        )
+    worker.answer(len(tenants))
+    verdicts = worker.verdicts()
+    assert sorted(int(v["event"]["id"]) for v in verdicts) == list(range(len(tenants)))
+    order = [v["event"]["attributes"]["tenant"] for v in verdicts]
+    behind = [i for i, tenant in enumerate(order) if tenant == "b"]
+    assert behind[-1] < 40  # it came in as the 62nd
+    assert {v["event"]["attempt"] for v in verdicts if v["event"]["attributes"]["tenant"] == "b"} == {1}
+    assert {v["event"]["attempt"] for v in verdicts} == {1, 2}  # what was put off says so, and was so only once
+
+
+def test_a_tenant_that_is_alone_is_not_put_off(bundle: Bundle) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8})
+    for i in range(40):
+        worker.send(picture(40, seed=i), headers=(("ce_tenant", b"a"), ("ce_id", b"%d" % i), ("ce_source", b"s")))
+    worker.answer(40)
+    assert not worker.stored("retry_topic")

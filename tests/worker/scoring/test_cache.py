@@ -1,0 +1,358 @@
+"""One conformance suite over both caches; then Redis when it lies, hangs, dies or turns us away."""
+
+import struct
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bundle.preprocess import ImageFacts
+from bundle.store import Bundle
+from deploy.local.valkey import Valkey
+from tests.worker.messages.edges import until
+from tests.worker.pipeline.harness import DictionaryCache
+from tests.worker.small_bundle import small_bundle
+from worker.errors import StartupError
+from worker.operations.metrics import Metrics
+from worker.scoring.cache import (
+    CachedScores,
+    NoCache,
+    RedisCache,
+    ScoreCache,
+    decode_entry,
+    encode_entry,
+    models_digest,
+)
+from worker.scoring.engine import Scores
+from worker.settings import RedisSettings
+
+FACTS = ImageFacts("PNG", 640, 480, 12345, animated=False)
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+
+
+def entry(seed: int = 0, views: int = 3, dimension: int = 1) -> CachedScores:
+    """Of the small bundle, whose embeddings are one number."""
+    numbers = np.random.default_rng(seed)
+    logits, embedding = numbers.normal(size=views), numbers.normal(size=dimension if views else 0)
+    return CachedScores(FACTS, Scores(logits.astype(np.float32), embedding.astype(np.float32)))
+
+
+def same(found: CachedScores | None, expected: CachedScores) -> bool:
+    return (
+        found is not None
+        and found.facts == expected.facts
+        and found.scores.logits.dtype == found.scores.embedding.dtype == np.float32
+        and np.array_equal(found.scores.logits, expected.scores.logits)
+        and np.array_equal(found.scores.embedding, expected.scores.embedding)
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return small_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+def make(url: str, bundle: Bundle, metrics: Metrics | None = None, **settings: Any) -> RedisCache:
+    # A salt of its own keeps each test's keys apart; a long time-out, since these two cores are shared.
+    quick = {"url": url, "timeout_s": 2, "salt": uuid.uuid4().hex}
+    return RedisCache(RedisSettings.model_validate({**quick, **settings}), bundle, metrics or Metrics())
+
+
+def count(metrics: Metrics, result: str) -> float:
+    return metrics.registry.get_sample_value("genprint_cache_total", {"result": result}) or 0
+
+
+@pytest.fixture(params=["memory", pytest.param("valkey", marks=pytest.mark.integration)])
+def cache(request: pytest.FixtureRequest, bundle: Bundle) -> ScoreCache:
+    return DictionaryCache() if request.param == "memory" else make(request.getfixturevalue("valkey").url, bundle)
+
+
+def test_what_was_put_is_found_in_the_order_of_asking(cache: ScoreCache) -> None:
+    cache.put([(A, entry(1)), (B, entry(2, views=0))])
+    found = cache.get([C, B, A, A])
+    assert found[0] is None
+    assert same(found[1], entry(2, views=0))
+    assert same(found[2], entry(1))
+    assert same(found[3], entry(1))
+
+
+@pytest.mark.integration
+def test_an_embedding_of_another_dimension_is_a_miss(valkey: Valkey, bundle: Bundle) -> None:
+    cache = make(valkey.url, bundle)
+    cache.put([(A, entry(dimension=8)), (B, entry())])
+    assert cache.get([A]) == [None]
+    assert same(cache.get([B])[0], entry())
+
+
+def test_the_last_of_two_entries_stays(cache: ScoreCache) -> None:
+    cache.put([(A, entry(1))])
+    cache.put([(A, entry(2)), (A, entry(3))])
+    assert same(cache.get([A])[0], entry(3))
+
+
+def test_nothing_asked_nothing_found(cache: ScoreCache) -> None:
+    cache.put([])
+    assert cache.get([]) == []
+    assert cache.get([A]) == [None]
+
+
+def test_no_cache_knows_nothing() -> None:
+    NoCache().put([(A, entry())])
+    assert NoCache().get([A, B]) == [None, None]
+
+
+# The encoding --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**32 - 1))
+def test_encoding_round_trip(views: int, dimension: int, seed: int) -> None:
+    numbers = np.random.default_rng(seed)
+    scores = Scores(numbers.normal(size=views).astype(np.float32), numbers.normal(size=dimension).astype(np.float32))
+    assert same(decode_entry(encode_entry(CachedScores(FACTS, scores))), CachedScores(FACTS, scores))
+
+
+@given(st.binary(max_size=300))
+def test_foreign_bytes_are_no_entry(value: bytes) -> None:
+    assert decode_entry(value) is None
+    assert decode_entry(b"gp1" + value) is None
+
+
+@given(st.data())
+def test_a_changed_byte_or_a_missing_end_is_noticed(data: st.DataObject) -> None:
+    value = bytearray(encode_entry(entry()))
+    place = data.draw(st.integers(0, len(value) - 1))
+    assert decode_entry(bytes(value[:place])) is None
+    value[place] ^= data.draw(st.integers(1, 255))
+    assert decode_entry(bytes(value)) is None
+    assert decode_entry(encode_entry(entry()) + b"\0") is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        b"{}",
+        b"[]",
+        b"5",
+        b"{",
+        b'{"a":' * 100_000,
+        b'{"format":"PNG","width":"8","height":8,"bytes":1,"animated":false}',
+        b'{"format":null,"width":8,"height":8,"bytes":1,"animated":false}',
+    ],
+)
+def test_facts_of_another_shape_under_a_good_checksum(facts: bytes) -> None:
+    facts = facts[:60_000]
+    assert decode_entry(struct.pack("<3sIHHI", b"gp1", zlib.crc32(facts), len(facts), 0, 0) + facts) is None
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_no_model_gives_under_a_good_checksum(number: float) -> None:
+    poisoned = np.array([1, number], np.float32)
+    assert decode_entry(encode_entry(CachedScores(FACTS, Scores(poisoned, np.ones(2, np.float32))))) is None
+    assert decode_entry(encode_entry(CachedScores(FACTS, Scores(np.ones(2, np.float32), poisoned)))) is None
+
+
+# Keys ----------------------------------------------------------------------------------------------------------------
+
+
+def with_manifest(bundle: Bundle, **changes: Any) -> Bundle:
+    return replace(bundle, manifest=bundle.manifest.model_copy(update=changes))
+
+
+def with_model(bundle: Bundle, **changes: Any) -> Bundle:
+    return with_manifest(bundle, models=(bundle.manifest.models[0].model_copy(update=changes),))
+
+
+def test_whatever_changes_a_score_changes_the_keys(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, model = bundle.manifest, bundle.manifest.models[0]
+    view = model.preprocessing.views[0].model_copy(update={"orient": False})
+    digests = [
+        models_digest(bundle),
+        models_digest(with_manifest(bundle, files={**manifest.files, model.file: "0" * 64})),
+        models_digest(with_model(bundle, precision="fp16")),
+        models_digest(with_model(bundle, preprocessing=model.preprocessing.model_copy(update={"views": (view,)}))),
+        models_digest(
+            with_manifest(bundle, templates=manifest.templates.model_copy(update={"l2_normalised": True})),
+        ),
+    ]
+    monkeypatch.setattr("worker.scoring.cache.decoder_version", lambda: "another")
+    digests.append(models_digest(bundle))
+    assert len(set(digests)) == len(digests)
+
+
+def test_what_changes_no_score_keeps_the_keys(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    calibration = manifest.calibration.model_copy(update={"bias": 3.0})
+    files = {**manifest.files, manifest.templates.file: "0" * 64}
+    assert models_digest(with_manifest(bundle, calibration=calibration, files=files)) == models_digest(bundle)
+
+
+@pytest.mark.integration
+def test_another_bundle_or_another_salt_shares_nothing(valkey: Valkey, bundle: Bundle) -> None:
+    salt = uuid.uuid4().hex
+    make(valkey.url, bundle, salt=salt).put([(A, entry())])
+    assert make(valkey.url, bundle, salt=salt).get([A]) != [None]
+    assert make(valkey.url, bundle).get([A]) == [None]
+    assert make(valkey.url, bundle, salt="").get([A]) == [None]
+    assert make(valkey.url, with_model(bundle, precision="fp16"), salt=salt).get([A]) == [None]
+
+
+@pytest.fixture
+def client(valkey: Valkey) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushdb()
+        yield client
+        client.flushdb()
+
+
+@pytest.mark.integration
+def test_entries_expire_and_their_keys_do_not_tell_what_is_kept(
+    valkey: Valkey, bundle: Bundle, client: redis.Redis
+) -> None:
+    make(valkey.url, bundle, ttl_s=1000, salt="tenant-1").put([(A, entry()), (B, entry())])
+    keys: Any = client.keys()
+    assert len(keys) == 2
+    for key in keys:
+        ttl: Any = client.ttl(key)
+        assert 990 < ttl <= 1000
+        assert A.encode() not in key
+        assert b"tenant-1" not in key
+
+
+@pytest.mark.integration
+def test_corrupt_values_and_values_of_another_type_are_misses(
+    valkey: Valkey, bundle: Bundle, client: redis.Redis
+) -> None:
+    metrics = Metrics()
+    cache = make(valkey.url, bundle, metrics)
+    for spoil, result in ((b"garbage", "corrupt"), (encode_entry(entry())[:-1], "corrupt"), (b"", "corrupt")):
+        cache.put([(A, entry())])
+        [key] = client.keys()
+        client.set(key, spoil)
+        before = count(metrics, result)
+        assert cache.get([A]) == [None]
+        assert count(metrics, result) == before + 1
+    client.delete(key)
+    client.rpush(key, "x")
+    assert cache.get([A]) == [None]
+    cache.put([(A, entry())])
+    assert same(cache.get([A])[0], entry())
+    assert count(metrics, "error") == 0
+
+
+# Trouble -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path / "valkey.log") as server:
+        yield server
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_server_that_hangs_costs_its_time_out_until_the_breaker_opens(
+    own_valkey: Valkey, bundle: Bundle, warm: bool
+) -> None:
+    metrics = Metrics()
+    cache = make(own_valkey.url, bundle, metrics, timeout_s=0.1, breaker_failures=3, breaker_pause_s=60)
+    if warm:
+        cache.put([(A, entry())])
+    own_valkey.pause()
+    try:
+        for _ in range(3):
+            began = time.monotonic()
+            assert cache.get([A]) == [None]
+            assert 0.05 < time.monotonic() - began < 1
+        began = time.monotonic()
+        for _ in range(100):
+            assert cache.get([A, B]) == [None, None]
+            cache.put([(A, entry())])
+        assert time.monotonic() - began < 0.1
+    finally:
+        own_valkey.resume()
+    assert count(metrics, "error") == 3
+
+
+@pytest.mark.integration
+def test_a_killed_server_is_a_miss_and_its_return_is_noticed(own_valkey: Valkey, bundle: Bundle) -> None:
+    cache = make(own_valkey.url, bundle, breaker_failures=2, breaker_pause_s=0.01)
+    cache.put([(A, entry())])
+    own_valkey.kill()
+    for _ in range(5):
+        assert cache.get([A]) == [None]
+        cache.put([(A, entry())])
+    own_valkey.start()
+
+    def back() -> bool:
+        cache.put([(A, entry())])
+        return cache.get([A]) != [None]
+
+    until(back, "an entry found again")
+
+
+@pytest.mark.integration
+def test_a_full_server_is_read_from_and_after_some_failures_not_written_to(own_valkey: Valkey, bundle: Bundle) -> None:
+    metrics = Metrics()
+    cache = make(own_valkey.url, bundle, metrics, breaker_failures=2, breaker_pause_s=60)
+    cache.put([(A, entry())])
+    with redis.Redis.from_url(own_valkey.url) as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
+        admin.config_set("maxmemory", 1)
+        for _ in range(4):
+            cache.put([(B, entry())])
+            assert same(cache.get([A])[0], entry())
+    assert count(metrics, "error") == 2
+
+
+@pytest.mark.integration
+def test_failures_with_successes_between_do_not_open_the_breaker(own_valkey: Valkey, bundle: Bundle) -> None:
+    metrics = Metrics()
+    cache = make(own_valkey.url, bundle, metrics, breaker_failures=2, breaker_pause_s=60)
+    with redis.Redis.from_url(own_valkey.url) as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
+        for _ in range(4):
+            admin.config_set("maxmemory", 1)
+            cache.put([(A, entry())])
+            admin.config_set("maxmemory", 0)
+            cache.put([(A, entry())])
+    assert same(cache.get([A])[0], entry())
+    assert count(metrics, "error") == 4
+
+
+@pytest.mark.integration
+def test_a_server_that_turns_us_away_is_a_miss(own_valkey: Valkey, bundle: Bundle) -> None:
+    with redis.Redis.from_url(own_valkey.url) as admin:
+        admin.config_set("requirepass", "right")
+        right, wrong = (own_valkey.url.replace("//", f"//:{word}@") for word in ("right", "wrong"))
+        make(right, bundle, salt="s").put([(A, entry())])
+        assert make(right, bundle, salt="s").get([A]) != [None]
+        for url in (wrong, own_valkey.url):
+            cache = make(url, bundle, salt="s")
+            cache.put([(A, entry(2))])
+            assert cache.get([A]) == [None]
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis://nowhere.invalid", "unix:///nowhere"])
+def test_a_server_that_is_not_there_is_a_miss(bundle: Bundle, url: str) -> None:
+    cache = make(url, bundle)
+    cache.put([(A, entry())])
+    assert cache.get([A]) == [None]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://secret", "secret", "redis://:secret@h:port", "redis://h?secret=1", "redis://h?socket_timeout=secret"],
+)
+def test_an_address_that_is_none_stops_the_start_and_is_not_shown(bundle: Bundle, url: str) -> None:
+    with pytest.raises(StartupError, match=r"redis\.url") as caught:
+        make(url, bundle)
+    assert "secret" not in str(caught.value)

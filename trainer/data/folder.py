@@ -1,0 +1,256 @@
+"""A data set as fixed-size ``uint8`` views, whatever its layout on disk.
+
+Only ``bundle.preprocess`` decodes, so the network learns from the very pixels it will be served.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.errors import ImageError
+from bundle.manifest import Label, Preprocessing
+from bundle.preprocess import decode, make_views
+from trainer.arrays import Images
+from trainer.data.entries import Entry, Extent
+from trainer.data.layouts import Layout, list_images
+from trainer.errors import DataMissing, RealLabelMissing, TooFewClasses, TooManyUnreadable, UnknownClass
+
+R = TypeVar("R")
+
+WHERE_TOO_SMALL: Final = (
+    "the worker answers such images 'unsure'; enlarge copies back to the size that they had, or train with a smaller "
+    "--size or with --fit resize"
+)
+"""What to do about images on which the preprocessing has no opinion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that is no image we take, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """N images of a data set in one of the layouts of ``layouts.py``.
+
+    In folders, the order is that of the sorted class names and, within a class, of the sorted relative paths: the same
+    on every machine. Lists and shards keep their own.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        classes: names, sorted.
+        paths: N names, relative to ``root``.
+        extents: N places of the bytes.
+        labels: ``int64[N]``, index into ``classes``.
+        fingerprint: sha256 (hex) over class names and, for every image that was used, relative path, class and the
+            sha256 of its bytes.
+        unreadable: images that were left out because they are broken.
+        too_small: images that were left out because the preprocessing has no opinion on them.
+    """
+
+    root: Path
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    extents: tuple[Extent, ...]
+    labels: npt.NDArray[np.int64]
+    fingerprint: str
+    unreadable: tuple[Unreadable, ...]
+    too_small: tuple[Path, ...]
+    cached: Images | None
+
+    @classmethod
+    def read(
+        cls,
+        root: Path,
+        preprocessing: Preprocessing,
+        *,
+        layout: Layout | None = None,
+        split: str | None = None,
+        least: int = 2,
+        max_unreadable: int = 20,
+        cache_mib: int = 4096,
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> Self:
+        """Decode every image once, to know which can be used, and keep the views that fit into ``cache_mib``.
+
+        Args:
+            root: the folder, list or shard.
+            preprocessing: one view an image (its first is taken where there are more).
+            layout: how it is laid out; None to recognise it.
+            split: which images, where they are in splits.
+            least: so many classes.
+            max_unreadable: broken images that are skipped before it is an error.
+            cache_mib: all views are kept in memory, or none.
+            progress: called with the number of images read and their total.
+
+        Raises:
+            DataMissing: nothing there, or a class without an image that can be used.
+            DataMalformed, SplitUnknown: see ``layouts.list_images``.
+            TooFewClasses: fewer than ``least``.
+            TooManyUnreadable: names the first of them.
+        """
+        listing = list_images(root, layout)
+        entries = listing.of(split)
+        classes = tuple(sorted({entry.label for entry in entries}))
+        if len(classes) < least:
+            found = f"only {classes[0]!r}" if classes else "none"
+            raise TooFewClasses(f"{root}: needs one sub-folder a class and at least {least}, found {found}")
+        size = preprocessing.size
+        cached = (
+            np.empty((len(entries), size, size, 3), np.uint8) if len(entries) * size**2 * 3 <= cache_mib << 20 else None
+        )
+        kept: list[Entry] = []
+        digests: list[str] = []
+        unreadable: list[Unreadable] = []
+        too_small: list[Path] = []
+        reads = read_each([(e.path, e.extent) for e in entries], lambda extent: _read(extent, preprocessing))
+        for number, (entry, read) in enumerate(zip(entries, reads, strict=True), 1):
+            if isinstance(read, Unreadable):
+                unreadable.append(read)
+                if len(unreadable) > max_unreadable:
+                    listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in unreadable[:5])
+                    raise TooManyUnreadable(f"{root}: more than {max_unreadable} unreadable images, first {listed}")
+            elif len(read.views) == 0:
+                too_small.append(entry.path)
+            else:
+                if cached is not None:
+                    cached[len(kept)] = read.views[0]
+                kept.append(entry)
+                digests.append(read.sha256)
+            progress(number, len(entries))
+        counts, all_counts = Counter(entry.label for entry in kept), Counter(entry.label for entry in entries)
+        if empty := [name for name in classes if not counts[name]]:
+            broken = {bad.path for bad in unreadable}
+            bad = sum(entry.path in broken for entry in entries if entry.label == empty[0])
+            small = all_counts[empty[0]] - bad
+            found = f"no image of {empty[0]} to use ({small} too small for {size} x {size}, {bad} unreadable)"
+            raise DataMissing(f"{root}: {found}" + (f": {WHERE_TOO_SMALL}" if small else ""))
+        used = [[e.path.as_posix(), e.label, digest] for e, digest in zip(kept, digests, strict=True)]
+        return cls(
+            root=listing.root,
+            preprocessing=preprocessing,
+            classes=classes,
+            paths=tuple(entry.path for entry in kept),
+            extents=tuple(entry.extent for entry in kept),
+            labels=np.array([classes.index(entry.label) for entry in kept], np.int64),
+            fingerprint=hashlib.sha256(json.dumps([classes, used]).encode()).hexdigest(),
+            unreadable=tuple(unreadable),
+            too_small=tuple(too_small),
+            cached=None if cached is None else cached[: len(kept)],
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Images, int]:
+        """``uint8[size, size, 3]`` and its label: what a torch ``DataLoader`` asks for."""
+        return self.pixels([index])[0], int(self.labels[index])
+
+    def pixels(self, indices: Sequence[int] | npt.NDArray[np.int64] | slice) -> Images:
+        """Views of some images, from the cache or decoded anew: ``uint8[n, size, size, 3]``."""
+        if self.cached is not None:
+            return self.cached[indices]
+        chosen = np.arange(len(self))[indices]
+        return np.stack([_read(self.extents[index], self.preprocessing).views[0] for index in chosen])
+
+    def encoded(self, index: int) -> bytes:
+        """An image as it is stored, for those who judge files and not pixels."""
+        return self.extents[index].read()
+
+    def counts(self) -> tuple[int, ...]:
+        """Images a class."""
+        return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
+
+    def among(self, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which classes are among these: ``bool[C]``."""
+        return np.isin(self.classes, names)
+
+    def shuffled(self, rng: np.random.Generator, buffer: int = 8192) -> npt.NDArray[np.int64]:
+        """All indices in a random order, ``int64[N]``.
+
+        Of shards that are not cached, it is one in which they are read from front to back, as disks like it: the
+        shards in random order, and of their images always one of the next ``buffer``, each as likely.
+        """
+        starts = [i for i in range(len(self)) if i == 0 or self.extents[i].file != self.extents[i - 1].file]
+        if self.cached is not None or all(extent.length is None for extent in self.extents):
+            return rng.permutation(len(self))
+        shards = np.split(np.arange(len(self)), starts[1:])
+        stream = np.concatenate([shards[number] for number in rng.permutation(len(shards))])
+        waiting, order = stream[:buffer].copy(), np.empty_like(stream)
+        for place, following in enumerate(stream[buffer:]):
+            slot = rng.integers(len(waiting))
+            order[place], waiting[slot] = waiting[slot], following
+        order[len(stream) - len(waiting) :] = rng.permutation(waiting)
+        return order
+
+
+def make_labels(folder: ImageFolder, real: Sequence[str]) -> tuple[Label, ...]:
+    """The labels a network will learn, in the order of its outputs.
+
+    Raises:
+        RealLabelMissing: a name in ``real`` is no class of the folder, or there is nothing but reals.
+    """
+    found = ", ".join(folder.classes)
+    if missing := [name for name in real if name not in folder.classes]:
+        raise RealLabelMissing(
+            f"{folder.root}: no sub-folder {missing[0]!r} with the photographs, found {found}; name it with --real"
+        )
+    if set(real) == set(folder.classes):
+        raise TooFewClasses(f"{folder.root}: all sub-folders ({found}) are said to hold photographs; none is generated")
+    return tuple(
+        Label(id=index, name=name, kind="real" if name in real else "generator")
+        for index, name in enumerate(folder.classes)
+    )
+
+
+def label_numbers(folder: ImageFolder, labels: Sequence[Label]) -> npt.NDArray[np.int64]:
+    """The folder's labels in the numbering of a checkpoint: ``int64[N]``.
+
+    Raises:
+        UnknownClass: the folder has a class that the checkpoint has not.
+    """
+    number = {label.name: label.id for label in labels}
+    if unknown := [name for name in folder.classes if name not in number]:
+        raise UnknownClass(f"{folder.root}: the checkpoint has no class {unknown[0]!r}, only {', '.join(number)}")
+    return np.array([number[name] for name in folder.classes], np.int64)[folder.labels]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    views: Images
+    sha256: str
+
+
+def read_each(images: Sequence[tuple[Path, Extent]], read: Callable[[Extent], R]) -> Iterator[R | Unreadable]:
+    """What ``read`` makes of each image, by name and place, or why it cannot be read; in order.
+
+    Decoding and coding release the GIL, so threads do it. Few are in flight at a time: decoded images are large.
+    """
+
+    def attempt(image: tuple[Path, Extent]) -> R | Unreadable:
+        name, extent = image
+        try:
+            return read(extent)
+        except (ImageError, OSError) as error:
+            return Unreadable(name, str(error))
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(images), 64):
+            yield from pool.map(attempt, images[start : start + 64])
+
+
+def _read(extent: Extent, preprocessing: Preprocessing) -> _Read:
+    data = extent.read()
+    return _Read(make_views(decode(data), preprocessing), hashlib.sha256(data).hexdigest())

@@ -1,0 +1,109 @@
+"""WebDataset's shards: tar files whose successive members make samples, an image and what is said of it.
+
+A sample's class is its ``.cls``, a key of its ``.json`` (``label``, ``cls``, ``class``) or its folder, the first of
+them that is there; its split is a word in the shard's name (``train-0001.tar``, ``train/0001.tar``).
+"""
+
+import json
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from trainer.data.entries import IMAGES, SPLITS, Entry, Extent, is_image, is_label
+from trainer.errors import DataMalformed
+
+
+def in_shards(root: Path, shards: Sequence[Path]) -> Iterator[Entry]:
+    """The images of these shards, named relative to ``root``, in their order; nothing is decoded.
+
+    Raises:
+        DataMalformed: one is no plain tar file, or a sample in it has no label or several images.
+    """
+    for shard in shards:
+        try:
+            with tarfile.open(root / shard, "r:") as tar:
+                yield from _samples(root, shard, tar)
+        except (OSError, tarfile.TarError) as error:
+            raise DataMalformed(f"{root / shard}: no plain tar file: {error} (a compressed one: unpack it)") from error
+
+
+def _samples(root: Path, shard: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
+    """WebDataset's rule: successive members whose names are alike up to the first dot belong together."""
+    split = next((SPLITS[word] for word in re.split(r"[-_./]", shard.as_posix()) if word in SPLITS), None)
+    for key, members in groupby(_members(root / shard, tar), sample_key):
+        parts = [(member_name(member)[len(key) + 1 :].lower(), member) for member in members]
+        image = _only_image(root / shard, key, parts)
+        if image is None:
+            continue
+        label = _label(root / shard, tar, key, dict(parts))
+        if label is None:
+            raise DataMalformed(f"{root / shard}: {key} has no label: no .cls, no label in its .json, no folder")
+        yield Entry(shard / member_name(image), Extent(root / shard, image.offset_data, image.size), label, split)
+
+
+def member_name(member: tarfile.TarInfo) -> str:
+    """Without ``./`` or ``/`` before it."""
+    return posixpath.normpath(member.name).lstrip("/")
+
+
+def sample_key(member: tarfile.TarInfo) -> str:
+    """What is alike in the names of a sample's members: folder, and name up to the first dot."""
+    folder, slash, base = member_name(member).rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Files; names that begin with a dot are ignored."""
+    for member in tar:
+        path = PurePosixPath(member_name(member))
+        if any(name.startswith(".") for name in path.parts if name != ".."):
+            continue
+        if (member.issym() or member.islnk()) and is_image(path):
+            raise DataMalformed(f"{shard}: {path} is a link; pack files (tar --dereference --hard-dereference)")
+        if member.isfile():
+            yield member
+
+
+def _only_image(shard: Path, key: str, parts: Sequence[tuple[str, tarfile.TarInfo]]) -> tarfile.TarInfo | None:
+    """The member that ends in an image's suffix alone; or else in it after others (``.mask.png``)."""
+    images = [(end, member) for end, member in parts if end.rpartition(".")[2] in IMAGES]
+    chosen = [member for end, member in images if end in IMAGES] or [member for _, member in images]
+    if len(chosen) > 1:
+        names = ", ".join(member_name(member) for member in chosen[:5])
+        raise DataMalformed(
+            f"{shard}: the sample {key} has {len(chosen)} images ({names}), it may have one; samples are told apart by "
+            "what stands before the first dot of their names"
+        )
+    return chosen[0] if chosen else None
+
+
+def _label(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> str | None:
+    if "cls" in parts:
+        try:
+            text = _content(tar, parts["cls"]).decode().strip()
+        except UnicodeDecodeError as error:
+            raise DataMalformed(f"{shard}: {parts['cls'].name}: not UTF-8: {error}") from error
+        if text:
+            return text
+    if "json" in parts:
+        try:
+            described = json.loads(_content(tar, parts["json"]))
+        except ValueError as error:
+            raise DataMalformed(f"{shard}: {parts['json'].name}: not JSON: {error}") from error
+        if not isinstance(described, dict):
+            raise DataMalformed(f"{shard}: {parts['json'].name}: needs an object, got {json.dumps(described)[:80]}")
+        named = [value for name in ("label", "cls", "class") if (value := described.get(name)) not in (None, "")]
+        if named and not is_label(named[0]):
+            raise DataMalformed(f"{shard}: {parts['json'].name}: {json.dumps(named[0])[:80]} is no label")
+        if named:
+            return str(named[0])
+    return PurePosixPath(key).parent.name or None
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # asked for regular files only
+    return file.read()

@@ -1,0 +1,1 @@
+"""How good a detector is: metrics, open set, calibration, intervals, floors."""

@@ -1,0 +1,124 @@
+"""The template of each label: one random image, a mean, or what training itself made."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from bundle.manifest import Label
+from bundle.templates import TemplateLibrary
+from trainer.arrays import Floats, Images, Numbers
+from trainer.data.folder import ImageFolder, label_numbers
+from trainer.errors import BadConfig
+from trainer.training.checkpoint import Checkpoint
+from trainer.training.systems import system
+
+TemplateMethod = Literal["one", "mean", "own"]
+"""A label's template: one random training image (S1's), the mean of all, or what training itself made (``System``)."""
+
+
+def default_template_method(checkpoint: Checkpoint, otherwise: TemplateMethod = "mean") -> TemplateMethod:
+    """Its system's own templates where it has some; the binary variant has none."""
+    has_none = checkpoint.config.binary or system(checkpoint.config.system).templates is None
+    return otherwise if has_none else "own"
+
+
+def templates_of(
+    checkpoint: Checkpoint,
+    folder: ImageFolder,
+    embeddings: Callable[[Images | ImageFolder], Floats],
+    how: TemplateMethod,
+    seed: int,
+    added: Sequence[Label] = (),
+) -> TemplateLibrary:
+    """One template a label, without calibration distances.
+
+    Args:
+        checkpoint: whose labels.
+        folder: images of these labels, and of the added ones.
+        embeddings: gives ``float32[n, D]`` of images; where templates are from training, those of added labels alone.
+        how: see ``TemplateMethod``.
+        seed: of the choice of ``one``.
+        added: generators that training did not know.
+
+    Raises:
+        BadConfig: see ``own_templates``.
+        UnknownClass: the folder has a class that is no label.
+    """
+    labels = (*checkpoint.labels, *added)
+    numbers = label_numbers(folder, labels)
+    if how == "own":
+        few = {label.name: folder.pixels(np.flatnonzero(numbers == label.id)) for label in added}
+        return own_templates(checkpoint, {name: embeddings(images) for name, images in few.items()})
+    return make_templates(embeddings(folder), numbers, tuple(label.name for label in labels), how, seed)
+
+
+def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = None) -> TemplateLibrary:
+    """The template that training made of each label, without calibration distances.
+
+    Args:
+        checkpoint: whose labels.
+        new: embeddings ``float32[n, D]`` of further classes, which training did not know: their templates follow.
+
+    Raises:
+        BadConfig: the system has no templates of its own, or the variant, or not of all labels.
+    """
+    names = tuple(label.name for label in checkpoint.labels)
+    kind = system(checkpoint.config.system)
+    if kind.templates is None or checkpoint.config.binary:
+        variant = " in its binary variant" if checkpoint.config.binary else ""
+        raise BadConfig(f"template: {checkpoint.config.system} has none of its own{variant}; say one or mean")
+    found = kind.templates(checkpoint.weights, len(names))
+    if len(found) < len(names):
+        raise BadConfig(
+            f"template: {checkpoint.config.system} has {len(found)} of its own for {len(names)} labels; say one or mean"
+        )
+    vectors, counts = [*found.numpy()], [checkpoint.origin.images[name] for name in names]
+    for embeddings in (new or {}).values():
+        rows = torch.from_numpy(embeddings)
+        mean = rows.mean(dim=0)
+        if kind.place is not None:
+            mean = kind.place(checkpoint.weights, rows)
+        elif checkpoint.config.l2_normalised:  # as its own are
+            mean = nn.functional.normalize(mean, dim=0)
+        vectors.append(mean.numpy())
+        counts.append(len(rows))
+    return _library((*names, *(new or {})), vectors, counts)
+
+
+def make_templates(
+    embeddings: Floats, numbers: Numbers, names: tuple[str, ...], how: Literal["one", "mean"], seed: int
+) -> TemplateLibrary:
+    """One template a label that has images, without calibration distances.
+
+    Args:
+        embeddings: ``float32[N, D]``.
+        numbers: ``int64[N]``, index into ``names``.
+        names: of the labels.
+        how: the mean of a label's embeddings, or one of them drawn by ``seed``.
+        seed: see ``how``.
+    """
+    rng = np.random.default_rng(seed)
+    vectors, counts, present = [], [], []
+    for number, name in enumerate(names):
+        own = embeddings[numbers == number]
+        if len(own) == 0:
+            continue
+        chosen = own if how == "mean" else own[[rng.integers(len(own))]]
+        vectors.append(chosen.mean(axis=0, dtype=np.float64).astype(np.float32))
+        counts.append(len(chosen))
+        present.append(name)
+    return _library(tuple(present), vectors, counts)
+
+
+def _library(labels: tuple[str, ...], vectors: Sequence[Floats], counts: Sequence[int]) -> TemplateLibrary:
+    """One template each."""
+    return TemplateLibrary(
+        labels=labels,
+        vectors=np.stack(vectors),
+        label_of=np.arange(len(labels)),
+        counts=np.array(counts, np.int64),
+        calibration=(np.empty(0, np.float32),) * len(labels),
+    )

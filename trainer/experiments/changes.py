@@ -1,0 +1,54 @@
+"""What recipes call post-processing.
+
+``P``, ``beyond``, names of ``trainer.data.transforms``, ``blur:2.5``, ``jpeg:40``, ``resize:0.9``, and ``handled``:
+what ``augment.handled`` makes of training images, four copies of each.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from trainer.data.augment import handled_copy
+from trainer.data.transforms import BEYOND, CLEAN, POST_PROCESSED, TRANSFORMS, Transform, blur, jpeg, resize_and_back
+from trainer.errors import BadConfig
+
+_COPIES = 4
+_HANDLED = tuple(Transform(f"handled {number}", partial(handled_copy, number=number)) for number in range(_COPIES))
+_GROUPS = {"P": POST_PROCESSED, "beyond": BEYOND, "handled": _HANDLED}
+
+
+def changes_of(names: Sequence[str]) -> tuple[Transform, ...]:
+    """The transforms of these names.
+
+    Raises:
+        BadConfig: there is no such transform.
+    """
+    return tuple(transform for name in names for transform in (_GROUPS.get(name) or (_one(name),)))
+
+
+def blurred(sigma: float) -> Transform:
+    """Of S3's robustness sweep; 0 changes nothing."""
+    return CLEAN if sigma == 0 else Transform(f"blur:{sigma:g}", partial(blur, sigma=sigma))
+
+
+def coded(quality: int) -> Transform:
+    """Of S3's robustness sweep; the coder's 100 loses little, but something."""
+    return Transform(f"jpeg:{quality}", partial(jpeg, quality=quality))
+
+
+def _one(name: str) -> Transform:
+    kind, _, amount = name.partition(":")
+    try:
+        match kind:
+            case "blur" if amount:
+                return blurred(float(amount))
+            case "jpeg" if amount:
+                return coded(int(amount))
+            case "resize" if amount:
+                return Transform(name, partial(resize_and_back, factor=float(amount)))
+    except ValueError as error:
+        raise BadConfig(f"changes: {name!r}: {error}") from error
+    if name not in TRANSFORMS:
+        raise BadConfig(
+            f"changes: no transform {name!r}, only {', '.join([*_GROUPS, *TRANSFORMS])}, blur:S, jpeg:Q, resize:F"
+        )
+    return TRANSFORMS[name]

@@ -1,0 +1,235 @@
+"""Published experiments, top to bottom: read this first.
+
+A recipe (``recipes/protocols``) says what was published and how large each scale is; a module in ``protocols`` does the
+experiment with a ``Study``, whose steps are kept, so that an interrupted run goes on where it stopped. What was found
+becomes a section: tables with published and measured figures side by side, for people, for programs and in one HTML
+report.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from trainer.errors import BadConfig, NotInCorpus
+from trainer.experiments import html_report
+from trainer.experiments.corpus import Corpus, map_names
+from trainer.experiments.readable import readable
+from trainer.experiments.recipe import Recipe, ScaleName, names, read_recipe
+from trainer.experiments.section import Section, show
+from trainer.experiments.steps import Steps, alone
+from trainer.experiments.study import PRETRAINED, Findings, Study
+from trainer.synthesis.synth import SynthConfig, synthesise
+from trainer.versions import installed_versions, now
+
+REPORT: Final = "report.html"
+SMOKE_DATA: Final = SynthConfig(train=64, calib=32, test=32, steps=60)
+
+
+def reproduce(
+    protocols: Sequence[str],
+    data: Path | None,
+    out: Path,
+    scale: ScaleName,
+    *,
+    test: Path | None = None,
+    real: Sequence[str],
+    stand_ins: Mapping[str, str],
+    rows: Sequence[str] = (),
+    pretrained: Mapping[str, Path] | None = None,
+    fresh: bool,
+    console: Console,
+) -> tuple[Section, ...]:
+    """Do experiments and write ``out/sections/*.json`` and ``out/report.html``; steps stay in ``out/steps``.
+
+    Args:
+        protocols: names or TOML files; ``all`` is every one.
+        data: the corpus, see ``Corpus.read``; None makes a small one (smoke only).
+        out: results, and all that is kept between runs.
+        scale: how much of everything.
+        test: another data set to test on, in place of the corpus's own test images.
+        real: the corpus's folders of photographs.
+        stand_ins: the publication's names -> the corpus's generators, over the recipe's own maps.
+        rows: of what the experiments compare, these alone; empty: all.
+        pretrained: ImageNet's weights by the network's name (``resnet50``), see ``trainer.models.pretrained``.
+        fresh: work everything out anew.
+        console: where progress goes.
+
+    Raises:
+        BadConfig: no such protocol; no data where the scale needs some; a stand-in that is not there, or for what no
+            publication has; a row that no experiment has; weights of no network, or that are not there.
+        NotInCorpus: it lacks what the experiment needs (one of several is left out and said).
+        DataError: the corpus cannot be used.
+        FolderInUse: another run is writing to ``out``.
+    """
+    chosen = {name: read_recipe(name) for given in protocols for name in (names() if given == "all" else [given])}
+    _check(chosen.values(), rows, stand_ins, pretrained or {})
+    recipes = {name: recipe.only(rows) for name, recipe in chosen.items()}
+    with alone(out):
+        root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
+        steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
+        corpus = readable(Corpus.read(root, real, test), steps, console)
+        sections = []
+        for number, (name, recipe) in enumerate(recipes.items(), start=1):
+            console.print(f"[bold]{number}/{len(recipes)} {name}[/]: {recipe.title}", highlight=False)
+            known = {key: value for key, value in stand_ins.items() if key in recipe.names}
+            mapping = map_names(recipe.names, corpus, recipe.maps, known)
+            try:
+                section = _run(name, Study(recipe, scale, corpus, mapping, steps, out, console, pretrained))
+            except NotInCorpus as error:
+                if len(recipes) == 1:
+                    raise
+                console.print(f"[red]left out: {error}[/]", highlight=False)
+                continue
+            _write_section(out, section)
+            sections.append(section)
+        if not sections:
+            raise NotInCorpus(f"{corpus.root}: none of these experiments can be done on it")
+        write_report(out)
+        return tuple(sections)
+
+
+def write_report(out: Path) -> Path:
+    """The HTML report of all sections that are in ``out``, in the order of the protocols.
+
+    Raises:
+        BadConfig: there is none.
+    """
+    sections = read_sections(out)
+    path = out / REPORT
+    staging = path.with_suffix(".part")
+    staging.write_text(html_report.render(sections))
+    staging.replace(path)
+    return path
+
+
+def read_sections(out: Path) -> tuple[Section, ...]:
+    """What runs have left in ``out``.
+
+    Raises:
+        BadConfig: nothing, or not ours.
+    """
+    paths = sorted((out / "sections").glob("*.json"))
+    if not paths:
+        raise BadConfig(f"{out}: no sections here; run `trainer reproduce` with this --out first")
+    order = {name: number for number, name in enumerate(names())}
+    try:
+        sections = [Section.model_validate_json(path.read_text()) for path in paths]
+    except ValidationError as error:
+        raise BadConfig(f"{out / 'sections'}: of another version; run `trainer reproduce` again") from error
+    return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol, s.tested_on)))
+
+
+def as_json(sections: Sequence[Section]) -> str:
+    """For programs: everything but the pictures."""
+    return json.dumps([section.without_pictures().model_dump(mode="json") for section in sections], indent=1)
+
+
+def show_all(sections: Sequence[Section], console: Console) -> None:
+    """For people."""
+    for section in sections:
+        show(section, console)
+
+
+def listing() -> Table:
+    """Which experiments there are."""
+    table = Table("name", "experiment", "source")
+    for name in names():
+        recipe = read_recipe(name)
+        table.add_row(name, recipe.title, recipe.source)
+    return table
+
+
+def parse_pairs(pairs: Sequence[str], option: str, value: str) -> dict[str, str]:
+    """``NAME=VALUE`` each.
+
+    Args:
+        pairs: as given.
+        option: where, for people: ``--map``.
+        value: what is expected, for people: ``FOLDER``.
+
+    Raises:
+        BadConfig: one is not.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, given = pair.partition("=")
+        if not (name and equals and given):
+            raise BadConfig(f"{option} {pair}: expected NAME={value}")
+        found[name] = given
+    return found
+
+
+def _run(name: str, study: Study) -> Section:
+    recipe: Recipe = study.recipe
+    started = monotonic()
+    module = f"trainer.protocols.{recipe.protocol}"
+    if find_spec(module) is None:
+        raise BadConfig(f"{name}: protocol: no experiment {recipe.protocol!r}")
+    found: Findings = import_module(module).run(study)
+    return Section(
+        protocol=Path(name).stem,
+        title=recipe.title,
+        source=recipe.source,
+        question=recipe.question,
+        scale=study.scale_name,
+        settings=study.scale.model_dump(mode="json"),
+        corpus=study.corpus.name,
+        tested_on=study.corpus.tested_on,
+        fingerprint=study.corpus.fingerprint,
+        mapping=dict(study.mapping),
+        tables=found.tables,
+        figures=found.figures,
+        remarks=(*found.remarks, *study.remarks(), *study.corpus.remarks),
+        seconds=monotonic() - started,
+        versions=installed_versions(),
+        created_at=now(),
+    )
+
+
+def _check(
+    recipes: Collection[Recipe], rows: Collection[str], stand_ins: Collection[str], pretrained: Mapping[str, Path]
+) -> None:
+    """Refuse what none of the experiments knows: it is mistyped."""
+    known = list(dict.fromkeys(name for recipe in recipes for name in recipe.names))
+    if unknown := next((name for name in stand_ins if name not in known), None):
+        raise BadConfig(f"--map {unknown}: the publications have only {', '.join(known) or 'generators of the corpus'}")
+    there = list(dict.fromkeys(row for recipe in recipes for row in recipe.rows))
+    if missing := next((row for row in rows if row not in there), None):
+        raise BadConfig(f"--only {missing}: no such row; there are {', '.join(there) or 'none to choose from'}")
+    for network, file in pretrained.items():
+        if network not in PRETRAINED:
+            raise BadConfig(f"--pretrained {network}: no such network, only {', '.join(PRETRAINED)}")
+        if not file.is_file():
+            raise BadConfig(f"--pretrained {network}={file}: no such file")
+
+
+def _given(data: Path | None, scale: ScaleName) -> Path:
+    if data is None:
+        raise BadConfig(f"--data: scale {scale!r} needs a corpus; only 'smoke' makes its own")
+    return data
+
+
+def _smoke_data(out: Path, console: Console) -> Path:
+    """A few images of each of `synth`'s generators, made once."""
+    folder = out / "smoke-data"
+    if not (folder / "synth.json").exists():
+        console.print("[dim]making a small corpus[/]")
+        synthesise(folder, None, SMOKE_DATA, force=True)
+    return folder
+
+
+def _write_section(out: Path, section: Section) -> None:
+    tested = f" on {section.tested_on}" if section.tested_on else ""
+    path = out / "sections" / f"{section.protocol}{tested}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_suffix(".part")
+    staging.write_text(section.model_dump_json(indent=1))
+    staging.replace(path)

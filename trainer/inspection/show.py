@@ -1,0 +1,92 @@
+"""An inspection as tables for people."""
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from trainer.inspection.duplicates import Duplicates
+from trainer.inspection.examine import Inspection
+from trainer.inspection.separation import Separation, Skill
+
+
+def show(inspection: Inspection, console: Console) -> None:
+    """Counts, containers, doubles, what metadata tell, and warnings last, where they are seen."""
+    console.print(Group(*_parts(inspection)))
+
+
+def _parts(inspection: Inspection) -> Iterator[RenderableType]:
+    yield Text(f"{inspection.root}: {inspection.images} images, layout {inspection.layout}")
+    counts = Table("class", *(Column(Text(split or "images")) for split in inspection.splits), "unreadable")
+    for facts in inspection.classes:
+        numbers = (str(facts.images.get(split, 0)) for split in inspection.splits)
+        _add(counts, facts.name, *numbers, str(facts.unreadable or ""))
+    yield counts
+    files = Table(Column("class", no_wrap=True), "format", "mode", "pixels", "bytes", "JPEG quality", "colour", "tags")
+    for facts in inspection.classes:
+        tags = {"EXIF": facts.exif, "profile": facts.icc, "other": facts.other_tags} | facts.parts
+        _add(
+            files,
+            facts.name,
+            _shares(facts.formats),
+            _shares(facts.modes),
+            _shares(facts.sizes),
+            str(facts.bytes[1]),
+            _shares(facts.qualities),
+            _shares(facts.subsamplings),
+            "\n".join(f"{name} {count}" for name, count in tags.items() if count),
+        )
+    files.caption = (
+        "bytes: the median; ~ quality of the nearest libjpeg tables; other tags: comments, text, XMP, resolution; "
+        "then chunks and segments by name"
+    )
+    yield files
+    yield _doubles(inspection)
+    if inspection.metadata is not None:
+        yield _separation(inspection.metadata)
+    for warning in inspection.warnings:
+        yield Text(f"warning: {warning}", style="yellow")
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row whose words are no markup."""
+    table.add_row(*map(Text, cells))
+
+
+def _shares(counts: Mapping[str, int], most: int = 3) -> str:
+    total = sum(counts.values())
+    lines = [f"{name} {count / total:.0%}" if len(counts) > 1 else name for name, count in list(counts.items())[:most]]
+    if len(counts) > most:
+        lines.append(f"and {len(counts) - most} more")
+    return "\n".join(lines)
+
+
+def _doubles(inspection: Inspection) -> Table:
+    table = Table("images with a double", "in their class", "in another class", "in another split", title="Doubles")
+    kinds: dict[str, Duplicates] = {
+        "equal file": inspection.same_file,
+        "equal pixels": inspection.same_pixels,
+        "near duplicate": inspection.near,
+    }
+    for what, found in kinds.items():
+        across = [f"{a} in {b}: {n}" for a, others in found.other_split.items() for b, n in others.items()]
+        _add(table, what, str(found.same_class), str(found.other_class), "\n".join(across) or "0")
+    return table
+
+
+def _separation(known: Separation) -> Table:
+    asked = known.questions
+    table = Table("metadata", *asked, title="What metadata alone tell: balanced accuracy")
+    table.add_row("chance", *(f"{told.chance:.1%}" for told in asked.values()))
+    table.add_row("all", *(_skill(told.everything) for told in asked.values()), style="bold")
+    of_group = [{group.name: group for group in told.groups} for told in asked.values()]
+    for name in of_group[0]:
+        table.add_row(f"{name} alone", *(_skill(groups[name]) for groups in of_group))
+    table.add_row("AUROC of all", *(f"{told.auroc:.3f}" for told in asked.values()))
+    table.caption = f"{known.images} images, half of them to train on; p of all tests together"
+    return table
+
+
+def _skill(skill: Skill) -> Text:
+    return Text(f"{skill.balanced_accuracy:.1%}, p {skill.p_value:.3f}", style="yellow" if skill.alarming else "")

@@ -1,0 +1,184 @@
+"""One file that holds everything a trained network is: weights, config, labels, and where they come from."""
+
+import io
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from bundle.manifest import Label
+from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing
+from trainer.training.config import TrainConfig
+from trainer.training.detector import Detector
+from trainer.training.systems import make_network, parse_config
+
+FORMAT: Final = "genprint-checkpoint-2"
+"""1 knew S1 only, and cannot be read any more."""
+
+
+class Epoch(BaseModel):
+    """What one epoch did; means over its images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    lr: float
+    loss: float
+    parts: dict[str, float]
+    """What the loss is made of, unweighted, by name."""
+    accuracy: float
+    """Of the training images, as they were seen; by the class scores (by the logit's sign in the binary variant)."""
+    images_per_s: float
+    val_accuracy: float | None = None
+
+
+class Addition(BaseModel):
+    """Types that were added to a trained network (``few_shot``)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: dict[str, int]
+    """Of each new type."""
+    replayed: int
+    """Of known types, together."""
+    fingerprint: str
+    """Of the folder that they were drawn from."""
+    settings: dict[str, Any]
+    losses: tuple[float, ...]
+    """Mean of each epoch."""
+
+
+class Origin(BaseModel):
+    """Which data and which programs made the weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
+    """``ImageFolder.fingerprint`` of the training images."""
+    images: dict[str, int]
+    """Training images a class."""
+    precision: str
+    device: str
+    processes: int
+    versions: dict[str, str]
+    created_at: str
+    additions: tuple[Addition, ...] = ()
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: tuple[Label, ...]
+    origin: Origin
+    history: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained network, on the CPU.
+
+    Attributes:
+        labels: in the order of the network's outputs.
+        weights: state of the network, its fixed filters among them.
+        objective: state of what it was trained by, S1's centres for one.
+    """
+
+    config: TrainConfig
+    labels: tuple[Label, ...]
+    origin: Origin
+    history: tuple[Epoch, ...]
+    weights: Mapping[str, Tensor]
+    objective: Mapping[str, Tensor]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.seed
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the training data."""
+        return self.origin.fingerprint
+
+    def network(self) -> nn.Module:
+        """A new network, as it is trained, in evaluation mode: ``uint8[N, H, W, 3]`` -> (scores, embedding)."""
+        net = make_network(self.config, self.labels)
+        net.load_state_dict(self.weights)
+        return net.eval()
+
+    def model(self) -> Detector:
+        """A new network, as it is served, in evaluation mode: ``uint8[N, H, W, 3]`` -> (logit, embedding)."""
+        config = self.config
+        detector = Detector(self.network(), self.labels, binary=config.binary, l2_normalised=config.l2_normalised)
+        return detector.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write it whole or not at all."""
+    header = _Header(labels=checkpoint.labels, origin=checkpoint.origin, history=checkpoint.history)
+    content = {
+        "format": FORMAT,
+        "config": checkpoint.config.model_dump_json(),
+        "header": header.model_dump_json(),
+        "weights": {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()},
+        "objective": {name: tensor.contiguous() for name, tensor in checkpoint.objective.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with staging.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; no code in it is run (``weights_only``).
+
+    Raises:
+        CheckpointMissing: there is no such file.
+        CheckpointInvalid: not a checkpoint, damaged, or of a version that we do not know.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointMissing(f"{path}: no checkpoint here: {error.strerror}") from error
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch remarks on pickles that it then refuses
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises almost anything on bytes that are no checkpoint
+        raise CheckpointInvalid(f"{path}: not a checkpoint, or damaged") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise CheckpointInvalid(f"{path}: format {found!r}, expected {FORMAT!r}; train it anew with `trainer train`")
+    try:
+        header = _Header.model_validate_json(content["header"])
+        checkpoint = Checkpoint(
+            config=parse_config(json.loads(content["config"])),
+            labels=header.labels,
+            origin=header.origin,
+            history=header.history,
+            weights=content["weights"],
+            objective=content["objective"],
+        )
+        checkpoint.model()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointInvalid(f"{path}: {where}: {first['msg']}") from error
+    except BadConfig as error:
+        raise CheckpointInvalid(f"{path}: config: {error}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointInvalid(f"{path}: incomplete: {' '.join(str(error).split())[:200]}") from error
+    return checkpoint

@@ -1,0 +1,77 @@
+"""Everything a training run depends on, as far as all systems share it: one frozen object.
+
+Each system adds its own fields and its paper's defaults in its file in ``trainer/models/``; ``systems.read_config``
+makes one of a recipe (TOML) and the options given over it.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bundle.manifest import Crop, Preprocessing, Resize, View
+from trainer.data.layouts import Layout
+
+
+class TrainConfig(BaseModel):
+    """What every run has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    system: str
+    """Its name in ``systems.SYSTEMS``."""
+
+    # The data
+    layout: Layout | None = None
+    """How images are laid out on disk; None recognises it."""
+    split: str | None = None
+    """Which images are trained on, where the data come in splits."""
+    val_split: str | None = None
+    """Which are watched, likewise."""
+    size: int = Field(default=128, ge=32, le=1024)
+    """Side of the square the network sees, in pixels."""
+    fit: Literal["resize", "crop"] = "resize"
+    """``resize`` makes every image ``size`` x ``size``; it blurs away traces of images that were larger. ``crop`` takes
+    the centre as stored and skips images that are smaller: better evidence, less content."""
+    real: tuple[str, ...] = Field(default=("real",), min_length=1)
+    """Sub-folders that hold photographs; every other sub-folder is a generator."""
+    flip: bool = False
+    """Mirror half of the training images left to right; a generator's grid need not be symmetric."""
+    max_unreadable: int = Field(default=20, ge=0)
+    """Broken images that are listed and skipped before the run stops."""
+    cache_mib: int = Field(default=4096, ge=0)
+    """Views are kept decoded in memory where they fit this budget, and decoded anew each epoch where not."""
+    workers: int = Field(default=0, ge=0, le=64)
+    """Processes that decode and augment; of use where the cache is too small or augmentation is slow."""
+
+    # The model
+    binary: bool = False
+    """One output, the log-odds of *generated*, instead of one output a class; templates work with either."""
+    l2_normalised: bool = False
+    """Embeddings are scaled to length 1 before they are compared with templates."""
+
+    # The optimisation
+    epochs: int = Field(default=10, ge=0)
+    batch: int = Field(default=128, ge=2)
+    """Images a step, over all processes."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate at the start."""
+    keep: Literal["last", "best"] = "last"
+    """The weights of the last epoch, or of the (first) one with the highest accuracy on the images watched."""
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What every image goes through in serving, and in training unless a system says otherwise: one view."""
+        if self.fit == "resize":
+            return Preprocessing(views=(View(resize=Resize(mode="exact", size=self.size)),))
+        return Preprocessing(views=(View(crop=Crop(mode="centre", size=self.size)),))
+
+    @property
+    def training_preprocessing(self) -> Preprocessing:
+        """What a training image goes through before augmentation; larger than ``size`` where that crops."""
+        return self.preprocessing
+
+    @property
+    def needs_val(self) -> bool:
+        """Whether the run is steered by its accuracy on other images."""
+        return self.keep == "best"

@@ -1,0 +1,94 @@
+"""What a run says to people: bars while it works, one line for what is done."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bundle.manifest import Preprocessing
+from trainer.data.folder import WHERE_TOO_SMALL, ImageFolder
+from trainer.training.checkpoint import Epoch
+from trainer.training.config import TrainConfig
+from trainer.training.device import Precision, World
+from trainer.training.systems import system
+
+NO_FIGURES: Final[dict[str, Any]] = {"speed": "", "loss": ""}
+"""The columns of ``show_progress`` that a task without figures leaves empty."""
+
+
+def read_folder(
+    config: TrainConfig, preprocessing: Preprocessing, path: Path, split: str | None, progress: Progress
+) -> ImageFolder:
+    """The images, as many broken ones left out as the config allows; what was left out is said."""
+    with progress_of(progress, f"reading {path}") as advance:
+        folder = ImageFolder.read(
+            path,
+            preprocessing,
+            layout=config.layout,
+            split=split,
+            max_unreadable=config.max_unreadable,
+            cache_mib=config.cache_mib,
+            progress=advance,
+        )
+    say_left_out(folder, progress.console)
+    return folder
+
+
+def say_left_out(folder: ImageFolder, console: Console) -> None:
+    """Each broken image, and how many were too small."""
+    say = partial(console.print, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    for bad in folder.unreadable:
+        say(f"skipped {folder.root / bad.path}: {bad.reason}")
+    if folder.too_small:
+        count, size, first = len(folder.too_small), folder.preprocessing.size, folder.root / folder.too_small[0]
+        say(f"skipped {count} images smaller than {size} x {size} (first: {first}): {WHERE_TOO_SMALL}")
+
+
+@contextmanager
+def show_progress(console: Console, world: World) -> Iterator[Progress]:
+    """Bars in the first process and on a terminal, silence elsewhere."""
+    quiet = console if world.first else Console(quiet=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=quiet, transient=True, disable=not quiet.is_terminal) as progress:
+        yield progress
+
+
+@contextmanager
+def progress_of(progress: Progress, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for something that tells how many of how many are done."""
+    task = progress.add_task(what, total=None, **NO_FIGURES)
+    try:
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+    finally:
+        progress.remove_task(task)
+
+
+def describe(config: TrainConfig, folder: ImageFolder, world: World, precision: Precision) -> str:
+    """One line on what is about to run."""
+    classes = ", ".join(f"{name} {count}" for name, count in zip(folder.classes, folder.counts(), strict=True))
+    summary = system(config.system).summary(config)
+    return (
+        f"{config.system}: {summary}, {config.size} px ({config.fit}), {len(folder)} images ({classes}), "
+        f"{world.device.type} x {world.size}, {precision.name}, seed {config.seed}"
+    )
+
+
+def describe_epoch(epoch: Epoch, of: int) -> str:
+    """One line a finished epoch."""
+    parts = ", ".join(f"{name.replace('_', '-')} {value:.4f}" for name, value in epoch.parts.items())
+    line = (
+        f"epoch {epoch.number:>2}/{of}  lr {epoch.lr:.2e}  loss {epoch.loss:.4f} ({parts})  "
+        f"accuracy {epoch.accuracy:.3f}  {epoch.images_per_s:.0f} images/s"
+    )
+    return line if epoch.val_accuracy is None else f"{line}  val {epoch.val_accuracy:.3f}"

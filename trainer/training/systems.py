@@ -1,0 +1,236 @@
+"""What a system of the literature consists of, and which there are.
+
+A system is one file in ``trainer/models/`` with a config of its own and a ``SYSTEM``: a network, the losses it is
+trained by, an optimiser, a schedule, augmentations; what it leaves out is as for most. ``loop.py`` trains any of them.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from bundle.manifest import Label
+from trainer.arrays import Pixels
+from trainer.data.enlarged import Enlarged
+from trainer.data.folder import ImageFolder
+from trainer.errors import BadConfig
+from trainer.training.config import TrainConfig
+from trainer.training.schedules import Constant, Schedule
+
+AugmentImage = Callable[[Pixels, np.random.Generator], Pixels]
+"""On one image of ``training_preprocessing``, in the data loader; gives ``uint8[size, size, 3]``."""
+AugmentBatch = Callable[[Tensor], Tensor]
+"""On ``uint8[N, size, size, 3]`` on the device, of any process; draws by torch's global generator on the CPU."""
+
+SYSTEMS: Final[Mapping[str, str]] = {
+    "s1": "trainer.models.srm_metric",
+    "s2": "trainer.models.dcgan_discriminator",
+    "s3": "trainer.models.resnet_blur_jpeg",
+    "prnu": "trainer.models.prnu",
+    "spectrum": "trainer.models.spectrum",
+    "cooccurrence": "trainer.models.cooccurrence",
+    "forensic_transfer": "trainer.models.forensic_transfer",
+    "backbone": "trainer.models.backbones",
+    "block_spectra": "trainer.models.block_spectra",
+    "contrastive": "trainer.models.contrastive",
+}
+"""Name -> module with its ``SYSTEM``; loaded when asked for, as some need large libraries."""
+
+
+class Losses(NamedTuple):
+    """Of one batch: means over its images."""
+
+    total: Tensor
+    """Scalar; what the gradient is taken of."""
+    parts: dict[str, Tensor]
+    """Scalars by name, unweighted; reported for each epoch."""
+    scores: Tensor
+    """``float32[N, outputs]``, one row an image; classes that are only there to learn from come after the outputs."""
+    embedding: Tensor
+    """``float32[N, D]``."""
+
+
+class Objective(nn.Module):
+    """What a network is trained by: cross-entropy over the labels, or over *generated* in the binary variant.
+
+    A system with other losses overrides ``forward``; parameters and buffers of an objective are kept in the checkpoint
+    beside the network, and its parameters are trained.
+    """
+
+    generated: Tensor
+    done: float = 0.0
+    """Share of the run's epochs that are; the loop says so before each."""
+
+    def __init__(self, config: TrainConfig, labels: Sequence[Label]) -> None:
+        super().__init__()
+        self.binary = config.binary
+        kinds = torch.tensor([label.kind == "generator" for label in labels])
+        self.register_buffer("generated", kinds, persistent=False)
+
+    def forward(self, net: nn.Module, images: Tensor, labels: Tensor) -> Losses:
+        """Losses of ``net`` on ``uint8[N, H, W, 3]``, ``int64[N]``.
+
+        ``net`` may be called several times and any of its methods used: processes share the gradients of all that
+        happens in here. Under autocast, where the device has it: losses are taken of float32.
+        """
+        scores, embedding = net(images)
+        scores = scores.float()
+        loss = self.classification(scores, labels)
+        return Losses(loss, {"cross_entropy": loss}, scores, embedding)
+
+    def after_step(self, losses: Losses, labels: Tensor) -> None:
+        """What follows the optimiser's step, without gradients: moving centres, memory banks."""
+
+    def classification(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of ``float32[N, outputs]``: softmax over labels, or sigmoid of the single output."""
+        if self.binary:
+            return nn.functional.binary_cross_entropy_with_logits(scores[:, 0], self.generated[labels].float())
+        return nn.functional.cross_entropy(scores, labels)
+
+    def right(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Which images are judged right, ``bool[N]``: by the largest score, or by the sign of the single output."""
+        if self.binary:
+            return (scores[:, 0] > 0) == self.generated[labels]
+        return scores.argmax(1) == labels
+
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+def adam(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
+    """Adam at its default parameters, over network and objective."""
+    # Not ``fused``, though thrice as fast on a CPU: PyTorch 2.14 takes a gradient for one in the parameter's own order.
+    return torch.optim.Adam(module.parameters(), lr=config.lr)
+
+
+def constant(_config: TrainConfig, _optimiser: torch.optim.Optimizer, _steps: int) -> Schedule:
+    """The rate stays as it is."""
+    return Constant()
+
+
+@dataclass(frozen=True, slots=True)
+class System(Generic[C]):
+    """A system; its functions get its own config.
+
+    Attributes:
+        source: the paper, for people.
+        config: its config; its field ``system`` has the registered name as type and default.
+        summary: the network in a few words, for people.
+        network: (config, outputs) -> ``uint8[N, H, W, 3]`` -> (scores ``float32[N, outputs]``, embedding
+            ``float32[N, D]``); casting, normalisation and filters are inside, and it exports to ONNX with a free batch.
+            outputs is the number of labels, or 1 (log-odds of *generated*) in the binary variant.
+        start: (config, new network): takes weights from elsewhere before training, pretrained ones for instance.
+        enlarge: (config, training images, progress(done, total)): the images that an epoch goes through, where they are
+            not just those; their classes after the known ones are the objective's matter. Runs in every process and
+            must give the same in each.
+        objective: (config, labels in the order of the outputs) -> losses.
+        optimiser: (config, module that holds ``net`` and ``objective``) -> optimiser.
+        schedule: (config, optimiser, steps an epoch) -> the learning rate over time.
+        augment_image: config -> what each training image goes through, or None.
+        augment_batch: config -> what each training batch goes through, or None.
+        handled: it is trained on copies that were handled on their way (``augment.handled``), to be served such images:
+            bundles of it are calibrated on copies of that kind as well.
+        fit: (config, network, training images, labels of the images ``int64[N]``, progress(done, total)): what has a
+            closed form is fitted after the epochs, on the network in evaluation mode; systems without gradients set
+            ``epochs`` to 0. Runs in every process and must give the same in each.
+        templates: (trained weights, number of labels) -> ``float32[C, D]``: a template a label in the space of the
+            embeddings as they are served, where training itself makes some.
+        place: (trained weights, embeddings ``float32[n, D]`` of a class that training did not know) -> ``float32[D]``:
+            its template, where it is not simply their mean (of length 1, where embeddings are).
+    """
+
+    source: str
+    config: type[C]
+    summary: Callable[[C], str]
+    network: Callable[[C, int], nn.Module]
+    start: Callable[[C, nn.Module], None] = lambda _config, _net: None
+    enlarge: Callable[[C, ImageFolder, Callable[[int, int], None]], Enlarged] | None = None
+    objective: Callable[[C, Sequence[Label]], Objective] = Objective
+    optimiser: Callable[[C, nn.Module], torch.optim.Optimizer] = adam
+    schedule: Callable[[C, torch.optim.Optimizer, int], Schedule] = constant
+    augment_image: Callable[[C], AugmentImage | None] = lambda _: None
+    augment_batch: Callable[[C], AugmentBatch | None] = lambda _: None
+    handled: bool = False
+    fit: Callable[[C, nn.Module, ImageFolder, npt.NDArray[np.int64], Callable[[int, int], None]], None] | None = None
+    templates: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
+    place: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None = None
+
+
+def system(name: str) -> System[Any]:
+    """The system of that name.
+
+    Raises:
+        BadConfig: there is none.
+    """
+    if name not in SYSTEMS:
+        raise BadConfig(f"system: no system {name!r}, only {', '.join(SYSTEMS)}")
+    found: System[Any] = import_module(SYSTEMS[name]).SYSTEM
+    return found
+
+
+def make_network(config: TrainConfig, labels: Sequence[Label]) -> nn.Module:
+    """A new network of the config's system, with as many outputs as it learns."""
+    net: nn.Module = system(config.system).network(config, 1 if config.binary else len(labels))
+    return net
+
+
+def parse_config(values: Mapping[str, Any]) -> TrainConfig:
+    """The config of the system that ``values`` name under ``system`` (S1 where they do not).
+
+    Raises:
+        BadConfig: names the system, or the first key, that cannot be.
+    """
+    try:
+        config: TrainConfig = system(str(values.get("system", "s1"))).config.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadConfig(f"{key}: {first['msg']}, got {first['input']!r}") from error
+    return config
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` each, the value as TOML has it; what is no TOML is a text.
+
+    Raises:
+        BadConfig: one has no ``=``.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise BadConfig(f"--set {setting}: expected KEY=VALUE")
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = value
+    return values
+
+
+def read_config(recipe: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The recipe's values, with ``overrides`` (those not None) over them, and the system's defaults beneath.
+
+    Raises:
+        BadConfig: the file is missing or malformed; or a key or value is not one of ours.
+    """
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        try:
+            values = tomllib.loads(recipe.read_text())
+        except OSError as error:
+            raise BadConfig(f"{recipe}: no recipe here: {error.strerror}") from error
+        except ValueError as error:
+            raise BadConfig(f"{recipe}: not TOML: {error}") from error
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return parse_config(values)
+    except BadConfig as error:
+        raise BadConfig(f"{recipe}: {error}" if recipe is not None else str(error)) from error

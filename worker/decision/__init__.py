@@ -1,0 +1,1 @@
+"""What a score means: templates, thresholds and policy make a verdict of it."""

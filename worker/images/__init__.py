@@ -1,0 +1,1 @@
+"""From an address or bytes to views: fetching and decoding."""

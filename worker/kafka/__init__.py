@@ -1,0 +1,1 @@
+"""Everything that imports kafka-python; nothing else does. Read ``client.py`` first."""

@@ -1,0 +1,508 @@
+"""Kafka through kafka-python, which beside this only the assignor, the batch reader and ``kafka_*`` import.
+
+Exactly-once rests on an order of steps that kafka-python alone does not keep (3.0.12; each step closes a hole that
+we have seen leak):
+
+1. the input consumer is ``read_committed``, so that committed offsets are read with stable offsets;
+2. what belongs to partitions that are no longer ours is left out;
+3. nothing is published while the group is not stable: with a negative generation the broker would skip its check and
+   let a zombie commit, and with a generation whose assignment is not applied yet we would speak for others;
+4. every send is resolved before the offsets go in: a batch that times out changes no transaction state;
+5. offsets, then commit; an epoch that was bumped meanwhile means that "committed" may be a lie;
+6. after a clean abort the same may be published again, after anything unclear the process ends: a restart reads the
+   committed offsets, and nothing else decides.
+"""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import structlog
+from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.structs import MemberState, OffsetAndMetadata
+
+from worker.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    EventTooLarge,
+    Fenced,
+    GroupUnstable,
+    MessageTooLarge,
+    PublishAborted,
+    PublishUncertain,
+    TopicMissing,
+    UndecodableBatch,
+)
+from worker.kafka.assignor import PerTopicAssignor
+from worker.kafka.connection import TURNED_AWAY, check_topics, connection, reach, silent_client, start_error
+from worker.kafka.record_batches import Unreadable, read_leniently
+from worker.messages.records import Message, Partition, Progress, Record
+from worker.operations.metrics import Metrics
+from worker.settings import KafkaSettings
+
+_log = structlog.get_logger(__name__)
+
+_CLIENT_ONLY = {"allow_auto_create_topics": False, "metrics_enabled": False}
+"""Options of consumer and producer that the admin client does not have."""
+_BATCH_BYTES = 256 * 1024
+_LINGER_MS = 5
+_HEARTBEAT_S = 1.0
+"""Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
+_METADATA_AGE_MS = 10_000
+"""So long a partition that is added to a topic may stay unseen; by default it would be five minutes."""
+_SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
+"""How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
+_LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
+"""The broker answers a connection in order: the question waits behind a fetch under way."""
+_TOPIC_LIMIT = "max.message.bytes"
+_UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
+_FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
+_CLIENT_ERRORS = (errors.KafkaError, RuntimeError, ValueError, TypeError)
+"""What kafka-python raises from a transaction: its fatal states are plain RuntimeErrors."""
+_TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
+
+
+class KafkaBroker:
+    """``Broker`` over kafka-python, exactly once by transactions or at least once."""
+
+    def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._transactional = settings.delivery == "exactly_once"
+        self._consumer: Any = None
+        self._producer: Any = None
+        self._epochs: dict[Partition, int] = {}
+        self._assignments = 0
+        self._member = ""
+        self._listener = _Listener(self._epochs, self._next_epoch, metrics)
+        self._max_message_bytes = settings.max_message_bytes
+
+    @silent_client()
+    def start(self) -> None:
+        """See ``Broker``."""
+        s = self._settings
+        instance = s.instance_id or uuid.uuid4().hex
+        reach(s)
+        try:
+            self._consumer = KafkaConsumer(
+                **connection(s),
+                **_CLIENT_ONLY,
+                group_id=s.group_id,
+                group_instance_id=s.instance_id,
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                partition_assignment_strategy=[PerTopicAssignor],
+                session_timeout_ms=int(s.session_timeout_s * 1000),
+                heartbeat_interval_ms=int(min(_HEARTBEAT_S, s.session_timeout_s / 3) * 1000),
+                max_poll_interval_ms=int(s.max_poll_interval_s * 1000),
+                max_poll_records=s.max_poll_records,
+                fetch_max_bytes=s.fetch_max_bytes,
+                max_partition_fetch_bytes=s.fetch_max_bytes,
+                fetch_max_wait_ms=_SHORT_FETCH_MS,
+                metadata_max_age_ms=_METADATA_AGE_MS,
+            )
+            read_leniently(self._consumer, s.max_batch_bytes)
+            _fetch_in_time(self._consumer)
+            check_topics(s)
+            self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
+            self._producer = KafkaProducer(
+                **connection(s),
+                **_CLIENT_ONLY,
+                **producer_options(s, self._max_message_bytes),
+                **self._transaction_options(f"{s.group_id}-{instance}"),
+            )
+            if self._transactional:
+                _lose_no_request(self._producer)
+                self._producer.init_transactions()  # also ends what an earlier process of this identity left open
+            topics = [s.images_topic, s.retry_topic]
+            self._consumer.subscribe(topics, listener=self._listener)
+        except errors.KafkaError as error:
+            raise start_error(error, s) from error
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        """See ``Broker``."""
+        self._make_way()
+        try:
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        except _UNDECODABLE as error:
+            raise UndecodableBatch(f"{self._stuck_at()}: {error}") from error
+        except TURNED_AWAY as error:
+            raise start_error(error, self._settings) from error
+        except errors.KafkaError as error:
+            if not error.retriable:
+                raise BrokerUnreachable(f"the group cannot be joined or read: {error}") from error
+            _log.warning("poll failed, will be repeated", why=str(error))
+            return []
+        self._check_member()
+        self._finish_rebalance()
+        return [
+            Record(
+                partition=partition,
+                offset=record.offset,
+                epoch=self._epochs[partition],
+                timestamp_ms=record.timestamp,
+                key=record.key,
+                value=record.value,
+                headers=tuple(record.headers),
+                undecodable=record.headers.why if isinstance(record.headers, Unreadable) else None,
+            )
+            for tp, records in polled.items()
+            if (partition := Partition(*tp)) in self._epochs
+            for record in records
+        ]
+
+    @property
+    def max_message_bytes(self) -> int:
+        """See ``Broker``."""
+        return self._max_message_bytes
+
+    def owned(self) -> Mapping[Partition, int]:
+        """See ``Broker``."""
+        return dict(self._epochs)
+
+    def joined(self) -> bool:
+        """See ``Broker``."""
+        return self._consumer is not None and self._consumer.group_metadata().generation_id >= 0
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        """See ``Broker``."""
+        assigned = self._consumer.assignment()
+        wanted = {TopicPartition(*partition) for partition in partitions} & assigned
+        paused = self._consumer.paused() & assigned
+        if more := wanted - paused:
+            self._consumer.pause(*more)
+        if fewer := paused - wanted:
+            self._consumer.resume(*fewer)
+
+    def publish(self, progress: Sequence[Progress]) -> None:
+        """See ``Broker``."""
+        group = self._consumer.group_metadata()  # first: a generation that ends meanwhile is refused by the broker
+        current = [part for part in progress if self._epochs.get(part.partition) == part.epoch]
+        if not current:
+            return
+        messages = [message for part in current for message in part.messages]
+        offsets = {TopicPartition(*part.partition): self._committed_offset(part) for part in current}
+        if group.generation_id < 0 or group.state is not MemberState.STABLE:
+            raise GroupUnstable("the group is rebalancing")
+        if self._transactional:
+            self._publish_transaction(messages, offsets, group)
+        else:
+            self._publish_then_commit(messages, offsets)
+
+    def lag(self) -> Mapping[Partition, int] | None:
+        """See ``Broker``; the client's position moves over control records, so a drained partition has lag 0.
+
+        The end is asked for, since a paused partition is not fetched from and its high watermark stands still.
+        """
+        partitions = [TopicPartition(*partition) for partition in self._epochs]
+        try:
+            ends = self._consumer.end_offsets(partitions, timeout_ms=_LAG_TIMEOUT_MS) if partitions else {}
+            positions = {tp: self._consumer.position(tp, timeout_ms=_LAG_TIMEOUT_MS) for tp in ends}
+        except errors.KafkaError:
+            return None
+        return {
+            Partition(*tp): max(0, end - position)
+            for tp, end in ends.items()
+            if (position := positions[tp]) is not None
+        }
+
+    @silent_client()  # it takes the end of what was under way for trouble
+    def close(self) -> None:
+        """See ``Broker``."""
+        consumer, producer = self._consumer, self._producer
+        self._consumer = self._producer = None
+        try:
+            if producer is not None:
+                producer.close(timeout=2)
+        except errors.KafkaError as error:
+            _log.warning("producer not closed cleanly", why=str(error))
+        finally:
+            if consumer is not None:
+                consumer.close(autocommit=False, timeout_ms=2000)
+            self._epochs.clear()
+
+    def _committed_offset(self, part: Progress) -> Any:
+        return OffsetAndMetadata(part.next_offset, "", -1)
+
+    def _transaction_options(self, identity: str) -> dict[str, Any]:
+        if not self._transactional:
+            return {}
+        return {
+            "transactional_id": identity,
+            "transaction_timeout_ms": int(self._settings.transaction_timeout_s * 1000),
+            "max_block_ms": int(self._settings.start_timeout_s * 1000),
+        }
+
+    def _next_epoch(self) -> int:
+        self._assignments += 1
+        return self._assignments
+
+    def _check_member(self) -> None:
+        """End if we were given a new identity without being told that the partitions of the old one are lost.
+
+        kafka-python calls no listener when a member is unknown in the middle of a rebalance
+        (``_on_join_prepare_async`` is skipped): positions and work in flight would be of the old identity.
+        """
+        member = self._consumer.group_metadata().member_id
+        if member != self._member and self._member and not self._listener.lost:
+            raise Fenced("the group has forgotten this member")
+        self._member, self._listener.lost = member, False
+
+    def _make_way(self) -> None:
+        """Let the client return to partitions that were paused with records in hand.
+
+        kafka-python (3.0.12) lays such records aside and takes them up again when nothing else is in line. But what
+        was in line stays there when it is used up, until another fetch brings something: on a topic that has come to
+        its end the records laid aside were never seen again.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no public way
+        in_line = fetcher._next_partition_records  # noqa: SLF001
+        if in_line is not None and not in_line:
+            fetcher._next_partition_records = None  # noqa: SLF001
+
+    def _finish_rebalance(self) -> None:
+        """Make the client take up a rebalance that it has forgotten half-way.
+
+        When changed metadata makes the leader rejoin and ``poll`` returns just before the group's answer, kafka-python
+        (3.0.12) sees no reason any more to look at that answer: it would poll on for ever, without a heartbeat and
+        without being told that the group has given its partitions to others.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        if not coordinator.need_rejoin() and coordinator.state is MemberState.REBALANCING:
+            coordinator.request_rejoin()
+
+    def _publish_transaction(self, messages: list[Message], offsets: dict[Any, Any], group: Any) -> None:
+        try:
+            self._producer.begin_transaction()
+        except _CLIENT_ERRORS as error:
+            raise PublishUncertain(f"no transaction could be begun: {error}") from error
+        identity = self._producer._transaction_manager.producer_id_and_epoch  # noqa: SLF001 - see step 5
+        try:
+            self._send(messages)
+            self._producer.send_offsets_to_transaction(offsets, group)
+        except (*_CLIENT_ERRORS, MessageTooLarge) as error:
+            self._abort(error)
+        try:
+            self._producer.commit_transaction()
+        except _CLIENT_ERRORS as error:
+            raise PublishUncertain(f"commit failed: {error}") from error
+        if self._producer._transaction_manager.producer_id_and_epoch != identity:  # noqa: SLF001
+            # TransactionManager.bump_producer_id_and_epoch completes a pending commit as if it had succeeded.
+            raise PublishUncertain("the producer's epoch changed during the commit")
+
+    def _abort(self, cause: Exception) -> None:
+        """Abort and raise what ``cause`` means."""
+        meaning = publish_error(cause)
+        if not isinstance(meaning, Fenced):
+            try:
+                self._producer.abort_transaction()
+            except _CLIENT_ERRORS as error:
+                raise PublishUncertain(f"abort failed: {error}, after: {cause}") from error
+        if meaning is cause:
+            raise cause
+        raise meaning from cause
+
+    def _publish_then_commit(self, messages: list[Message], offsets: dict[Any, Any]) -> None:
+        try:
+            self._send(messages)
+            self._consumer.commit(offsets, timeout_ms=int(self._settings.publish_deadline_s * 500))
+        except errors.KafkaError as error:
+            raise publish_error(error) from error
+
+    def _send(self, messages: list[Message]) -> None:
+        """Send all and wait for every acknowledgement."""
+        futures = []
+        for index, m in enumerate(messages):
+            try:
+                futures.append(self._producer.send(m.topic, value=m.value, key=m.key, headers=list(m.headers)))
+            except _TOO_LARGE as error:
+                raise MessageTooLarge(index, str(error)) from error
+        timeout_s = self._settings.transaction_timeout_s
+        self._producer.flush(timeout=timeout_s)
+        for future in futures:
+            try:
+                future.get(timeout=timeout_s)
+            except _TOO_LARGE as error:
+                # The limit was read at the start and is kept by the producer itself. A refusal by the broker breaks
+                # its sequence numbers, so only a new process goes on, with the new limit.
+                raise PublishUncertain(f"a topic's max.message.bytes was lowered: {error}") from error
+
+    def _stuck_at(self) -> str:
+        """Where the client stands; it offers no public way to ask after a failed poll."""
+        records = self._consumer._fetcher._next_partition_records  # noqa: SLF001
+        if not records:
+            return "unknown position"
+        tp = records.topic_partition
+        return f"{tp.topic}/{tp.partition}/{records.next_fetch_offset}"
+
+
+def _fetch_in_time(consumer: Any) -> None:
+    """Make a ``KafkaConsumer`` send a fetch only when it may be for every partition, or else wait for little.
+
+    kafka-python (3.0.12) has one fetch at a time for a broker, for the partitions of which it has nothing in hand; what
+    comes for the others meanwhile waits until that fetch is answered. It looks whether it has anything in hand, and
+    then has its own thread send the fetch. Where a response comes in between, the fetch is for what remains: for empty
+    partitions often, while those with events wait for half a second. So that thread looks again.
+
+    Each fetch costs us and the broker a millisecond or two, so those that are for all partitions may wait longer.
+    """
+    fetcher = consumer._fetcher  # noqa: SLF001 - there is no public way
+    send = fetcher._send_fetches_async  # noqa: SLF001
+
+    async def send_in_time() -> Any:
+        if fetcher._completed_fetches:  # noqa: SLF001
+            return []
+        is_for_all = len(fetcher._fetchable_partitions()) == len(consumer.assignment())  # noqa: SLF001
+        fetcher.config["fetch_max_wait_ms"] = _LONG_FETCH_MS if is_for_all else _SHORT_FETCH_MS
+        return await send()
+
+    fetcher._send_fetches_async = send_in_time  # noqa: SLF001
+
+
+def _lose_no_request(producer: Any) -> None:
+    """Make a transactional ``KafkaProducer`` repeat the request that it was about to send when its connection was gone.
+
+    kafka-python (3.0.12) repeats it where its client says that the node is not ready; but the client raises that, and
+    then the request is forgotten: the transaction stands still until its records, or our patience, run out.
+    """
+    client = producer._sender._client  # noqa: SLF001 - there is no public way
+    await_ready = client.await_ready
+
+    def say_whether_ready(*args: Any, **options: Any) -> bool:
+        try:
+            return bool(await_ready(*args, **options))
+        except errors.KafkaConnectionError:
+            return False
+
+    client.await_ready = say_whether_ready
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Keeps the epochs of owned partitions; runs on the client's own thread and must not block."""
+
+    def __init__(self, epochs: dict[Partition, int], next_epoch: Any, metrics: Metrics) -> None:
+        self._epochs = epochs
+        self._next_epoch = next_epoch
+        self._metrics = metrics
+        self.lost = False
+        """Whether partitions were lost since the flag was last taken down."""
+
+    def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
+        self._metrics.rebalances.labels("assigned").inc()
+        for tp in assigned:
+            self._epochs.setdefault(Partition(*tp), self._next_epoch())
+
+    def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
+        self._metrics.rebalances.labels("revoked").inc()
+        self._forget(revoked)
+
+    def on_partitions_lost(self, lost: Collection[Any]) -> None:
+        self._metrics.rebalances.labels("lost").inc()
+        self.lost = True
+        self._forget(lost)
+
+    def _forget(self, gone: Collection[Any]) -> None:
+        for tp in gone:
+            self._epochs.pop(Partition(*tp), None)
+
+
+class ImageSender:
+    """Puts image events into a topic; for ``python -m worker produce``."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._producer: Any = None
+        self._futures: list[Any] = []
+
+    def start(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnreachable, TopicMissing: nothing was sent.
+        """
+        reach(self._settings)
+        try:
+            self._producer = KafkaProducer(
+                **connection(self._settings),
+                **_CLIENT_ONLY,
+                **producer_options(self._settings, self._settings.max_message_bytes),
+            )
+            if not self._producer.partitions_for(self._settings.images_topic):
+                raise TopicMissing(f"topic {self._settings.images_topic!r} does not exist")
+        except errors.KafkaError as error:
+            raise start_error(error, self._settings) from error
+
+    def send(self, message: Message) -> None:
+        """Queue one event; waits for acknowledgements when many are under way.
+
+        Raises:
+            EventTooLarge: names the image.
+        """
+        m = message
+        try:
+            self._futures.append(self._producer.send(m.topic, value=m.value, key=m.key, headers=list(m.headers)))
+        except _TOO_LARGE as error:
+            raise EventTooLarge(f"{(m.key or b'').decode()}: {error}; send a claim check instead") from error
+        if len(self._futures) >= 256:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until everything is acknowledged.
+
+        Raises:
+            BrokerUnreachable: something was not.
+        """
+        try:
+            for future in self._futures:
+                future.get(timeout=self._settings.start_timeout_s)
+        except TURNED_AWAY as error:
+            raise start_error(error, self._settings) from error
+        except errors.KafkaError as error:
+            raise BrokerUnreachable(f"an event was not acknowledged: {error}") from error
+        self._futures.clear()
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._producer is not None:
+            self._producer.close(timeout=5)
+            self._producer = None
+
+
+def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[str, Any]:
+    """Batches by flush; the delivery time-out stays below the transaction's."""
+    return {
+        "acks": "all",
+        "linger_ms": _LINGER_MS,
+        "batch_size": min(_BATCH_BYTES, max_message_bytes),
+        "max_request_size": max_message_bytes,
+        "delivery_timeout_ms": int(settings.transaction_timeout_s * 1000 * 2 / 3),
+        "retry_backoff_ms": 10,  # slept in the sender while a transaction marker is being written
+    }
+
+
+def topic_limit(settings: KafkaSettings) -> int:
+    """Smallest ``max.message.bytes`` of the topics we write to; the client's own limit where the broker won't say."""
+    topics = (settings.retry_topic, settings.dead_topic, settings.verdicts_topic)
+    admin = KafkaAdminClient(**connection(settings))
+    try:
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, {_TOPIC_LIMIT: None}) for topic in topics]
+        found = admin.describe_configs(wanted, config_filter="all")["topic"]
+        return min(int(found[topic][_TOPIC_LIMIT]["value"]) for topic in topics)
+    except (errors.KafkaError, KeyError) as error:  # not authorised, or a broker that does not know the question
+        _log.warning("topic limits unknown", why=str(error), assumed=settings.max_message_bytes)
+        return settings.max_message_bytes
+    finally:
+        admin.close()
+
+
+def publish_error(error: Exception) -> BrokerError:
+    """What a failure before the commit means: try again, or end."""
+    if isinstance(error, BrokerError):
+        return error
+    if isinstance(error, _FENCED) or "UnknownMemberId" in str(error):
+        return Fenced(f"another process took over: {error}")
+    if isinstance(error, TURNED_AWAY):
+        return BrokerUnreachable(f"the broker turned us away: {error}")
+    return PublishAborted(str(error))

@@ -1,0 +1,310 @@
+"""Reaching a Kafka cluster: the options of every client of ours, and a first knock that says why it is not opened.
+
+kafka-python (3.0.12) takes whatever goes wrong with a connection for something that passes. It offers a wrong password
+again and again until its time is up, and by then it has forgotten why it was turned away; in a TLS handshake it waits
+for ever on a server that says nothing. So ``reach`` connects once, with the same code but with limits, before any
+client is made, and tells at once what no repetition would mend.
+"""
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import errors
+from kafka.admin import KafkaAdminClient
+from kafka.net.inet import create_connection
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+
+from worker.errors import BrokerUnreachable, StartupError, TopicMissing
+from worker.kafka.topics import worker_operations
+from worker.operations.tls import client_context, tls_trouble
+from worker.settings import KafkaSettings
+
+TURNED_AWAY = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+"""The broker does not take us, and will say so again."""
+
+_ATTEMPT_S = 5.0
+_BETWEEN_S = 0.3
+_OTHERS_S = 1.0
+"""How long brokers other than the first that answers are waited for: one of them may be down."""
+
+
+def connection(settings: KafkaSettings) -> dict[str, Any]:
+    """What every client of ours needs to reach the cluster.
+
+    Raises:
+        StartupError: settings of TLS and SASL that do not fit together, or files that are not what they should be.
+    """
+    _check_security(settings)
+    password = settings.sasl_password
+    with_tls = settings.security_protocol in ("SSL", "SASL_SSL")
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "bootstrap_timeout_ms": int(settings.start_timeout_s * 1000),
+        "client_id": "genprint",
+        "security_protocol": settings.security_protocol,
+        "ssl_context": client_context("kafka", settings) if with_tls else None,
+        "sasl_mechanism": settings.sasl_mechanism,
+        "sasl_plain_username": settings.sasl_username,
+        "sasl_plain_password": password.get_secret_value() if password else None,
+        "reconnect_backoff_max_ms": 1000,
+        "request_timeout_ms": int(settings.transaction_timeout_s * 1000 / 3),
+    }
+    return options
+
+
+def reach(settings: KafkaSettings) -> None:
+    """Connect to one of the bootstrap servers and to the brokers that it names, and disconnect.
+
+    Raises:
+        BrokerUnreachable: at once if we are turned away or TLS comes to nothing, else after ``start_timeout_s``.
+        StartupError: as ``connection``.
+    """
+    options = connection(settings)
+    deadline = time.monotonic() + settings.start_timeout_s
+    servers = settings.bootstrap_servers.split(",")
+    with silent_client():
+        while True:
+            failures: list[errors.KafkaError] = []
+            for server in servers:
+                limit_s = max(0.1, min(_ATTEMPT_S, deadline - time.monotonic()))
+                try:
+                    _knock({**options, "bootstrap_servers": [server]}, limit_s, settings)
+                except errors.KafkaError as error:
+                    failures.append(error)
+                else:
+                    return
+            final = [error for error in failures if _is_final(error, settings)]
+            if final:
+                raise start_error(final[0], settings) from final[0]
+            if time.monotonic() + _BETWEEN_S > deadline:
+                raise start_error(failures[-1], settings) from failures[-1]
+            time.sleep(_BETWEEN_S)
+
+
+def check_topics(settings: KafkaSettings) -> None:
+    """See that all four topics exist and may be used as a worker uses them.
+
+    Raises:
+        TopicMissing, BrokerUnreachable: names them all.
+    """
+    needed = worker_operations(settings)
+    admin = KafkaAdminClient(**connection(settings))
+    try:
+        found = {topic["name"]: topic for topic in admin.describe_topics(list(needed))}
+    finally:
+        admin.close()
+    codes = {name: found[name]["error_code"] if name in found else None for name in needed}
+    unseen = [name for name, code in codes.items() if code == errors.TopicAuthorizationFailedError.errno]
+    if unseen:
+        error = errors.TopicAuthorizationFailedError(set(unseen))
+        raise start_error(error, settings) from error
+    if missing := [name for name, code in codes.items() if code in (None, errors.UnknownTopicOrPartitionError.errno)]:
+        raise TopicMissing(
+            f"{_where(settings)}: no topic {', '.join(sorted(missing))}; "
+            "create it first (python -m worker topics create), the worker creates none"
+        )
+    lacking = {
+        name: sorted(operations - set(allowed))
+        for name, operations in needed.items()
+        # Brokers that know no access control do not tell.
+        if (allowed := found[name].get("authorized_operations")) is not None and operations - set(allowed)
+    }
+    if lacking:
+        rights = "; ".join(f"{_setting(name, settings)}: no {' and '.join(lack)}" for name, lack in lacking.items())
+        raise BrokerUnreachable(f"{_where(settings)}: the broker turned us away: {rights}{_grant(settings)}")
+
+
+def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:
+    """One line that names what and where."""
+    where = _where(settings)
+    if trouble := tls_trouble(error, "kafka", settings):
+        return BrokerUnreachable(f"{where}: no TLS connection: {trouble}")
+    if isinstance(error, TURNED_AWAY):
+        return BrokerUnreachable(f"{where}: the broker turned us away: {turned_away(error, settings)}")
+    if isinstance(error, errors.IllegalSaslStateError):
+        return BrokerUnreachable(
+            f"{where}: kafka.security_protocol={settings.security_protocol}: no SASL there ({error})"
+        )
+    if isinstance(error, errors.InvalidReceiveError):
+        return BrokerUnreachable(f"{where}: what answers there is no Kafka ({error}){_doubt(settings)}")
+    if isinstance(error, errors.RetriableError):
+        # A connection that is made and hung up on looks like this when both ends mean another protocol.
+        hung_up = "disconnected" in str(error) or "Handshake failed" in str(error)
+        doubt = _doubt(settings) if hung_up else ""
+        within = f"no broker answered within {settings.start_timeout_s:g} s ({error})"
+        return BrokerUnreachable(f"{where}: {within}{doubt}")
+    return BrokerUnreachable(f"{where}: {error}")
+
+
+def turned_away(error: Exception, settings: KafkaSettings) -> str:
+    """Which setting a refusal is about, and what to do."""
+    s = settings
+    match error:
+        case errors.SaslAuthenticationFailedError():
+            return (
+                f"it does not take kafka.sasl_username={s.sasl_username} with kafka.sasl_password by "
+                f"kafka.sasl_mechanism={s.sasl_mechanism} ({error})"
+            )
+        case errors.UnsupportedSaslMechanismError():
+            return f"kafka.sasl_mechanism={s.sasl_mechanism} is not switched on there ({error})"
+        case errors.TopicAuthorizationFailedError():
+            named = ", ".join(_setting(name, s) for name in _topics_of(error)) or str(error)
+            return f"no right to use {named}{_grant(s)}"
+        case errors.GroupAuthorizationFailedError():
+            return f"no right to read with the group kafka.group_id={s.group_id}{_grant(s)}"
+        case errors.TransactionalIdAuthorizationFailedError():
+            return f"no right to write with transactional ids that begin with kafka.group_id={s.group_id}{_grant(s)}"
+    return str(error)
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]
+    """Closes what comes to nothing, keeps why, and reads an answer to its end.
+
+    A broker hangs up right after it has said that the password is wrong, and kafka-python throws away what it has read
+    when the end of the connection comes with it.
+    """
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        options = self.config["socket_options"]
+        sock = await create_connection(self._net, node.host, node.port, options, timeout_at=timeout_at)
+        if self.ssl_enabled:
+            context = self.config["ssl_context"]
+            transport = KafkaSSLTransport(self._net, sock, host=node.host, ssl_context=context)
+        else:
+            transport = KafkaTCPTransport(self._net, sock, host=node.host)
+        receive = transport._sock_recv  # noqa: SLF001 - there is no public way
+
+        def receive_first() -> tuple[bytes, Exception | None]:
+            data, error = receive()
+            return data, None if data else error  # the next reading meets the end again
+
+        transport._sock_recv = receive_first  # noqa: SLF001
+        try:
+            await transport.handshake()
+        except OSError as error:
+            transport.close()
+            raise errors.KafkaConnectionError(f"Handshake failed: {error}") from error
+        except GeneratorExit:  # we wait no longer
+            transport.close()
+            raise
+        return transport
+
+
+def _knock(options: Mapping[str, Any], limit_s: float, settings: KafkaSettings) -> None:
+    net = NetworkSelector(**options)
+    manager = _Manager(net, **options)
+    try:
+        manager.run(_greet, manager, time.monotonic() + limit_s, settings)
+    finally:
+        manager.close()
+        net.close()
+
+
+async def _greet(manager: Any, deadline: float, settings: KafkaSettings) -> None:
+    """Raise the first failure that matters."""
+    first = manager.cluster.bootstrap_brokers()[0].node_id
+    await _connected(manager, _connecting(manager, first, deadline), deadline)
+    await manager.wait_for(manager.call_soon(manager.cluster.refresh_metadata, first), _left_ms(deadline))
+    brokers = manager.cluster.brokers()
+    under_way = [_connecting(manager, broker.node_id, deadline) for broker in brokers]
+    failures: list[errors.KafkaError] = []
+    for conn in under_way:
+        try:
+            await _connected(manager, conn, deadline)
+        except errors.KafkaError as error:
+            failures.append(error)
+        else:
+            deadline = min(deadline, time.monotonic() + _OTHERS_S)
+    for failure in failures:
+        if _is_final(failure, settings):
+            raise failure
+    if failures and len(failures) == len(brokers):
+        named = ", ".join(f"{broker.host}:{broker.port}" for broker in brokers)
+        raise errors.KafkaConnectionError(f"the cluster says that its brokers are at {named}: {failures[0]}")
+
+
+def _connecting(manager: Any, node: Any, deadline: float) -> Any:
+    return manager.get_connection(
+        node, timeout_ms=_left_ms(deadline), pop_on_close=False, refresh_metadata_on_err=False
+    )
+
+
+async def _connected(manager: Any, conn: Any, deadline: float) -> None:
+    await manager.wait_for(conn.init_future, _left_ms(deadline))
+
+
+def _left_ms(deadline: float) -> float:
+    return max(1.0, (deadline - time.monotonic()) * 1000)
+
+
+def _is_final(error: Exception, settings: KafkaSettings) -> bool:
+    is_refusal = isinstance(error, (*TURNED_AWAY, errors.IllegalSaslStateError, errors.InvalidReceiveError))
+    return is_refusal or tls_trouble(error, "kafka", settings) is not None
+
+
+@contextmanager
+def silent_client() -> Iterator[None]:
+    """What kafka-python would log, with tracebacks, is said by our one error or is none. Also a decorator."""
+    logger = logging.getLogger("kafka")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _check_security(settings: KafkaSettings) -> None:
+    """Refuse what would be a setting without effect, or a connection that cannot come about."""
+    s = settings
+    protocol = f"kafka.security_protocol={s.security_protocol}"
+    sasl = {
+        "kafka.sasl_mechanism": s.sasl_mechanism,
+        "kafka.sasl_username": s.sasl_username,
+        "kafka.sasl_password": s.sasl_password,
+    }
+    tls = {"kafka.ssl_cafile": s.ssl_cafile, "kafka.ssl_certfile": s.ssl_certfile, "kafka.ssl_keyfile": s.ssl_keyfile}
+    if s.security_protocol.startswith("SASL"):
+        if missing := [name for name, value in sasl.items() if value is None]:
+            raise StartupError(f"{protocol} needs {', '.join(missing)} too")
+    elif given := [name for name, value in sasl.items() if value is not None]:
+        raise StartupError(f"{protocol} does not use {', '.join(given)}; did you mean SASL_SSL?")
+    if not s.security_protocol.endswith("SSL") and (
+        given := [name for name, value in tls.items() if value is not None]
+    ):
+        raise StartupError(f"{protocol} does not use {', '.join(given)}; did you mean SSL or SASL_SSL?")
+
+
+def _where(settings: KafkaSettings) -> str:
+    return f"kafka.bootstrap_servers={settings.bootstrap_servers}"
+
+
+def _doubt(settings: KafkaSettings) -> str:
+    return f"; does that listener speak kafka.security_protocol={settings.security_protocol}?"
+
+
+def _setting(topic: str, settings: KafkaSettings) -> str:
+    s = settings
+    names = {
+        s.images_topic: "images_topic",
+        s.retry_topic: "retry_topic",
+        s.dead_topic: "dead_topic",
+        s.verdicts_topic: "verdicts_topic",
+    }
+    return f"kafka.{names[topic]}={topic}" if topic in names else f"topic {topic}"
+
+
+def _topics_of(error: Exception) -> list[str]:
+    """kafka-python gives a name or a set of names."""
+    named: Collection[str] = error.args[0] if error.args else ()
+    return [named] if isinstance(named, str) else sorted(str(name) for name in named)
+
+
+def _grant(settings: KafkaSettings) -> str:
+    user = settings.sasl_username or "NAME"
+    return f"; an administrator can grant it: python -m worker topics create --acls worker=User:{user}"

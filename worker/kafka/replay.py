@@ -1,0 +1,246 @@
+"""A backfill over kafka-python: a bounded span of a topic, read by a group of its own.
+
+The group's committed offsets say how far it is, their metadata what the span was, so that a run that was stopped goes
+on where it was, to the end that it had when it was begun.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import structlog
+from kafka import KafkaConsumer, TopicPartition, errors
+from kafka.admin import KafkaAdminClient
+from kafka.structs import OffsetAndMetadata
+
+from worker.errors import BrokerError, PublishAborted, StartupError, TopicMissing
+from worker.kafka.client import KafkaBroker, topic_limit
+from worker.kafka.connection import connection, reach, silent_client, start_error
+from worker.kafka.span import Point, Span
+from worker.messages.records import Partition, Progress, Record
+from worker.operations.metrics import Metrics
+from worker.settings import KafkaSettings
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_EVERY_S = 0.5
+_TIMEOUT_MS = 2_000
+
+Plan = Mapping[Partition, tuple[int, int]]
+"""First offset and the one after the last, of each partition of the run."""
+
+
+class ReplayBroker(KafkaBroker):
+    """``Broker`` that gives the records of a span and says when all of them are answered.
+
+    Args:
+        settings: with a group and a retry topic that nobody else uses; the topic is made if it is not there.
+        metrics: as for any worker.
+        span: what to read.
+        finished: called when every event of the span has its committed answer, the deferred ones too.
+        progress: called now and then with the number of offsets in the span and of those that are left.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        metrics: Metrics,
+        span: Span,
+        finished: Callable[[], None],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        super().__init__(settings, metrics)
+        self._span = span
+        self._finished = finished
+        self._progress = progress
+        self._plan: Plan = {}
+        self._delivered: dict[tuple[Partition, int], int] = {}  # by partition and epoch: the offset after the last
+        self._reached: set[Partition] = set()
+        self._look_at = 0.0
+
+    @silent_client()
+    def start(self) -> None:
+        """See ``Broker``.
+
+        Raises:
+            StartupError: the span is not there (any more), or the run was begun with another one.
+        """
+        reach(self._settings)
+        try:
+            self._plan = self._prepare()
+        except errors.KafkaError as error:
+            raise start_error(error, self._settings) from error
+        super().start()
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        """See ``Broker``."""
+        records = []
+        for record in super().poll(timeout_s):
+            if record.offset >= self._end(record.partition):
+                self._reached.add(record.partition)
+            else:
+                records.append(record)
+                self._delivered[record.partition, record.epoch] = record.offset + 1
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_EVERY_S
+            self._look()
+        return records
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        """See ``Broker``; beyond its end a partition stays paused."""
+        super().pause({*partitions, *(self._reached & self.owned().keys())})
+
+    def _committed_offset(self, part: Progress) -> OffsetAndMetadata:
+        offset = super()._committed_offset(part)
+        return offset._replace(metadata=self._metadata(part.partition)) if part.partition in self._plan else offset
+
+    def _look(self) -> None:
+        """Commit what needs no answer any more, report, and see whether everything is done."""
+        if not self.joined():
+            return
+        try:
+            # Offsets before ends: a deferral that another process commits in between is then seen at least once.
+            committed = self._committed()
+            ends = self._ends()
+            self.publish([part for partition in self.owned() if (part := self._drained(partition, committed))])
+        except (errors.KafkaError, PublishAborted) as error:
+            _log.info("looked in vain, will be repeated", why=str(error))
+            return
+        left = {partition: max(0, end - committed[partition]) for partition, end in ends.items()}
+        total = sum(end - begin for begin, end in self._plan.values())
+        self._progress(total, sum(left[partition] for partition in self._plan))
+        if not any(left.values()):
+            self._finished()
+
+    def _drained(self, partition: Partition, committed: Mapping[Partition, int]) -> Progress | None:
+        """The commit of a partition that has given everything: up to its end there are only markers of transactions."""
+        epoch = self.owned().get(partition)
+        position = self._consumer.position(TopicPartition(*partition), timeout_ms=_TIMEOUT_MS)
+        if epoch is None or position is None:
+            return None
+        end = self._end(partition)
+        if position >= end:
+            self._reached.add(partition)
+        elif partition in self._plan:
+            return None
+        target = int(min(position, end))
+        before = committed.get(partition, 0)
+        if before >= target or self._delivered.get((partition, epoch), 0) > before:
+            return None
+        return Progress(partition, epoch, target, ())
+
+    def _retries(self) -> list[TopicPartition]:
+        topic = self._settings.retry_topic
+        return [TopicPartition(topic, number) for number in _numbers(self._consumer, topic)]
+
+    def _committed(self) -> dict[Partition, int]:
+        """How far the whole run is, whoever owns the partitions."""
+        places = [*self._retries(), *(TopicPartition(*partition) for partition in self._plan)]
+        return {Partition(*tp): self._consumer.committed(tp, timeout_ms=_TIMEOUT_MS) or 0 for tp in places}
+
+    def _ends(self) -> dict[Partition, int]:
+        """Up to where it must be committed."""
+        retries = self._retries()
+        ends = {Partition(*tp): end for tp, end in self._consumer.end_offsets(retries, timeout_ms=_TIMEOUT_MS).items()}
+        return ends | {partition: end for partition, (_, end) in self._plan.items()}
+
+    def _end(self, partition: Partition) -> float:
+        """The first offset that is not read; retries are read as they come, and other partitions not at all."""
+        if partition.topic == self._settings.retry_topic:
+            return float("inf")
+        return self._plan.get(partition, (0, 0))[1]
+
+    def _prepare(self) -> Plan:
+        """The span that this run was begun with; begins it if nobody has."""
+        s = self._settings
+        consumer = KafkaConsumer(
+            **connection(s),
+            group_id=s.group_id,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+        try:
+            numbers = _numbers(consumer, s.images_topic)
+            self._make_retry_topic(consumer, len(numbers))
+            places = [Partition(s.images_topic, number) for number in numbers]
+            begun = {place: found for place in places if (found := self._begun(consumer, place))}
+            if begun:
+                return begun
+            plan = self._resolve(consumer, self._span.partitions(numbers, s.images_topic))
+            offsets = {
+                TopicPartition(*place): OffsetAndMetadata(begin, self._metadata(place, plan), -1)
+                for place, (begin, _) in plan.items()
+            }
+            consumer.assign(list(offsets))
+            consumer.commit(offsets, timeout_ms=int(s.start_timeout_s * 1000))
+            return plan
+        finally:
+            consumer.close(autocommit=False)
+
+    def _begun(self, consumer: Any, place: Partition) -> tuple[int, int] | None:
+        # A process that was killed may have left a transaction open, and its offsets are told when that has timed out.
+        timeout_ms = int((self._settings.start_timeout_s + self._settings.transaction_timeout_s) * 1000)
+        found = consumer.committed(TopicPartition(*place), metadata=True, timeout_ms=timeout_ms)
+        if found is None or not found.metadata:
+            return None
+        noted = json.loads(found.metadata)
+        if (noted["from"], noted["to"]) != (self._span.start.text, self._span.end.text):
+            raise StartupError(
+                f"this run was begun with --from {noted['from']} --to {noted['to']}; "
+                "go on with these, or take another --run-id"
+            )
+        return noted["begin"], noted["end"]
+
+    def _metadata(self, place: Partition, plan: Plan | None = None) -> str:
+        begin, end = (plan or self._plan)[place]
+        return json.dumps({"begin": begin, "end": end, "from": self._span.start.text, "to": self._span.end.text})
+
+    def _resolve(self, consumer: Any, numbers: Collection[int]) -> Plan:
+        topic = self._settings.images_topic
+        places = [TopicPartition(topic, number) for number in sorted(numbers)]
+        first = consumer.beginning_offsets(places, timeout_ms=_TIMEOUT_MS)
+        last = consumer.end_offsets(places, timeout_ms=_TIMEOUT_MS)
+
+        def offsets(point: Point) -> dict[TopicPartition, int]:
+            if point.offsets is not None:
+                return {tp: point.offsets[tp.partition] for tp in places}
+            if point.edge is not None:
+                return dict(first if point.edge == "earliest" else last)
+            found = consumer.offsets_for_times(dict.fromkeys(places, point.at_ms), timeout_ms=_TIMEOUT_MS)
+            return {tp: found[tp].offset if found.get(tp) else last[tp] for tp in places}
+
+        begin, end = offsets(self._span.start), offsets(self._span.end)
+        for tp in places:
+            if begin[tp] < first[tp]:
+                raise StartupError(f"{topic}/{tp.partition}: offset {begin[tp]} is gone, {first[tp]} is the first one")
+            if end[tp] > last[tp]:
+                raise StartupError(f"{topic}/{tp.partition}: --to {end[tp]} is beyond its end, {last[tp]}")
+        return {Partition(*tp): (begin[tp], max(begin[tp], end[tp])) for tp in places}
+
+    def _make_retry_topic(self, consumer: Any, partitions: int) -> None:
+        """As many partitions as the topic that is read, so that any worker of the group has some of both."""
+        name = self._settings.retry_topic
+        if name in consumer.topics():
+            return
+        limit = topic_limit(self._settings.model_copy(update={"retry_topic": self._settings.dead_topic}))
+        admin = KafkaAdminClient(**connection(self._settings))
+        try:
+            topic = {name: {"num_partitions": partitions, "configs": {"max.message.bytes": str(limit)}}}
+            admin.create_topics(topic, wait_for_metadata=True)
+        except errors.TopicAlreadyExistsError:
+            pass
+        except errors.KafkaError as error:
+            raise BrokerError(f"topic {name} ({partitions} partitions) cannot be made, create it: {error}") from error
+        finally:
+            admin.close()
+
+
+def _numbers(consumer: Any, topic: str) -> Sequence[int]:
+    """Of a topic's partitions."""
+    found = consumer.partitions_for_topic(topic)
+    if not found:
+        raise TopicMissing(f"no topic {topic}")
+    return sorted(found)

@@ -1,0 +1,269 @@
+"""Topics and rights in a cluster: what is there, and making it what ``worker.kafka.topics`` declares.
+
+Nothing that exists is changed unless it was asked for, and nothing is ever taken away: neither a topic nor a right.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
+
+from kafka import errors
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ConfigResource,
+    ConfigResourceType,
+    KafkaAdminClient,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+)
+
+from worker.errors import BrokerError, BrokerUnreachable, StartupError
+from worker.kafka.connection import connection, reach, start_error
+from worker.kafka.topics import (
+    Difference,
+    Kind,
+    Remedy,
+    Right,
+    Topic,
+    declared_rights,
+    declared_topics,
+    right_differences,
+    topic_differences,
+)
+from worker.settings import KafkaSettings, Settings
+
+T = TypeVar("T")
+
+_KINDS: Mapping[Kind, ResourceType] = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "transactional id": ResourceType.TRANSACTIONAL_ID,
+}
+_KIND_OF = {resource: kind for kind, resource in _KINDS.items()}
+_EVERY_ACL = ACLFilter(
+    principal=None,
+    host=None,
+    operation=ACLOperation.ANY,
+    permission_type=ACLPermissionType.ANY,
+    resource_pattern=ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for."""
+
+    principals: Mapping[str, str]
+    """By role."""
+    consumer_groups: str
+    """What the names of the consumers' groups begin with."""
+    update: bool = False
+    """Settings of topics that exist."""
+    add_partitions: bool = False
+    """To topics that exist; from then on a key may be in another partition than before."""
+    dry_run: bool = False
+
+    @property
+    def remedies(self) -> frozenset[Remedy]:
+        """What may be done."""
+        may: set[Remedy] = {"create", "grant"}
+        if self.update:
+            may.add("update")
+        if self.add_partitions:
+            may.add("add partitions")
+        return frozenset(may)
+
+
+def check_topics_and_rights(settings: Settings, asked: Asked) -> list[Difference]:
+    """Every difference between what is declared and what is there.
+
+    Raises:
+        BrokerError, StartupError: it could not be found out.
+    """
+    with TopicAdmin(settings.kafka) as admin:
+        return _differences(settings, asked, admin)[1]
+
+
+def create_topics_and_rights(settings: Settings, asked: Asked) -> tuple[list[Difference], list[Difference]]:
+    """Mend what is asked for; once it is mended, the same call does nothing.
+
+    Returns:
+        What was mended (with ``dry_run``: would be), and what is left as it is.
+
+    Raises:
+        BrokerError, StartupError: names the first thing that could not be done; what was done before stays done.
+    """
+    with TopicAdmin(settings.kafka) as admin:
+        topics, differences = _differences(settings, asked, admin)
+        doing = [difference for difference in differences if difference.remedy in asked.remedies]
+        left = [difference for difference in differences if difference.remedy not in asked.remedies]
+        if not asked.dry_run:
+            _mend(settings, asked, admin, topics, doing)
+    return doing, left
+
+
+def _mend(
+    settings: Settings, asked: Asked, admin: "TopicAdmin", topics: Collection[Topic], doing: Collection[Difference]
+) -> None:
+    by_resource = {f"topic {topic.name}": topic for topic in topics}
+    for difference in doing:
+        match difference.remedy:
+            case "create":
+                admin.create(by_resource[difference.resource])
+            case "update":
+                admin.configure(by_resource[difference.resource].name, {difference.what: difference.declared})
+            case "add partitions":
+                topic = by_resource[difference.resource]
+                admin.add_partitions(topic.name, topic.partitions)
+    missing = {(d.resource, d.what) for d in doing if d.remedy == "grant"}
+    rights = declared_rights(settings.kafka, asked.principals, asked.consumer_groups)
+    admin.grant([r for r in sorted(rights) if (r.resource, f"{r.operation} for {r.principal}") in missing])
+
+
+def _differences(settings: Settings, asked: Asked, admin: "TopicAdmin") -> tuple[tuple[Topic, ...], list[Difference]]:
+    """The topics as they should be, and what is not."""
+    found = admin.topics([topic.name for topic in declared_topics(settings)])
+    declared = declared_topics(settings, found)
+    differences = topic_differences(declared, found)
+    if asked.principals:
+        rights = declared_rights(settings.kafka, asked.principals, asked.consumer_groups)
+        differences += right_differences(rights, admin.rights())
+    return declared, differences
+
+
+class TopicAdmin:
+    """One connection to the cluster, for as long as the block lasts; ``BrokerError`` and ``StartupError`` come out."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._client: Any = None
+
+    def __enter__(self) -> Self:
+        reach(self._settings)
+        try:
+            self._client = KafkaAdminClient(**connection(self._settings))
+        except errors.KafkaError as error:
+            raise start_error(error, self._settings) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def topics(self, names: Collection[str]) -> dict[str, Topic]:
+        """Those of them that exist."""
+        described = self._do("describe topics", lambda: self._client.describe_topics(list(names)))
+        there = {}
+        for topic in described:
+            kind = errors.for_code(topic["error_code"])
+            if kind is errors.NoError:
+                there[topic["name"]] = topic["partitions"]
+            elif kind is not errors.UnknownTopicOrPartitionError:
+                self._refuse(f"describe topic {topic['name']}", kind())
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in there]
+        configs: Mapping[str, Mapping[str, Any]] = {}
+        if resources:
+            what = "describe the settings of topics"
+            configs = self._do(what, lambda: self._client.describe_configs(resources, config_filter="all"))["topic"]
+        return {
+            name: Topic(
+                name,
+                len(partitions),
+                min(len(partition["replica_nodes"]) for partition in partitions),
+                {key: entry["value"] for key, entry in configs.get(name, {}).items() if entry["value"] is not None},
+            )
+            for name, partitions in there.items()
+        }
+
+    def rights(self) -> list[Right]:
+        """Every entry about topics, groups and transactional ids that counts for any host; denials for some host too.
+
+        Raises:
+            StartupError: the brokers have no access control.
+        """
+        entries, _ = self._do("list access control", lambda: self._client.describe_acls(_EVERY_ACL))
+        return [
+            Right(
+                entry.principal,
+                entry.operation.name,
+                _KIND_OF[pattern.resource_type],
+                pattern.resource_name,
+                is_prefix=pattern.pattern_type is ACLResourcePatternType.PREFIXED,
+                is_denial=entry.permission_type is ACLPermissionType.DENY,
+            )
+            for entry in entries
+            if (pattern := entry.resource_pattern).resource_type in _KIND_OF
+            and (entry.host == "*" or entry.permission_type is ACLPermissionType.DENY)
+        ]
+
+    def create(self, topic: Topic) -> None:
+        """Make a topic and wait until it can be used."""
+        new = {
+            topic.name: {
+                "num_partitions": topic.partitions,
+                "replication_factor": topic.replication,
+                "configs": dict(topic.configs),
+            }
+        }
+        self._do(f"create topic {topic.name}", lambda: self._client.create_topics(new, wait_for_metadata=True))
+
+    def configure(self, name: str, configs: Mapping[str, str]) -> None:
+        """Set some settings of a topic; the others stay."""
+        what = f"set {', '.join(configs)} of topic {name}"
+        resource = ConfigResource(ConfigResourceType.TOPIC, name, dict(configs))
+        results = self._do(what, lambda: self._client.alter_configs([resource]))
+        if (result := results["topic"][name]) != "OK":
+            raise BrokerError(f"{self._where}: cannot {what}: {result}")
+
+    def add_partitions(self, name: str, count: int) -> None:
+        """Up to ``count`` of them."""
+        self._do(f"add partitions to topic {name}", lambda: self._client.create_partitions({name: count}))
+
+    def grant(self, rights: Collection[Right]) -> None:
+        """Add these to the access control lists."""
+        if not rights:
+            return
+        results = self._do("grant rights", lambda: self._client.create_acls([_acl(right) for right in rights]))
+        if results["failed"]:
+            self._refuse("grant rights", results["failed"][0]())
+
+    @property
+    def _where(self) -> str:
+        return f"kafka.bootstrap_servers={self._settings.bootstrap_servers}"
+
+    def _do(self, what: str, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except errors.KafkaError as error:
+            self._refuse(what, error)
+
+    def _refuse(self, what: str, error: errors.KafkaError) -> NoReturn:
+        user = self._settings.sasl_username or "this client"
+        match error:
+            case errors.SecurityDisabledError():
+                raise StartupError(f"--acls: {self._where} has no access control (authorizer.class.name)") from error
+            case errors.AuthorizationError():
+                raise BrokerUnreachable(f"{self._where}: {user} may not {what}; an administrator may") from error
+            case errors.InvalidReplicationFactorError():
+                why = "there are not as many brokers as topics.replication says"
+                raise BrokerError(f"{self._where}: cannot {what}: {why}") from error
+            case _:
+                raise BrokerError(f"{self._where}: cannot {what}: {error}") from error
+
+
+def _acl(right: Right) -> ACL:
+    pattern = ACLResourcePatternType.PREFIXED if right.is_prefix else ACLResourcePatternType.LITERAL
+    return ACL(
+        principal=right.principal,
+        host="*",
+        operation=ACLOperation[right.operation],
+        permission_type=ACLPermissionType.ALLOW,
+        resource_pattern=ResourcePattern(_KINDS[right.kind], right.name, pattern),
+    )

@@ -1,0 +1,252 @@
+"""Topics and rights as code: what this worker needs of Kafka, and in what a cluster differs from it.
+
+One table of topics, one of rights; names come from the settings. Nothing here speaks to a broker: that is
+``worker.kafka.topic_admin``.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.errors import StartupError
+from worker.settings import KafkaSettings, Settings
+
+Kind = Literal["topic", "group", "transactional id"]
+Remedy = Literal["create", "update", "add partitions", "grant", "by hand"]
+
+_HARMLESS = frozenset({"DESCRIBE", "DESCRIBE_CONFIGS"})
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic as it should be, or as it was found; ``configs`` are Kafka's names and values."""
+
+    name: str
+    partitions: int
+    replication: int
+    configs: Mapping[str, str]
+
+
+@dataclass(frozen=True, order=True)
+class Right:
+    """One entry of an access control list: an operation that ``principal`` may do, from any host."""
+
+    principal: str
+    operation: str
+    kind: Kind
+    name: str
+    is_prefix: bool = False
+    """Whether it is for everything whose name begins with ``name``."""
+    is_denial: bool = False
+
+    @property
+    def resource(self) -> str:
+        """For people."""
+        return f"{self.kind} {self.name}{'*' if self.is_prefix else ''}"
+
+    def covers(self, other: "Right") -> bool:
+        """Whether ``other`` is given (or denied) by this one."""
+        return (
+            self.principal in (other.principal, "User:*")
+            and self.operation in (other.operation, "ALL")
+            and self.kind == other.kind
+            and (self.name == "*" or (other.name.startswith(self.name) if self.is_prefix else self._same_name(other)))
+        )
+
+    def _same_name(self, other: "Right") -> bool:
+        return self.name == other.name and not other.is_prefix
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as declared, and what mends it."""
+
+    resource: str
+    what: str
+    declared: str
+    found: str
+    remedy: Remedy
+
+
+_MENDED_BY: Mapping[Remedy, str] = {
+    "create": "topics create",
+    "update": "topics create --update",
+    "add partitions": "topics create --add-partitions",
+    "grant": "topics create --acls",
+    "by hand": "by hand",
+}
+
+
+def difference_row(difference: Difference, outcome: str = "") -> dict[str, str]:
+    """For a table; ``outcome`` is what was done, or else what would mend it."""
+    d = difference
+    last = outcome or f"differs; mended {'' if d.remedy == 'by hand' else 'by '}{_MENDED_BY[d.remedy]}"
+    return {"resource": d.resource, "what": d.what, "declared": d.declared, "found": d.found, "outcome": last}
+
+
+def declared_topics(settings: Settings, found: Mapping[str, Topic] | None = None) -> tuple[Topic, ...]:
+    """The four topics, in the order in which events go through them.
+
+    The retry topic has at least the partitions that the images' topic is found with: each worker takes a share of both,
+    and with fewer some would have no deferred events while others are busy with them.
+    """
+    kafka, t = settings.kafka, settings.topics
+    images = (found or {}).get(kafka.images_topic)
+    retry_partitions = max(t.partitions, images.partitions if images else 0)
+    table = (
+        # Images are compressed already: only JSON is worth the broker's time.
+        (kafka.images_topic, t.partitions, t.images_retention_s, "producer"),
+        (kafka.retry_topic, retry_partitions, t.retry_retention_s, "producer"),
+        (kafka.dead_topic, t.partitions, t.dead_retention_s, "producer"),
+        (kafka.verdicts_topic, t.partitions, t.verdicts_retention_s, "zstd"),
+    )
+    return tuple(
+        Topic(
+            name,
+            partitions,
+            t.replication,
+            {
+                "cleanup.policy": "delete",
+                "compression.type": compression,
+                # The least of these is the most that a worker writes: larger dead letters become pointers.
+                "max.message.bytes": str(kafka.max_message_bytes),
+                "min.insync.replicas": str(max(1, t.replication - 1)),
+                "retention.ms": str(retention_s * 1000),
+            },
+        )
+        for name, partitions, retention_s, compression in table
+    )
+
+
+def worker_operations(kafka: KafkaSettings) -> Mapping[str, frozenset[str]]:
+    """What a worker must be allowed to do with each topic, or it cannot serve."""
+    rights = _role("worker", kafka, "")
+    return {name: frozenset(does.split()) - {"DESCRIBE_CONFIGS"} for kind, name, _, does in rights if kind == "topic"}
+
+
+def declared_rights(kafka: KafkaSettings, principals: Mapping[str, str], consumer_groups: str) -> frozenset[Right]:
+    """The least that each role needs.
+
+    Producing with idempotence needs no right on the cluster since Kafka 2.8: to write a topic is enough.
+
+    Args:
+        kafka: names topics and group.
+        principals: by role, one of ``ROLES``.
+        consumer_groups: what the names of the groups of role *consumer* begin with.
+    """
+    return frozenset(
+        Right(principal, operation, kind, name, is_prefix)
+        for role, principal in principals.items()
+        for kind, name, is_prefix, operations in _role(role, kafka, consumer_groups)
+        for operation in operations.split()
+    )
+
+
+ROLES = ("producer", "worker", "consumer", "replay", "scaler")
+"""Who sends image events; the worker; who reads verdicts and dead letters; ``worker replay``; whoever measures lag."""
+
+
+def _role(role: str, k: KafkaSettings, consumer_groups: str) -> Iterator[tuple[Kind, str, bool, str]]:
+    """Kind and name of a resource, whether the name is a beginning, operations."""
+    match role:
+        case "producer":
+            yield "topic", k.images_topic, False, "WRITE DESCRIBE"
+        case "worker":
+            yield "topic", k.images_topic, False, "READ DESCRIBE"
+            yield "topic", k.retry_topic, False, "READ WRITE DESCRIBE DESCRIBE_CONFIGS"
+            yield "topic", k.dead_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
+            yield "topic", k.verdicts_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
+            yield "group", k.group_id, False, "READ DESCRIBE"
+            yield "transactional id", f"{k.group_id}-", True, "WRITE DESCRIBE"
+        case "consumer":
+            yield "topic", k.verdicts_topic, False, "READ DESCRIBE"
+            yield "topic", k.dead_topic, False, "READ DESCRIBE"
+            yield "group", consumer_groups, True, "READ DESCRIBE"
+        case "replay":
+            yield "topic", k.images_topic, False, "READ DESCRIBE"
+            yield "topic", f"{k.retry_topic}.replay.", True, "CREATE READ WRITE DESCRIBE DESCRIBE_CONFIGS"
+            yield "topic", k.dead_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
+            yield "topic", k.verdicts_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
+            yield "group", f"{k.group_id}.replay.", True, "READ DESCRIBE"
+            yield "transactional id", f"{k.group_id}.replay.", True, "WRITE DESCRIBE"
+        case "scaler":
+            yield "topic", k.images_topic, False, "DESCRIBE"
+            yield "topic", k.retry_topic, False, "DESCRIBE"
+            yield "group", k.group_id, False, "DESCRIBE"
+        case _:
+            raise AssertionError(role)
+
+
+def read_principals(text: str) -> dict[str, str]:
+    """``producer=User:p,worker=User:CN=w,OU=x`` by role; what is no role goes on with a certificate's name.
+
+    Raises:
+        StartupError: says what was expected.
+    """
+    principals: dict[str, str] = {}
+    last = ""
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        role, _, principal = part.partition("=")
+        if last and role not in ROLES and principal and ":" not in part:
+            principals[last] += f",{part}"
+            continue
+        kind, _, name = principal.partition(":")
+        if role not in ROLES or not kind or not name:
+            raise StartupError(f"--acls {part}: expected a role ({', '.join(ROLES)}) and a principal, as worker=User:w")
+        if role in principals:
+            raise StartupError(f"--acls {part}: {role} is named twice")
+        principals[role] = principal
+        last = role
+    return principals
+
+
+def topic_differences(declared: Collection[Topic], found: Mapping[str, Topic]) -> list[Difference]:
+    """In what the topics of a cluster differ; more partitions or replicas than declared are no difference."""
+    differences: list[Difference] = []
+    for topic in declared:
+        resource = f"topic {topic.name}"
+        there = found.get(topic.name)
+        if there is None:
+            wanted = f"{topic.partitions} partitions, replication {topic.replication}"
+            differences.append(Difference(resource, "topic", wanted, "missing", "create"))
+            continue
+        if there.partitions < topic.partitions:
+            counts = str(topic.partitions), str(there.partitions)
+            differences.append(Difference(resource, "partitions", *counts, "add partitions"))
+        if there.replication < topic.replication:
+            copies = str(topic.replication), str(there.replication)
+            differences.append(Difference(resource, "replication", *copies, "by hand"))
+        differences += [
+            Difference(resource, name, value, there.configs.get(name, "unknown"), "update")
+            for name, value in sorted(topic.configs.items())
+            if there.configs.get(name) != value
+        ]
+    return differences
+
+
+def right_differences(declared: Collection[Right], found: Collection[Right]) -> list[Difference]:
+    """Rights that are missing or denied, and those beyond what is declared for the same principal."""
+    allowed = [right for right in found if not right.is_denial]
+    denied = [right for right in found if right.is_denial]
+    differences = []
+    for right in sorted(declared):
+        what = f"{right.operation} for {right.principal}"
+        if denial := next((other for other in denied if other.covers(right)), None):
+            differences.append(Difference(right.resource, what, "allowed", f"denied on {denial.resource}", "by hand"))
+        elif not any(other.covers(right) for other in allowed):
+            differences.append(Difference(right.resource, what, "allowed", "missing", "grant"))
+    return differences + _beyond(declared, allowed)
+
+
+def _beyond(declared: Collection[Right], allowed: Collection[Right]) -> list[Difference]:
+    """What our principals, or everybody, may do besides with what is ours. Describing gives nothing away."""
+    principals = {right.principal for right in declared} | {"User:*"}
+    ours = {(right.kind, right.name, right.is_prefix) for right in declared}
+    differences = []
+    for right in sorted(set(allowed) - set(declared)):
+        reached = [Right(right.principal, right.operation, *resource) for resource in ours]
+        is_beyond = any(right.covers(other) and other not in declared for other in reached)
+        if right.principal in principals and right.operation not in _HARMLESS and is_beyond:
+            what = f"{right.operation} for {right.principal}"
+            differences.append(Difference(right.resource, what, "not allowed", "allowed", "by hand"))
+    return differences

@@ -1,0 +1,1 @@
+"""What goes through Kafka: events, verdicts, records, and their JSON Schemas."""

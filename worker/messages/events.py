@@ -1,0 +1,332 @@
+"""What comes in: image events, and the letters by which they are put off or given up, as Kafka records.
+
+CloudEvents 1.0, Kafka protocol binding: binary mode (attributes in ``ce_*`` headers), structured mode
+(``application/cloudevents+json``), and plain records without any attribute.
+"""
+
+import base64
+import binascii
+import json
+import re
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from worker.errors import EmptyEvent, EventTooLarge, InvalidEvent, UndecodableRecord, UnknownContentType
+from worker.messages.records import Message, Record
+
+EVENT_TYPE = "genprint.image.v1"
+
+_NAMESPACE = uuid.UUID("6f9b8a52-6a0e-5b0a-9d5c-3f1f0a7c2b41")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SMALL_NUMBER = re.compile(r"[0-9]{1,15}")
+_STRUCTURED = "application/cloudevents+json"
+_JSON = "application/json"
+
+ENVELOPE_MAX_BYTES = 64 * 1024
+"""Most bytes of key and headers, and most of a claim check. CloudEvents promises no more, and a deferral or verdict
+that carries them must fit into a message."""
+TEXT_MAX_BYTES = 8 * 1024
+"""Most bytes of an address, and of an attribute that goes into the verdict."""
+
+# Our own headers on deferrals and dead letters; everything else there is as it came. Whatever an uploader sends under
+# this prefix, in any case, is dropped: it could only pretend to be ours.
+ORIGIN, ATTEMPT, NOT_BEFORE = "genprint-origin", "genprint-attempt", "genprint-not-before"
+REASON, DETAIL, ENCODING = "genprint-reason", "genprint-detail", "genprint-encoding"
+_OUR_PREFIX = "genprint-"
+
+_CARRIED = frozenset({"id", "source", "subject", "traceparent"})
+
+
+@dataclass(frozen=True, slots=True)
+class InlineImage:
+    """The event carries the encoded image itself."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimCheck:
+    """The event says where the image is; a sha256 is verified, never trusted."""
+
+    uri: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEvent:
+    """One request for a verdict.
+
+    ``origin`` is the ``topic/partition/offset`` where the event first came in, kept through retries.
+    """
+
+    id: str
+    source: str
+    subject: str | None
+    origin: str
+    attempt: int
+    attributes: dict[str, str]
+    traceparent: str | None
+    content: InlineImage | ClaimCheck
+
+    def verdict_id(self, run_id: str) -> str:
+        """The same for the same event in the same run: consumers can tell a duplicate by it."""
+        return str(uuid.uuid5(_NAMESPACE, json.dumps([self.source, self.id, run_id])))
+
+
+@dataclass(frozen=True, slots=True)
+class Nulls:
+    """What was null in the event as it came, and is empty in its deferral or dead letter.
+
+    Kafka-python sends neither a null header nor a null value without a key, so ``ENCODING`` says which they were:
+    ``headers`` are positions among the headers that are not ours.
+    """
+
+    value: bool = False
+    headers: frozenset[int] = frozenset()
+
+
+_NO_NULLS = Nulls()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where an event stands in its life: its origin, how often it was tried, and what cannot be seen on it any more."""
+
+    origin: str
+    attempt: int
+    not_before_ms: int
+    nulls: Nulls = _NO_NULLS
+
+
+def read_delivery(record: Record, retry_topic: str) -> Delivery:
+    """What our headers say; they count only on our own topic, where nobody else writes."""
+    if record.partition.topic != retry_topic:
+        return Delivery(record.place, 1, 0)
+    ours = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers if _is_ours(name)}
+    return Delivery(
+        origin=ours.get(ORIGIN) or record.place,
+        attempt=_small_number(ours.get(ATTEMPT, ""), 1),
+        not_before_ms=_small_number(ours.get(NOT_BEFORE, ""), 0),
+        nulls=_nulls(ours.get(ENCODING, "")),
+    )
+
+
+def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowed: Collection[str]) -> ImageEvent:
+    """Parse a record.
+
+    Raises:
+        UndecodableRecord, EmptyEvent, UnknownContentType, InvalidEvent, EventTooLarge: the event's own fault.
+    """
+    if record.undecodable is not None:
+        raise UndecodableRecord(record.undecodable)
+    came = _as_it_came(record, delivery)
+    if came.value is None:
+        raise EmptyEvent("the record has no value")
+    envelope_bytes = len(came.key or b"")
+    for name, value in came.headers:
+        envelope_bytes += len(name.encode()) + len(value or b"")
+    if envelope_bytes > ENVELOPE_MAX_BYTES:
+        raise EventTooLarge(f"key and headers of {envelope_bytes} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
+    headers = {name.lower(): value for name, value in came.headers if value is not None}
+    content_type = _media_type(_text(headers, "content-type"))
+    if content_type == _STRUCTURED:
+        attributes, content = _structured(came.value, inline_max_bytes)
+    else:
+        attributes = {name[3:]: _text(headers, name) for name in headers if name.startswith("ce_")}
+        content = _content(content_type, came.value, inline_max_bytes)
+    if (attributes or content_type == _STRUCTURED) and not (attributes.get("id") and attributes.get("source")):
+        raise InvalidEvent("a CloudEvent needs both id and source")
+    attributes.setdefault("traceparent", _text(headers, "traceparent"))
+    carried = {name: _carriable(name, text) for name, text in attributes.items() if name in _CARRIED or name in allowed}
+    return ImageEvent(
+        id=carried.get("id", delivery.origin),
+        source=carried.get("source", f"urn:kafka:{delivery.origin.partition('/')[0]}"),
+        subject=carried.get("subject") or None,
+        origin=delivery.origin,
+        attempt=delivery.attempt,
+        attributes={name: carried[name] for name in allowed if name in carried},
+        traceparent=carried["traceparent"] or None,
+        content=content,
+    )
+
+
+def deferral(
+    record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str, not_before_ms: int
+) -> Message:
+    """The same event again, for later: value, key and headers as they came."""
+    ours = {
+        ORIGIN: delivery.origin,
+        ATTEMPT: str(delivery.attempt + 1),
+        NOT_BEFORE: str(not_before_ms),
+        REASON: reason,
+        DETAIL: detail,
+    }
+    return _carried(record, delivery, topic, ours)
+
+
+def dead_letter(record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str) -> Message:
+    """The event as it came, with what was wrong with it."""
+    ours = {ORIGIN: delivery.origin, ATTEMPT: str(delivery.attempt), REASON: reason, DETAIL: detail}
+    return _carried(record, delivery, topic, ours)
+
+
+def pointer(message: Message, max_bytes: int) -> Message | None:
+    """The same letter without its value, where that is too large to send; None if it was small enough."""
+    headers_bytes = sum(len(name.encode()) + len(value) + 10 for name, value in message.headers)
+    size = len(message.value) + len(message.key or b"") + headers_bytes + 100
+    if size <= max_bytes:
+        return None
+    return without_value(message)
+
+
+def without_value(message: Message) -> Message:
+    """A pointer: only our own headers; the record is still at its origin, as long as that topic keeps it."""
+    ours = [(name, value) for name, value in message.headers if _is_ours(name) and name != ENCODING]
+    encoding = json.dumps({"omitted_value_bytes": len(message.value)}).encode()
+    return Message(message.topic, None, b"", (*ours, (ENCODING, encoding)))
+
+
+def _as_it_came(record: Record, delivery: Delivery) -> Record:
+    """The record without our headers, and with its nulls."""
+    if delivery.nulls == _NO_NULLS and not any(_is_ours(name) for name, _ in record.headers):
+        return record
+    theirs = [(name, value) for name, value in record.headers if not _is_ours(name)]
+    headers = tuple((name, None if i in delivery.nulls.headers else value) for i, (name, value) in enumerate(theirs))
+    return replace(record, value=None if delivery.nulls.value else record.value, headers=headers)
+
+
+def _carried(record: Record, delivery: Delivery, topic: str, ours: dict[str, str]) -> Message:
+    came = _as_it_came(record, delivery)
+    own = [(name, _clean(text).encode()) for name, text in ours.items()]
+    nulls = [i for i, (_, value) in enumerate(came.headers) if value is None]
+    if record.undecodable is not None:
+        own.append((ENCODING, json.dumps({"undecodable": True}).encode()))
+    elif nulls or came.value is None:
+        own.append((ENCODING, json.dumps({"null_headers": nulls, "null_value": came.value is None}).encode()))
+    theirs = [(name, value or b"") for name, value in came.headers]
+    return Message(topic, record.key, came.value or b"", (*theirs, *own))
+
+
+def _is_ours(name: str) -> bool:
+    return name.lower().startswith(_OUR_PREFIX)
+
+
+def _nulls(encoding: str) -> Nulls:
+    try:
+        found = json.loads(encoding or "{}")
+        return Nulls(bool(found.get("null_value")), frozenset(found.get("null_headers", ())))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return _NO_NULLS  # not written by us
+
+
+def _small_number(text: str, default: int) -> int:
+    return int(text) if _SMALL_NUMBER.fullmatch(text) else default
+
+
+def _content(content_type: str, value: bytes, inline_max_bytes: int) -> InlineImage | ClaimCheck:
+    if content_type.startswith("image/") or content_type == "application/octet-stream":
+        if len(value) > inline_max_bytes:
+            raise EventTooLarge(f"inline image of {len(value)} bytes, the ceiling is {inline_max_bytes}")
+        return InlineImage(value)
+    if content_type == _JSON:
+        return _claim_check(_json_object(value, "claim check", ENVELOPE_MAX_BYTES))
+    raise UnknownContentType(f"content type {_clean(content_type)!r} is neither an image nor {_JSON}")
+
+
+def _claim_check(found: object) -> ClaimCheck:
+    if not isinstance(found, dict):
+        raise InvalidEvent("the claim check is not a JSON object")
+    uri, sha256 = found.get("uri"), found.get("sha256")
+    if not isinstance(uri, str) or not uri:
+        raise InvalidEvent("the claim check has no uri")
+    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256.lower())):
+        raise InvalidEvent("the claim check's sha256 is not 64 hexadecimal digits")
+    return ClaimCheck(_carriable("uri", uri), sha256.lower() if sha256 else None)
+
+
+def _structured(value: bytes, inline_max_bytes: int) -> tuple[dict[str, str], InlineImage | ClaimCheck]:
+    max_bytes = inline_max_bytes * 4 // 3 + ENVELOPE_MAX_BYTES  # base64
+    found = _json_object(value, "structured CloudEvent", max_bytes)
+    data, encoded = found.pop("data", None), found.pop("data_base64", None)
+    attributes = {name: _attribute(name, value) for name, value in found.items() if value is not None}
+    content_type = _media_type(attributes.get("datacontenttype", _JSON))
+    if encoded is not None:
+        try:
+            decoded = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise InvalidEvent(f"data_base64 is not base64: {error}") from error
+        return attributes, _content(content_type, decoded, inline_max_bytes)
+    if content_type != _JSON:
+        raise InvalidEvent("a structured CloudEvent carries whatever is not JSON in data_base64")
+    if len(value) > ENVELOPE_MAX_BYTES:
+        raise EventTooLarge(f"claim check of {len(value)} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
+    return attributes, _claim_check(data)
+
+
+def _attribute(name: str, value: object) -> str:
+    """CloudEvents' canonical text of an attribute."""
+    match value:
+        case str():
+            return value
+        case bool() | int() | float():
+            return json.dumps(value)
+        case _:
+            raise InvalidEvent(f"attribute {_clean(name)!r} is neither text nor a number")
+
+
+def _carriable(name: str, text: str) -> str:
+    """Text that fits into a verdict: JSON can escape what UTF-8 cannot say (half a surrogate pair)."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"{name} is not Unicode text") from error
+    if size > TEXT_MAX_BYTES:
+        raise InvalidEvent(f"{name} of {size} bytes, the ceiling is {TEXT_MAX_BYTES}")
+    return text
+
+
+def _json_object(value: bytes, what: str, max_bytes: int) -> dict[str, Any]:
+    if len(value) > max_bytes:
+        raise EventTooLarge(f"{what} of {len(value)} bytes, the ceiling is {max_bytes}")
+    try:
+        found = json.loads(value, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise InvalidEvent(f"the {what} is not JSON: {_clean(str(error))}") from error
+    if not isinstance(found, dict):
+        raise InvalidEvent(f"the {what} is not a JSON object")
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _text(headers: dict[str, bytes], name: str) -> str:
+    try:
+        return headers.get(name, b"").decode()
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"header {name} is not UTF-8") from error
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _clean(text: str) -> str:
+    """One printable line of at most 300 characters, for headers and logs."""
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
+
+
+def public_uri(uri: str) -> str | None:
+    """An address without query, fragment and user: signatures and passwords live there. None for what is no address."""
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # half a password, where that has a slash in it
+    except ValueError:
+        return None
+    if not parts.scheme or not uri[len(parts.scheme) :].startswith("://"):
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

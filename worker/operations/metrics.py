@@ -1,0 +1,146 @@
+"""All metrics of the worker, declared once."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+
+from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+STAGES = ("queue", "fetch", "decode", "inference", "total")
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+_MOST_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One metric, for people."""
+
+    name: str
+    """As Prometheus shows it."""
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+class Metrics:
+    """Counters, gauges and histograms on a registry of their own.
+
+    Labels are bounded: topics and partitions of the worker, the reasons in ``worker.errors`` and ``bundle.errors``,
+    the labels of the bundle.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.declared: list[Declaration] = []
+        """In the order of this file."""
+        self.events = self._counter("events", "Events answered, by outcome (verdict, deferred, rejected).", ["outcome"])
+        self.decisions = self._counter(
+            "decisions", "Verdicts by decision and source ('none' without one).", ["decision", "source"]
+        )
+        self.score = self._histogram(
+            "score",
+            "Calibrated probability that an image is generated, of verdicts that have one, by decision.",
+            _SHARES,
+            ["decision"],
+        )
+        self.reasons = self._counter(
+            "reasons", "Reasons given in verdicts: why unsure, and what else a reviewer should know.", ["reason"]
+        )
+        self.rejects = self._counter("rejects", "Dead letters by reason.", ["reason"])
+        self.deferrals = self._counter(
+            "deferrals",
+            f"Events put off for later, by reason and by the attempt that failed ('{_MOST_ATTEMPTS}+' from there on).",
+            ["reason", "attempt"],
+        )
+        self.stage_seconds = self._histogram(
+            "stage_seconds",
+            "Time an event spends in a stage: queue (broker timestamp to taken up), fetch, decode, inference (batching "
+            "included), total (broker timestamp to verdict).",
+            _SECONDS,
+            ["stage"],
+        )
+        self.batch_images = self._histogram("batch_images", "Images in one inference batch.", _BATCH)
+        self.in_flight = self._gauge("in_flight_events", "Events taken up and not yet published.")
+        self.in_flight_bytes = self._gauge("in_flight_bytes", "Encoded bytes of those events.")
+        self.queue_events = self._gauge(
+            "queue_events",
+            "Events that wait: for room (polled), for an address or its answer (fetch), for the cache (lookup), for a "
+            "decoder (decode), for a batch (inference).",
+            ["queue"],
+        )
+        self.fetched_bytes = self._gauge("fetched_bytes", "Bytes of claim checks that are fetched and not yet decoded.")
+        self.decoding_bytes = self._gauge("decoding_bytes", "Bytes reserved for decoding.")
+        self.cache = self._counter("cache", "Cache look-ups: hit, miss, corrupt, error.", ["result"])
+        self.cache_breaker = self._gauge(
+            "cache_breaker_open",
+            "1 while the cache is left alone after failures in a row, for reads or writes; absent without a cache.",
+            ["what"],
+        )
+        self.fetches = self._counter("fetches", "Claim checks by result ('ok' or a reason).", ["result"])
+        self.lag = self._gauge("lag_records", "Unanswered records of an owned partition.", ["topic", "partition"])
+        self.publications = self._counter(
+            "publications", "Transactions or commits by result (committed, aborted).", ["result"]
+        )
+        self.publish_seconds = self._histogram("publish_seconds", "Time of one publication.", _SECONDS)
+        self.rebalances = self._counter("rebalances", "Changes of the assignment, by kind.", ["kind"])
+        self.last_verdict = self._gauge(
+            "last_verdict_timestamp_seconds", "When a verdict was last published (Unix time)."
+        )
+        self.device_memory = self._gauge(
+            "device_memory_bytes", "Memory of the GPU, of all processes (used, total); absent on a CPU.", ["kind"]
+        )
+        meaning = (
+            "The bundle being served: name, version, digest; digest of its template library; device it runs on (cuda, "
+            "cpu) and the one asked for (cuda, cpu, auto)."
+        )
+        self._declare("bundle_info", "info", ("name", "version", "digest", "library", "device", "asked"), meaning)
+        self.bundle = Info("genprint_bundle", meaning, registry=self.registry)
+        self._begin_at_zero()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.declared.append(Declaration("process_*", "gauge", (), "CPU time, memory and open files of the process."))
+        self.declared.append(Declaration("python_info", "info", ("version",), "The Python that runs it."))
+
+    def _begin_at_zero(self) -> None:
+        """A series that begins with its first event has no increase, and an alert would miss it."""
+        for result in ("committed", "aborted"):
+            self.publications.labels(result)
+        for kind in ("assigned", "revoked", "lost"):
+            self.rebalances.labels(kind)
+        for error in (InvalidOutput, InferenceFailed):
+            self.rejects.labels(error.reason)
+
+    def deferred(self, reason: str, attempt: int) -> Counter:
+        """The counter of a deferral."""
+        return self.deferrals.labels(reason, str(attempt) if attempt < _MOST_ATTEMPTS else f"{_MOST_ATTEMPTS}+")
+
+    def watch_device_memory(self, memory: Callable[[], tuple[int, int]]) -> None:
+        """Call ``memory`` whenever somebody reads the metrics: bytes used on the device and in total."""
+
+        def read(index: int) -> float:
+            try:
+                return memory()[index]
+            except DeviceFailed:
+                return math.nan  # the worker ends for that; its metrics can still be read
+
+        self.device_memory.labels("used").set_function(lambda: read(0))
+        self.device_memory.labels("total").set_function(lambda: read(1))
+
+    def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
+        self._declare(f"{name}_total", "counter", labels, meaning)
+        return Counter(f"genprint_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
+        self._declare(name, "gauge", labels, meaning)
+        return Gauge(f"genprint_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
+        self._declare(name, "histogram", labels, meaning)
+        return Histogram(f"genprint_{name}", meaning, labels, registry=self.registry, buckets=buckets)
+
+    def _declare(self, name: str, kind: str, labels: Sequence[str], meaning: str) -> None:
+        self.declared.append(Declaration(f"genprint_{name}", kind, tuple(labels), meaning))

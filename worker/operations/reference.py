@@ -1,0 +1,97 @@
+"""Tables of all settings and metrics: for a terminal, for programs (JSON) and for ``docs/``.
+
+They are made from the declarations themselves, so there is nothing to keep in step by hand.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from rich.table import Column, Table
+
+from worker.operations.metrics import Metrics
+from worker.settings import PREFIX, Section, Settings
+
+_UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels", "_share": "share, 0 to 1", "_threads": "threads"}
+_VALUES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+
+Row = Mapping[str, str]
+
+
+def settings_rows() -> list[Row]:
+    """Name, values, unit, default, environment variable and meaning of every setting."""
+    return list(_settings(Settings.model_fields, ""))
+
+
+def metrics_rows() -> list[Row]:
+    """Name, kind, labels and meaning of every metric."""
+    return [
+        {"metric": d.name, "kind": d.kind, "labels": ", ".join(d.labels), "meaning": d.meaning}
+        for d in Metrics().declared
+    ]
+
+
+def terminal_table(rows: Sequence[Row]) -> Table:
+    """Nothing is cut: names are what people copy."""
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]))
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def json_table(rows: Sequence[Row]) -> str:
+    """A list of objects."""
+    return json.dumps(rows, indent=2) + "\n"
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """GitHub's tables; the first column is code."""
+    lines = [_markdown(rows[0]), _markdown(["---"] * len(rows[0]))]
+    for row in rows:
+        first, *others = (text.replace("|", "\\|") for text in row.values())
+        lines.append(_markdown([f"`{first}`", *others]))
+    return "".join(lines)
+
+
+def _markdown(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _settings(fields: Mapping[str, FieldInfo], prefix: str) -> Iterator[Row]:
+    for name, field in fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from _settings(kind.model_fields, f"{prefix}{name}.")
+            continue
+        full = prefix + name
+        yield {
+            "setting": full,
+            "values": _values(kind),
+            "unit": next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), ""),
+            "default": _default(field),
+            "variable": PREFIX + full.upper().replace(".", "__"),
+            "meaning": " ".join((field.description or "").split()),
+        }
+
+
+def _values(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return "list"
+    if get_origin(kind) in (Union, UnionType):
+        return _values(next(part for part in get_args(kind) if part is not type(None)))
+    return _VALUES.get(kind, "text")
+
+
+def _default(field: FieldInfo) -> str:
+    """What this is without a word about it; a default that depends on the machine is said by its meaning."""
+    if field.default is PydanticUndefined:
+        return "by machine"
+    if isinstance(field.default, tuple):
+        return ",".join(field.default)
+    return "" if field.default is None else str(field.default)

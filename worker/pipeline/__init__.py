@@ -1,0 +1,1 @@
+"""The loop and who waits for whom. Read ``pipeline.py`` first."""

@@ -1,0 +1,168 @@
+"""Which event is taken up next: partitions in turn, as long as there is room, and no tenant beyond its share.
+
+A place in flight is held from taking an event up until its answer is published, since offsets go forward only.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+
+from worker.errors import OverShare, WorkerError
+from worker.messages.events import read_delivery, read_event
+from worker.messages.records import Partition, Progress, Record
+from worker.pipeline.fairness import Shares
+from worker.pipeline.lanes import InFlight, Lane
+from worker.settings import Settings
+
+_LANE_BYTES = 4 * 2**20
+"""Most bytes of one partition in one publication: dead letters may be large, and must be through before a time-out."""
+
+
+class Intake:
+    """The lanes of all owned partitions and the room that they share; used by the pipeline's thread alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lanes: dict[Partition, Lane] = {}
+        self._shares = Shares(settings.fairness, settings.pipeline.max_in_flight)
+        self._retry_room = max(1, settings.pipeline.max_in_flight // 2)
+        self.in_flight = 0
+        """Events taken up and not yet settled."""
+        self.held_bytes = 0
+        """Encoded bytes inside them."""
+        self._retries = 0
+
+    def receive(self, records: list[Record], owned: Mapping[Partition, int]) -> None:
+        """Take over what was polled; what came before a loss of its partition is left to others."""
+        for record in records:
+            if owned.get(record.partition) != record.epoch:
+                continue
+            if record.partition not in self._lanes:
+                self._lanes[record.partition] = Lane(record.partition, record.epoch)
+            self._lanes[record.partition].waiting.append(record)
+
+    def forget_revoked(self, owned: Mapping[Partition, int]) -> None:
+        """Drop what is in flight on partitions that are no longer ours: whoever has them reads those events again."""
+        for partition, lane in list(self._lanes.items()):
+            if owned.get(partition) != lane.epoch:
+                for item in lane:
+                    item.dropped = True
+                    self._leave(item)
+                del self._lanes[partition]
+
+    def forget_waiting(self) -> None:
+        """Take up nothing more of what was polled."""
+        for lane in self._lanes.values():
+            lane.waiting.clear()
+            lane.next = None
+
+    def take_up(self) -> Iterator[InFlight]:
+        """One event of each partition in turn, while there is room."""
+        progressing = True
+        while progressing:
+            progressing = False
+            for lane in list(self._lanes.values()):
+                if lane.waiting and self.has_room() and (item := self._take(lane)):
+                    self._lanes[lane.partition] = self._lanes.pop(lane.partition)  # its next turn comes last
+                    progressing = True
+                    yield item
+
+    def to_pause(self, owned: Collection[Partition]) -> list[Partition]:
+        """Partitions that wait already; all of them when there is no room."""
+        if not self.has_room():
+            return list(owned)
+        return [lane.partition for lane in self._lanes.values() if lane.waiting]
+
+    def has_room(self) -> bool:
+        """Whether another event may be taken up."""
+        limits = self._settings.pipeline
+        return self.in_flight < limits.max_in_flight and self.held_bytes < limits.max_in_flight_bytes
+
+    def is_choked(self) -> bool:
+        """Whether there is no room, and half of it or more is taken by answers that only wait to be published."""
+        return not self.has_room() and 2 * sum(lane.answered for lane in self._lanes.values()) >= self.in_flight
+
+    def holding_up(self) -> Iterator[InFlight]:
+        """Fresh events still being fetched after ``fetch.patience_s``, before others that are answered already."""
+        before = time.monotonic() - self._settings.fetch.patience_s
+        for lane in self._lanes.values():
+            if not self._is_retry(lane):
+                yield from (item for item in lane.holding_up() if item.taken_up < before)
+
+    def progress(self) -> list[Progress]:
+        """What can be published now."""
+        return [found for lane in self._lanes.values() if (found := lane.progress(_LANE_BYTES))]
+
+    def published_by(self, progress: list[Progress], index: int) -> InFlight:
+        """The event whose answer is the message at ``index`` among all of ``progress``."""
+        items = [item for part in progress for item, _ in zip(self._lanes[part.partition], part.messages, strict=False)]
+        return items[index]
+
+    def settle(self, progress: list[Progress]) -> Iterator[InFlight]:
+        """Forget what has been published, and return it."""
+        for part in progress:
+            for item in self._lanes[part.partition].settle(part):
+                self._leave(item)
+                yield item
+
+    def unanswered(self, partition: Partition) -> int:
+        """Events of a partition that were consumed and not yet settled."""
+        lane = self._lanes.get(partition)
+        return len(lane) + len(lane.waiting) if lane else 0
+
+    @property
+    def waiting(self) -> int:
+        """Events consumed and not yet taken up."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    @property
+    def oldest(self) -> float | None:
+        """Monotonic time at which the oldest event without an answer was taken up."""
+        return min((lane.oldest for lane in self._lanes.values() if lane.oldest is not None), default=None)
+
+    def _take(self, lane: Lane) -> InFlight | None:
+        """The first that waits, now in flight; None if it has to wait longer, and its partition with it."""
+        item = lane.next = lane.next or self._look_at(lane.waiting[0])
+        is_retry = self._is_retry(lane)
+        if is_retry and (self._retries >= self._retry_room or not self._is_due(item)):
+            return None
+        if item.event is not None:
+            tenant = item.event.attributes.get(self._settings.fairness.attribute, "")
+            if not self._shares.is_beyond(tenant):
+                item.tenant = tenant
+                self._shares.take(tenant)
+            elif is_retry:
+                return None
+            else:
+                item.refused = OverShare("other tenants are active, and its own holds its share of the places")
+            self._shares.see(tenant)
+        lane.waiting.popleft()
+        lane.next = None
+        lane.take_up(item)
+        self.in_flight += 1
+        self.held_bytes += item.held_bytes
+        self._retries += is_retry
+        return item
+
+    def _look_at(self, record: Record) -> InFlight:
+        events = self._settings.events
+        item = InFlight(record, read_delivery(record, self._settings.kafka.retry_topic))
+        try:
+            item.event = read_event(record, item.delivery, events.inline_max_bytes, events.attributes)
+        except WorkerError as error:
+            item.refused = error
+        return item
+
+    def _leave(self, item: InFlight) -> None:
+        self.in_flight -= 1
+        self.held_bytes -= item.held_bytes
+        self._retries -= item.record.partition.topic == self._settings.kafka.retry_topic
+        if item.tenant is not None:
+            self._shares.give_back(item.tenant)
+
+    def _is_retry(self, lane: Lane) -> bool:
+        return lane.partition.topic == self._settings.kafka.retry_topic
+
+    def _is_due(self, item: InFlight) -> bool:
+        """A wait far beyond the retry delay comes from a clock that is wrong, and must not block a partition."""
+        wait_s = item.delivery.not_before_ms / 1000 - time.time()
+        return wait_s <= 0 or wait_s > 2 * self._settings.fetch.retry_delay_s

@@ -1,0 +1,127 @@
+"""Order and progress of one partition: what waits, what is in flight, and how far the offset may go.
+
+Verdicts of a partition leave in the order in which its events came, and an offset is committed only when everything
+before it is answered. Only the pipeline's thread touches lanes.
+"""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prometheus_client import Counter
+
+from worker.errors import WorkerError
+from worker.images.fetch import Fetch
+from worker.messages.events import Delivery, ImageEvent, InlineImage
+from worker.messages.records import Message, Partition, Progress, Record
+
+
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """An event between taking it up and publishing its answer.
+
+    The stages fill in the seconds they took; the pipeline sets ``answer`` when they are done.
+    """
+
+    record: Record
+    delivery: Delivery
+    event: ImageEvent | None = None
+    taken_up: float = 0.0
+    taken_up_ms: float = 0.0
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    inference_s: float = 0.0
+    fetch: Fetch | None = None
+    """While the image is being fetched."""
+    refused: WorkerError | None = None
+    """Why it cannot even begin."""
+    tenant: str | None = None
+    """Whose place this takes; None if it takes nobody's."""
+    dropped: bool = False
+    """Its partition is no longer ours: whatever is still to be done would be done for nobody."""
+    answer: Message | None = None
+    counter: Counter | None = None
+    """What to count when the answer is published: dropped work is not counted."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Encoded bytes that are kept for a possible dead letter."""
+        return len(self.record.value or b"")
+
+    @property
+    def queue_ms(self) -> float:
+        """From the record's timestamp to taking it up."""
+        return max(0.0, self.taken_up_ms - self.record.timestamp_ms)
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the event carries its image."""
+        return self.event is not None and isinstance(self.event.content, InlineImage)
+
+
+class Lane:
+    """One partition during one assignment; when that ends, the lane is dropped with all that is in it."""
+
+    def __init__(self, partition: Partition, epoch: int) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.waiting: deque[Record] = deque()
+        """Consumed, not yet taken up; while there are any, the partition is paused."""
+        self.next: InFlight | None = None
+        """The first that waits, once it was looked at."""
+        self._in_flight: deque[InFlight] = deque()
+
+    def take_up(self, item: InFlight) -> None:
+        """Add to what is in flight; the order of calls is the order of offsets."""
+        item.taken_up, item.taken_up_ms = time.monotonic(), time.time() * 1000
+        self._in_flight.append(item)
+
+    def progress(self, max_bytes: int) -> Progress | None:
+        """The answered run at the front, as far as it goes without a gap and within ``max_bytes`` (at least one)."""
+        messages: list[Message] = []
+        last: InFlight | None = None
+        for item in self._in_flight:
+            if item.answer is None or (messages and max_bytes < len(item.answer.value)):
+                break
+            max_bytes -= len(item.answer.value)
+            messages.append(item.answer)
+            last = item
+        if last is None:
+            return None
+        return Progress(self.partition, self.epoch, last.record.offset + 1, tuple(messages))
+
+    def settle(self, progress: Progress) -> list[InFlight]:
+        """Forget what has been published, and return it."""
+        return [self._in_flight.popleft() for _ in progress.messages]
+
+    @property
+    def answered(self) -> int:
+        """How many events at the front have an answer."""
+        return sum(1 for _ in itertools.takewhile(lambda item: item.answer is not None, self._in_flight))
+
+    def holding_up(self) -> list[InFlight]:
+        """Fetches under way before an event that is answered already."""
+        fetching: list[InFlight] = []
+        before = 0
+        for item in self._in_flight:
+            if item.answer is not None:
+                before = len(fetching)
+            elif item.fetch is not None:
+                fetching.append(item)
+        return fetching[:before]
+
+    @property
+    def oldest(self) -> float | None:
+        """Monotonic time at which the first event without an answer was taken up.
+
+        An answer that cannot be published is no reason to restart: that is the broker's fault.
+        """
+        return next((item.taken_up for item in self._in_flight if item.answer is None), None)
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def __iter__(self) -> Iterator[InFlight]:
+        return iter(self._in_flight)

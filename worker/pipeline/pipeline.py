@@ -1,0 +1,276 @@
+"""Read this first: the worker's flow, from consumed records to published answers.
+
+One turn of the loop: poll, take up what there is room for, collect what the stages have completed, publish answers
+with their offsets, say how we are. This thread owns the broker connection; images are the business of ``stages``.
+"""
+
+import threading
+import time
+from collections import Counter as CounterOf
+from collections.abc import Sequence
+from typing import get_args
+
+import structlog
+from prometheus_client import Counter
+
+from bundle.errors import ImageError
+from worker.decision.attribution import Attributor, ScoredImage
+from worker.errors import (
+    Disposition,
+    GroupUnstable,
+    MessageTooLarge,
+    OverShare,
+    PublishAborted,
+    SourceError,
+    SourceExhausted,
+    WorkerError,
+)
+from worker.messages.events import ImageEvent, dead_letter, deferral, pointer, without_value
+from worker.messages.records import Broker, Message, Progress, Record
+from worker.messages.verdict import Decision, Verdict, verdict_message
+from worker.operations.health import Health, Watchdog
+from worker.operations.metrics import STAGES, Metrics
+from worker.pipeline.intake import Intake
+from worker.pipeline.lanes import InFlight
+from worker.pipeline.stages import Completion, Stages
+from worker.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_TURN_S = 0.005
+"""From one turn to the next at least: each costs CPU, whether it moves one event or a hundred."""
+_BUSY_POLL_S, _QUIET_POLL_S, _IDLE_POLL_S = 0.01, 0.1, 0.25
+"""Most of a wait: while answers come, when none came for a while, and when news would wake us anyway."""
+_LAG_EVERY_S = 5.0
+
+
+class Pipeline:
+    """Consumes, answers and commits until it is told to stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        stages: Stages,
+        attributor: Attributor,
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._stages = stages
+        self._attributor = attributor
+        self._health = health
+        self._metrics = metrics
+        self._watchdog = Watchdog(settings.kafka.publish_deadline_s)
+        self._intake = Intake(settings)
+        kafka = settings.kafka
+        outcomes = {kafka.verdicts_topic: "verdict", kafka.retry_topic: "deferred", kafka.dead_topic: "rejected"}
+        self._outcomes = {topic: metrics.events.labels(outcome) for topic, outcome in outcomes.items()}
+        self._seconds = {stage: metrics.stage_seconds.labels(stage) for stage in STAGES}
+        self._scores = {decision: metrics.score.labels(decision) for decision in get_args(Decision)}
+        self._publish_at = 0.0
+        self._lag_at = 0.0
+        self._quiet_s = _BUSY_POLL_S
+        self._turn_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set, then finish what is in flight, within ``pipeline.drain_s``.
+
+        Raises:
+            WorkerError: with disposition *crash*; nothing unanswered was committed.
+        """
+        try:
+            self._broker.start()
+            self._stages.start()
+            while not stop.is_set():
+                records = self._poll()
+                self._intake.forget_revoked(self._broker.owned())
+                self._intake.receive(records, self._broker.owned())
+                self._take_up()
+                self._hurry()
+                completed = self._turn()
+                self._quiet_s = _BUSY_POLL_S if records or completed else min(2 * self._quiet_s, _QUIET_POLL_S)
+            self._drain()
+        finally:
+            try:
+                self._broker.close()  # first: the group should not wait for our threads
+            finally:
+                self._stages.close()
+        _log.info("stopped", dropped=self._intake.in_flight)
+
+    def _turn(self) -> bool:
+        """Whether something was completed."""
+        completed = self._stages.completed()
+        self._answer(completed)
+        self._publish()
+        self._report()
+        return bool(completed)
+
+    def _take_up(self) -> None:
+        for item in self._intake.take_up():
+            self._seconds["queue"].observe(item.queue_ms / 1000)
+            if item.refused is not None:
+                item.answer = self._failed(item, item.refused)
+            else:
+                self._stages.submit(item)
+        self._broker.pause(self._intake.to_pause(self._broker.owned()))
+
+    def _hurry(self) -> None:
+        """Without room, fetches that take their time hold up what is answered behind them: put these events off."""
+        if not self._intake.has_room():
+            for item in self._intake.holding_up():
+                if item.fetch is not None:
+                    item.fetch.give_up()
+
+    def _answer(self, completed: Sequence[Completion]) -> None:
+        scored: list[tuple[InFlight, ImageEvent, ScoredImage]] = []
+        for completion in completed:
+            item, result = completion.item, completion.result
+            if isinstance(result, ScoredImage):
+                assert item.event is not None
+                scored.append((item, item.event, result))
+            else:
+                item.answer = self._failed(item, result)
+        topic = self._settings.kafka.verdicts_topic
+        verdicts = self._attributor.verdicts([(event, result) for _, event, result in scored])
+        for (item, event, _), verdict in zip(scored, verdicts, strict=True):
+            self._observe(item, verdict)
+            key, traceparent = item.record.key, event.traceparent
+            item.answer = verdict_message(verdict, topic=topic, key=key, traceparent=traceparent)
+
+    def _failed(self, item: InFlight, error: WorkerError | ImageError) -> Message:
+        """A deferral or a dead letter, by the error's disposition."""
+        kafka, fetch, attempt = self._settings.kafka, self._settings.fetch, item.delivery.attempt
+        disposition = Disposition.REJECT if isinstance(error, ImageError) else error.disposition
+        if disposition is Disposition.CRASH:
+            raise error
+        if isinstance(error, SourceError) and disposition is Disposition.DEFER and attempt >= fetch.attempts:
+            error = SourceExhausted(f"{attempt} attempts; the last: {error}")
+            disposition = Disposition.REJECT
+        log = _log.debug if disposition is Disposition.DEFER else _log.info
+        log(
+            disposition.value,
+            origin=item.delivery.origin,
+            attempt=attempt,
+            reason=error.reason,
+            why=str(error),
+        )
+        if disposition is Disposition.DEFER:
+            item.counter = self._metrics.deferred(error.reason, attempt)
+            delay_s = 0 if isinstance(error, OverShare) else fetch.retry_delay_s  # that one waits for a place
+            not_before_ms = int((time.time() + delay_s) * 1000)
+            return deferral(
+                item.record,
+                item.delivery,
+                topic=kafka.retry_topic,
+                reason=error.reason,
+                detail=str(error),
+                not_before_ms=not_before_ms,
+            )
+        item.counter = self._metrics.rejects.labels(error.reason)
+        letter = dead_letter(item.record, item.delivery, topic=kafka.dead_topic, reason=error.reason, detail=str(error))
+        return pointer(letter, self._broker.max_message_bytes) or letter
+
+    def _publish(self) -> None:
+        now = time.monotonic()
+        if now < self._publish_at and not self._intake.is_choked():
+            return
+        self._intake.forget_revoked(self._broker.owned())
+        progress = self._intake.progress()
+        if not progress:
+            return
+        self._publish_at = now + self._settings.kafka.commit_interval_s
+        try:
+            with self._watchdog.guard("publish"), self._metrics.publish_seconds.time():
+                self._broker.publish(progress)
+        except MessageTooLarge as error:
+            self._shrink(progress, error)
+        except GroupUnstable:
+            pass  # the group is counted by its rebalances
+        except PublishAborted as error:
+            self._metrics.publications.labels("aborted").inc()
+            _log.warning("publication aborted, will be repeated", why=str(error))
+        else:
+            self._metrics.publications.labels("committed").inc()
+            self._settle(progress)
+
+    def _shrink(self, progress: list[Progress], error: MessageTooLarge) -> None:
+        """A dead letter does not fit after all, by its client's exact measure: send a pointer instead."""
+        item = self._intake.published_by(progress, error.index)
+        assert item.answer is not None
+        if item.answer.topic != self._settings.kafka.dead_topic or not item.answer.value:
+            raise error
+        _log.warning("dead letter becomes a pointer", origin=item.delivery.origin, why=str(error))
+        item.answer = without_value(item.answer)
+        self._publish_at = 0.0
+
+    def _settle(self, progress: list[Progress]) -> None:
+        counted: CounterOf[Counter] = CounterOf()
+        for item in self._intake.settle(progress):
+            assert item.answer is not None
+            counted[self._outcomes[item.answer.topic]] += 1
+            if item.counter is not None:
+                counted[item.counter] += 1
+        for counter, times in counted.items():
+            counter.inc(times)
+        if any(message.topic == self._settings.kafka.verdicts_topic for part in progress for message in part.messages):
+            self._metrics.last_verdict.set_to_current_time()
+
+    def _drain(self) -> None:
+        """Finish what is in flight; what only waits is left to the next worker."""
+        deadline = time.monotonic() + self._settings.pipeline.drain_s
+        _log.info("stopping", in_flight=self._intake.in_flight)
+        while self._intake.in_flight and time.monotonic() < deadline:
+            self._intake.forget_waiting()
+            self._broker.pause(list(self._broker.owned()))
+            self._broker.poll(_BUSY_POLL_S)
+            self._turn()
+
+    def _report(self) -> None:
+        self._health.beat(oldest_in_flight=self._intake.oldest, joined=self._broker.joined())
+        self._metrics.in_flight.set(self._intake.in_flight)
+        self._metrics.in_flight_bytes.set(self._intake.held_bytes)
+        self._metrics.queue_events.labels("polled").set(self._intake.waiting)
+        if time.monotonic() >= self._lag_at:
+            self._lag_at = time.monotonic() + _LAG_EVERY_S
+            lag = self._broker.lag()
+            if lag is not None:  # until there is an answer, the old numbers can be read
+                self._metrics.lag.clear()
+                for partition, ahead in lag.items():
+                    behind = ahead + self._intake.unanswered(partition)
+                    self._metrics.lag.labels(partition.topic, partition.number).set(behind)
+
+    def _observe(self, item: InFlight, verdict: Verdict) -> None:
+        seconds = self._seconds
+        if not item.is_inline:
+            seconds["fetch"].observe(item.fetch_s)
+        if not verdict.cached:
+            seconds["decode"].observe(item.decode_s)
+            seconds["inference"].observe(item.inference_s)
+        seconds["total"].observe(verdict.timing_ms.total / 1000)
+        generated = verdict.generated
+        if generated.probability is not None:
+            self._scores[generated.decision].observe(generated.probability)
+        for reason in generated.reasons:
+            self._metrics.reasons.labels(reason).inc()
+        item.counter = self._metrics.decisions.labels(generated.decision, verdict.attribution.source or "none")
+
+    def _poll(self) -> list[Record]:
+        """What comes, or nothing after the time at which there may be something else to do.
+
+        Every turn costs CPU that inference needs, most of it in the client's own thread, so the longer nothing
+        happened, the later we look again.
+        """
+        time.sleep(max(0.0, self._turn_at - time.monotonic()))
+        until_publication = self._publish_at - time.monotonic()
+        if not self._intake.has_room():  # all partitions are paused: only answers make room
+            self._stages.wait(min(until_publication, _IDLE_POLL_S) if until_publication > 0 else _IDLE_POLL_S)
+            records = self._broker.poll(0)
+        elif not self._intake.in_flight:
+            records = self._broker.poll(_IDLE_POLL_S)
+        else:
+            wait_s = min(until_publication, _QUIET_POLL_S) if until_publication > 0 else self._quiet_s
+            records = self._broker.poll(wait_s)
+        self._turn_at = time.monotonic() + _TURN_S
+        return records

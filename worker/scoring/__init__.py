@@ -1,0 +1,1 @@
+"""From views to scores: ONNX sessions, the GPU, the score cache."""

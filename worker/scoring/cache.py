@@ -1,0 +1,280 @@
+"""Scores of images seen before, in Redis or Valkey. Never a verdict, and never in the way.
+
+One entry for each image and bundle of models, keyed by everything that could change the numbers: graphs, preprocessing,
+decoder version, precision, and the sha256 of the image bytes. Any failure is a miss; after a few in a row the cache is
+left alone for a while.
+
+At the start alone it is otherwise: a cache that is not there is served without, but one that is there and turns us away
+is a mistake in the settings, and stops the start while somebody is looking.
+"""
+
+import hashlib
+import json
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+import redis
+import structlog
+from pydantic import TypeAdapter
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bundle.manifest import canonical_digest
+from bundle.preprocess import ImageFacts, decoder_version
+from bundle.store import Bundle
+from worker.errors import StartupError
+from worker.operations.metrics import Metrics
+from worker.operations.tls import alert, client_context, tls_trouble
+from worker.scoring.engine import Scores
+from worker.settings import RedisSettings
+
+_log = structlog.get_logger(__name__)
+
+_FORMAT: Final = b"gp1"
+_HEAD: Final = struct.Struct("<3sIHHI")  # format, crc32 of the rest, length of facts, views, embedding dimension
+_FACTS: Final = TypeAdapter(ImageFacts)
+_CHECK_TIMEOUT_S: Final = 2.0
+"""At the start nobody waits for an answer, and a TLS handshake on a busy machine takes its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedScores:
+    """What is kept of an image: enough to judge it again without its bytes."""
+
+    facts: ImageFacts
+    scores: Scores
+
+
+class ScoreCache(Protocol):
+    """Images by the sha256 (hex) of their bytes."""
+
+    def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
+        """One answer for each digest, in order; a failure is a miss. May block for the cache's time-out."""
+
+    def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
+        """Keep these; a failure is forgotten."""
+
+
+class NoCache:
+    """Where no Redis is configured."""
+
+    def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
+        """Nothing is known."""
+        return [None] * len(digests)
+
+    def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
+        """Nothing is kept."""
+
+
+class RedisCache:
+    """``ScoreCache`` in Redis; used from several threads.
+
+    Raises:
+        StartupError: ``redis.url`` is no address, or a file of TLS is not what it should be; whether somebody answers
+            there does not matter.
+    """
+
+    def __init__(self, settings: RedisSettings, bundle: Bundle, metrics: Metrics) -> None:
+        assert settings.url is not None
+        self._settings = settings
+        self._metrics = metrics
+        self._dimension = bundle.manifest.templates.dimension
+        self._prefix = f"genprint:{models_digest(bundle)[:24]}:"
+        try:
+            self._client = _client(settings, settings.timeout_s)
+            self._client.connection_pool.make_connection()  # does not connect, but refuses unknown options
+        except (ValueError, TypeError) as error:
+            expected = "expected redis://, rediss:// or unix:// with options that redis-py knows"
+            raise StartupError(f"setting redis.url: {expected}") from error
+        # A full cache refuses writes alone; each success of a read would keep the writes going.
+        self._reads, self._writes = _Breaker("reads", settings), _Breaker("writes", settings)
+        metrics.cache_breaker.labels("reads").set_function(lambda: not self._reads.closed)
+        metrics.cache_breaker.labels("writes").set_function(lambda: not self._writes.closed)
+
+    def check(self) -> None:
+        """Ask for a key and write none, as ourselves. A server that is away, busy or full is only logged.
+
+        Raises:
+            StartupError: it does not take our password or certificate, or we do not take its; or a right is missing.
+        """
+        key = f"{self._prefix}start"
+        try:
+            with _client(self._settings, max(_CHECK_TIMEOUT_S, self._settings.timeout_s)) as client:
+                client.mget([key])
+                client.set(key, b"", ex=1, xx=True)  # only if it were there, which it is not
+        except (redis.RedisError, OSError, ValueError) as error:
+            if refusal := self._refusal(error):
+                raise StartupError(f"{refusal}; without redis.url a worker serves without a cache") from error
+            _log.warning("cache away, serving without", at=_host(self._settings), error=type(error).__name__)
+
+    def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
+        """See ``ScoreCache``."""
+        found: list[CachedScores | None] = [None] * len(digests)
+        if not digests or not self._reads.closed:
+            return found
+        try:
+            values: list[bytes | None] = self._client.mget([self._key(d) for d in digests])  # type: ignore[assignment]
+        except (redis.RedisError, OSError, ValueError) as error:
+            self._failed(self._reads, error)
+            return found
+        self._reads.succeeded()
+        for i, value in enumerate(values):
+            if value is not None:
+                found[i] = self._fitting(decode_entry(value))
+                self._metrics.cache.labels("hit" if found[i] else "corrupt").inc()
+            else:
+                self._metrics.cache.labels("miss").inc()
+        return found
+
+    def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
+        """See ``ScoreCache``."""
+        if not entries or not (self._reads.closed and self._writes.closed):
+            return
+        try:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for digest, entry in entries:
+                    pipeline.set(self._key(digest), encode_entry(entry), ex=self._settings.ttl_s)
+                pipeline.execute()
+        except (redis.RedisError, OSError, ValueError) as error:
+            self._failed(self._writes, error)
+        else:
+            self._writes.succeeded()
+
+    def _refusal(self, error: Exception) -> str | None:
+        """What is wrong with our settings, or with the certificates; None if it is not that."""
+        s = self._settings
+        host, user = _host(s), s.username or urlsplit(_url(s)).username or "default"
+        trouble = tls_trouble(error, "redis", s)
+        if trouble is None and isinstance(error, redis.ConnectionError) and (said := _alert(s)):
+            trouble = tls_trouble(said, "redis", s)
+        if trouble:
+            return f"setting redis.url: no TLS connection to {host}: {trouble}"
+        match error:
+            case redis.AuthenticationError():
+                return f"setting redis.url: {host} does not take user {user} with that password (redis.password)"
+            case redis.exceptions.NoPermissionError():
+                right = "MGET and SET on the keys genprint:*"
+                return f"setting redis.url: at {host} user {user} lacks a right; it needs {right}"
+        return None
+
+    def _fitting(self, entry: CachedScores | None) -> CachedScores | None:
+        """The entry, if its embedding has the bundle's dimension: a cache is written to by others."""
+        if entry is None or len(entry.scores.embedding) != (self._dimension if len(entry.scores.logits) else 0):
+            return None
+        return entry
+
+    def _key(self, digest: str) -> str:
+        salt = self._settings.salt.get_secret_value()
+        return self._prefix + (hashlib.sha256(f"{salt}:{digest}".encode()).hexdigest() if salt else digest)
+
+    def _failed(self, breaker: "_Breaker", error: Exception) -> None:
+        self._metrics.cache.labels("error").inc()
+        breaker.failed(error)
+
+
+def _client(settings: RedisSettings, timeout_s: float) -> redis.Redis:
+    """Not connected yet.
+
+    Raises:
+        StartupError: settings that do not fit together.
+        ValueError, TypeError: of redis-py, which may show the address.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    address = urlsplit(_url(settings))
+    if settings.username is not None or settings.password is not None:
+        if address.username or address.password:
+            raise StartupError("setting redis.password: the user is in redis.url already; name it in one place")
+        password = settings.password
+        options |= {"username": settings.username, "password": password.get_secret_value() if password else None}
+    files = {"ca_certs": settings.ssl_cafile, "certfile": settings.ssl_certfile, "keyfile": settings.ssl_keyfile}
+    if address.scheme == "rediss":
+        client_context("redis", settings)  # for its errors: redis-py reads the files again at every connection
+        options |= {f"ssl_{name}": str(path) for name, path in files.items() if path is not None}
+    elif any(files.values()):
+        raise StartupError("setting redis.ssl_cafile: certificates are for rediss:// addresses, redis.url is another")
+    client: redis.Redis = redis.Redis.from_url(_url(settings), **options)
+    return client
+
+
+def _alert(settings: RedisSettings) -> Exception | None:
+    """What the server says against our certificate, if it speaks TLS and says something."""
+    address = urlsplit(_url(settings))
+    if address.scheme != "rediss" or address.hostname is None:
+        return None
+    return alert(address.hostname, address.port or 6379, client_context("redis", settings), _CHECK_TIMEOUT_S / 2)
+
+
+def _url(settings: RedisSettings) -> str:
+    assert settings.url is not None
+    return settings.url.get_secret_value()
+
+
+def _host(settings: RedisSettings) -> str:
+    """Without user and password."""
+    return urlsplit(_url(settings)).netloc.rpartition("@")[2] or "its socket"
+
+
+class _Breaker:
+    """After some failures in a row everything is left out for a while; then one more failure is enough."""
+
+    def __init__(self, what: str, settings: RedisSettings) -> None:
+        self._what = what
+        self._settings = settings
+        self._failures = 0
+        self._open_until = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether to try."""
+        return time.monotonic() >= self._open_until
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures >= self._settings.breaker_failures:
+            self._open_until = time.monotonic() + self._settings.breaker_pause_s
+            pause_s = self._settings.breaker_pause_s
+            _log.warning("cache left alone", what=self._what, for_s=pause_s, error=type(error).__name__)
+
+
+def models_digest(bundle: Bundle) -> str:
+    """Sha256 (hex) of everything that scores depend on: graphs, preprocessing, precision, decoder."""
+    manifest = bundle.manifest
+    models = [(manifest.files[m.file], m.preprocessing.digest, m.precision) for m in manifest.models]
+    return canonical_digest([models, manifest.templates.l2_normalised, decoder_version()])
+
+
+def encode_entry(entry: CachedScores) -> bytes:
+    """Header with checksum, then image facts as JSON, logits and embedding as little-endian float32."""
+    facts = json.dumps(asdict(entry.facts)).encode()
+    logits, embedding = entry.scores.logits.astype("<f4"), entry.scores.embedding.astype("<f4")
+    body = facts + logits.tobytes() + embedding.tobytes()
+    return _HEAD.pack(_FORMAT, zlib.crc32(body), len(facts), len(logits), len(embedding)) + body
+
+
+def decode_entry(value: bytes) -> CachedScores | None:
+    """What ``encode_entry`` made, with finite numbers; None for anything else."""
+    try:
+        form, checksum, facts_length, views, dimension = _HEAD.unpack_from(value)
+        body = value[_HEAD.size :]
+        if form != _FORMAT or checksum != zlib.crc32(body) or len(body) != facts_length + 4 * (views + dimension):
+            return None
+        facts = _FACTS.validate_json(body[:facts_length], strict=True)
+    except (struct.error, ValueError):
+        return None
+    numbers = np.frombuffer(body[facts_length:], "<f4").astype(np.float32)
+    if not np.isfinite(numbers).all():
+        return None
+    return CachedScores(facts, Scores(numbers[:views], numbers[views:]))

@@ -1,0 +1,292 @@
+"""ONNX Runtime: one session per model, on the device that was asked for or not at all."""
+
+import ctypes
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from bundle.manifest import Model
+from bundle.preprocess import Views
+from bundle.scores import aggregate_embeddings
+from bundle.store import Bundle
+from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
+from worker.images.prepare import PreparedImage
+from worker.scoring.gpu import LIBRARY, Driver, GpuRunner, Upload, open_driver
+from worker.settings import InferenceSettings
+
+Floats = npt.NDArray[np.float32]
+
+_TRIES = 3
+_LONG_S = 0.1
+"""A run that takes longer gains nothing by more views: what a call costs besides does not count any more."""
+_CLEARLY_SLOWER, _AS_FAST = 1.15, 1.03
+_STICKY = ("CUDA failure", "CUDA error", "CUDNN failure", "CUBLAS failure", "device-side assert", "out of memory")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scores:
+    """What the models say about one image: ``logits`` float32[V] of its views, ``embedding`` float32[D].
+
+    With V = 0 (too small an image) the embedding is empty.
+    """
+
+    logits: Floats
+    embedding: Floats
+
+
+class Engine:
+    """The sessions of a bundle; ``start`` loads them and runs the probe."""
+
+    def __init__(self, bundle: Bundle, settings: InferenceSettings) -> None:
+        self._bundle = bundle
+        self._settings = settings
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        models = bundle.manifest.models
+        self._kinds = {m.name: f"{m.preprocessing.digest} {m.input.shape[1:]}" for m in models}
+        """By model; those of the same kind read the same views."""
+        self._views_per_run: dict[str, int] = {}
+        self._runner: GpuRunner | None = None
+        self._dimension = bundle.manifest.templates.dimension
+        self.device = ""
+        """`cuda` or `cpu`, once started."""
+        self.driver: Driver | None = None
+        """Of the GPU, where there is one."""
+
+    def start(self) -> float:
+        """Create the sessions and compare the probe's outputs with the recorded ones; returns the largest error.
+
+        Raises:
+            StartupError: the device that was asked for is not what a session runs on, or a graph does not load.
+            bundle.errors.DecoderDrift, GraphDrift: this machine gives other pixels or numbers than the exporter's.
+        """
+        self.device = _device(self._settings)
+        if self.device == "cuda":
+            device_id = self._settings.device_id
+            self.driver = open_driver(device_id)
+            self._runner = GpuRunner(self.driver, ("cuda", device_id), self._settings.batch_size)
+        for model in self._bundle.manifest.models:
+            self._sessions[model.name] = self._session(model)
+            self._views_per_run[model.name] = self._settings.batch_size
+        error = self._check_probe()
+        for model in self._bundle.manifest.models:
+            if self._runner is None:
+                self._views_per_run[model.name] = self._best_views_per_run(model)
+            else:
+                self._warm_up(model)
+        return error
+
+    def run(self, model: Model, views: Views) -> dict[str, Floats]:
+        """The outputs of one graph for ``uint8[M, H, W, 3]``, in runs of as many views as the device likes."""
+        if self._runner is not None:
+            return self._run_uploaded(model, self._runner.upload({self._kinds[model.name]: views}, ahead=False))
+        step, found = self._views_per_run[model.name], []
+        session, names = self._sessions[model.name], list(_wanted(model).values())
+        for start in range(0, len(views), step):
+            chunk = np.ascontiguousarray(views[start : start + step])
+            found.append(session.run(names, {model.input.name: chunk}))
+        return self._collected(model, found)
+
+    @property
+    def uploads_ahead(self) -> bool:
+        """Whether ``upload`` is worth a thread of its own."""
+        return self._runner is not None
+
+    def upload(self, images: Sequence[PreparedImage]) -> Upload | None:
+        """Copy a batch to the device, from another thread than that of ``score``; None where there is none to copy to.
+
+        Waits while two batches are there that are not computed yet.
+        """
+        return None if self._runner is None else self._runner.upload(self._inputs(images), ahead=True)
+
+    def score(
+        self, images: Sequence[PreparedImage], upload: Upload | None = None
+    ) -> list[Scores | InvalidOutput | InferenceFailed]:
+        """One answer for each image, in order; a batch that fails is halved until the culprit is alone.
+
+        Args:
+            images: a batch.
+            upload: the same batch, where it was copied ahead.
+
+        Raises:
+            DeviceFailed: no later call would succeed; a whole batch without an answer is held against the device if
+                the probe fails too, not against the images.
+        """
+        answers = self._halving(images, upload)
+        if not any(isinstance(answer, Scores) for answer in answers):
+            try:
+                self._check_probe()
+            except Exception as error:
+                raise DeviceFailed(f"{self.device}: fails on the probe as well: {error}") from error
+        return answers
+
+    def _halving(
+        self, images: Sequence[PreparedImage], upload: Upload | None = None
+    ) -> list[Scores | InvalidOutput | InferenceFailed]:
+        try:
+            return self._score(images, upload)
+        except DeviceFailed:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            if any(sign in str(error) for sign in _STICKY):
+                raise DeviceFailed(f"{self.device}: {str(error)[:300]}") from error
+            if len(images) == 1:
+                return [InferenceFailed(str(error)[:300])]
+        middle = len(images) // 2
+        return self._halving(images[:middle]) + self._halving(images[middle:])
+
+    def _best_views_per_run(self, model: Model) -> int:
+        """The fastest power of two up to ``batch_size``, by trying.
+
+        Where a batch outgrows the caches of a CPU it gets slower; small graphs are the other way round. `make bench`
+        measures both (`batch_s` of each regime).
+        """
+        height, width = model.input.shape[1:3]
+        if not (isinstance(height, int) and isinstance(width, int)):
+            return self._settings.batch_size
+        seconds: dict[int, float] = {}
+        for count in self._sizes():
+            run_s = min(self._seconds(model, np.zeros((count, height, width, 3), np.uint8)) for _ in range(_TRIES))
+            seconds[count] = run_s / count
+            if run_s > _LONG_S or seconds[count] > _CLEARLY_SLOWER * min(seconds.values()):
+                break
+        fastest = min(seconds.values())
+        return max(count for count, each in seconds.items() if each < _AS_FAST * fastest)
+
+    def _sizes(self) -> list[int]:
+        """Powers of two up to the batch size."""
+        return [1 << n for n in range(self._settings.batch_size.bit_length())]
+
+    def _seconds(self, model: Model, views: Views) -> float:
+        began = time.perf_counter()
+        self._sessions[model.name].run(None, {model.input.name: views})
+        return time.perf_counter() - began
+
+    def _check_probe(self) -> float:
+        manifest = self._bundle.manifest
+        return self._bundle.probe.check(manifest.models, self.run, manifest.parity.tolerance, manifest.decoder)
+
+    def _inputs(self, images: Sequence[PreparedImage]) -> dict[str, Views]:
+        """Views of a whole batch by kind."""
+        models = {kind: name for name, kind in self._kinds.items()}
+        return {kind: np.concatenate([image.views[name] for image in images]) for kind, name in models.items()}
+
+    def _run_uploaded(self, model: Model, upload: Upload) -> dict[str, Floats]:
+        assert self._runner is not None
+        session, names = self._sessions[model.name], list(_wanted(model).values())
+        return self._collected(model, self._runner.run(session, model, names, upload, self._kinds[model.name]))
+
+    def _collected(self, model: Model, runs: Sequence[Sequence[Any]]) -> dict[str, Floats]:
+        """Rows of several runs, one below the other."""
+        empty = {"logit": np.empty(0, np.float32), "embedding": np.empty((0, self._dimension), np.float32)}
+        columns = zip(*runs, strict=True) if runs else [()] * len(_wanted(model))
+        return {
+            role: np.concatenate([empty[role], *(np.asarray(part, np.float32) for part in parts)])
+            for role, parts in zip(_wanted(model), columns, strict=True)
+        }
+
+    def _rows(
+        self, images: Sequence[PreparedImage], upload: Upload | None
+    ) -> Iterator[tuple[Model, dict[str, Floats]]]:
+        """Outputs of each model for the whole batch."""
+        models = self._bundle.manifest.models
+        if self._runner is None:
+            inputs = self._inputs(images)
+            yield from ((model, self.run(model, inputs[self._kinds[model.name]])) for model in models)
+            return
+        uploaded = upload or self._runner.upload(self._inputs(images), ahead=False)
+        try:
+            yield from ((model, self._run_uploaded(model, uploaded)) for model in models)
+        finally:
+            self._runner.release(uploaded)
+
+    def _warm_up(self, model: Model) -> None:
+        """Every batch size that is a power of two: cuDNN chooses its algorithms for a shape when it first sees it."""
+        height, width = model.input.shape[1:3]
+        if isinstance(height, int) and isinstance(width, int):
+            for count in self._sizes():
+                self.run(model, np.zeros((count, height, width, 3), np.uint8))
+
+    def _score(
+        self, images: Sequence[PreparedImage], upload: Upload | None
+    ) -> list[Scores | InvalidOutput | InferenceFailed]:
+        manifest = self._bundle.manifest
+        outputs: dict[str, list[Floats]] = {}
+        for model, roles in self._rows(images, upload):
+            ends = np.cumsum([len(image.views[model.name]) for image in images])[:-1]
+            for role, rows in roles.items():
+                outputs[role] = np.split(rows, ends)
+        answers: list[Scores | InvalidOutput | InferenceFailed] = []
+        for one_logits, one_embeddings in zip(outputs["logit"], outputs["embedding"], strict=True):
+            if not (np.isfinite(one_logits).all() and np.isfinite(one_embeddings).all()):
+                answers.append(InvalidOutput("the model's output is not a finite number"))
+            elif len(one_embeddings) == 0:
+                answers.append(Scores(one_logits, np.empty(0, np.float32)))
+            else:
+                l2 = manifest.templates.l2_normalised
+                answers.append(Scores(one_logits, aggregate_embeddings(one_embeddings, l2_normalised=l2)))
+        return answers
+
+    def _session(self, model: Model) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._settings.threads
+        # Spinning threads take the cores that decoding needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A graph may name files with weights, which ONNX Runtime would look for in the working directory. No digest
+        # covers them, so they are looked for where there is none.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self.device == "cuda":
+            ort.preload_dlls()
+            cuda: dict[str, Any] = {
+                "device_id": self._settings.device_id,
+                "arena_extend_strategy": "kSameAsRequested",
+                "cudnn_conv_algo_search": "HEURISTIC",
+            }
+            if self._settings.gpu_memory_bytes:
+                cuda["gpu_mem_limit"] = self._settings.gpu_memory_bytes
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
+        try:
+            # With its fallback ONNX Runtime would replace a failing CUDA provider by the CPU without a word (#23372).
+            session = ort.InferenceSession(self._bundle.graph(model), options, providers=providers, enable_fallback=0)
+        except Exception as error:
+            raise StartupError(f"{self._bundle.path / model.file}: does not load on {self.device}: {error}") from error
+        if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise StartupError(f"{model.file}: asked for CUDA, ONNX Runtime took {session.get_providers()[0]}")
+        return session
+
+
+def _wanted(model: Model) -> dict[str, str]:
+    """Name of the output in each role."""
+    outputs = {"logit": model.logit, "embedding": model.embedding}
+    return {role: tensor.name for role, tensor in outputs.items() if tensor is not None}
+
+
+def _device(settings: InferenceSettings) -> str:
+    if settings.device == "cpu":
+        return "cpu"
+    usable = cuda_usable(settings.device_id)
+    if settings.device == "cuda" and not usable:
+        raise StartupError(
+            f"inference.device=cuda: no usable CUDA device {settings.device_id} here (driver and GPU needed); "
+            "say inference.device=cpu if a CPU is what you want"
+        )
+    return "cuda" if usable else "cpu"
+
+
+def cuda_usable(device_id: int) -> bool:
+    """Whether ONNX Runtime was built with CUDA and the driver knows that GPU (asked of the driver itself)."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return False
+    try:
+        driver = ctypes.CDLL(LIBRARY)
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and device_id < count.value

@@ -1,0 +1,1 @@
+"""What people run beside the stream: classify files, produce events, plan capacity."""

@@ -1,0 +1,110 @@
+"""Verdicts for files, without Kafka and Redis: the same bytes, models and policy as in the stream."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundle.errors import ImageError
+from bundle.preprocess import Limits
+from bundle.store import Bundle, sha256
+from worker.decision.attribution import Attributor, ScoredImage
+from worker.errors import InferenceError
+from worker.images.prepare import MemoryBudget, PreparedImage, prepare
+from worker.messages.events import ImageEvent, InlineImage
+from worker.messages.verdict import TimingPart, Verdict
+from worker.scoring.engine import Engine
+from worker.settings import Settings
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".avif"})
+"""What counts as an image in a folder (``bundle.preprocess.FORMATS``); a file that is named itself is always tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """A file and its verdict, or why it has none."""
+
+    path: Path
+    verdict: Verdict | None
+    error: ImageError | InferenceError | OSError | None
+
+    @property
+    def reason(self) -> str:
+        """Short label of the error."""
+        return getattr(self.error, "reason", "unreadable") if self.error else ""
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as given, and the images in folders, sorted.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    return found
+
+
+def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: Engine) -> Iterator[Classified]:
+    """Judge files in order, a batch at a time."""
+    attributor = Attributor(bundle, settings.policy, "classify")
+    limits = Limits(settings.fetch.max_bytes, settings.images.max_pixels)
+    budget = MemoryBudget(settings.images.memory_bytes)
+
+    def read(path: Path) -> tuple[str, PreparedImage, float] | ImageError | OSError:
+        started = time.monotonic()
+        try:
+            data = path.read_bytes()
+            image = prepare(data, bundle.manifest.models, limits, budget)
+        except (ImageError, OSError) as error:
+            return error
+        return sha256(data), image, time.monotonic() - started
+
+    size = settings.inference.batch_size
+    with ThreadPoolExecutor(settings.images.decode_threads) as decoders:
+        for start in range(0, len(paths), size):
+            chunk = paths[start : start + size]
+            read_images = list(decoders.map(read, chunk))
+            good = [found for found in read_images if isinstance(found, tuple)]
+            began = time.monotonic()
+            scores = iter(engine.score([image for _, image, _ in good]) if good else [])
+            inference_ms = (time.monotonic() - began) * 1000
+            for path, found in zip(chunk, read_images, strict=True):
+                if not isinstance(found, tuple):
+                    yield Classified(path, None, found)
+                    continue
+                answer = next(scores)
+                if isinstance(answer, InferenceError):
+                    yield Classified(path, None, answer)
+                    continue
+                digest, image, decode_s = found
+                decode_ms = decode_s * 1000
+                timing = TimingPart(
+                    queue=0,
+                    fetch=0,
+                    decode=round(decode_ms, 3),
+                    inference=round(inference_ms, 3),
+                    total=round(decode_ms + inference_ms, 3),
+                )
+                scored = ScoredImage(digest, image.facts, answer, cached=False, timing=timing)
+                yield Classified(path, attributor.verdict(_event(path), scored), None)
+
+
+def _event(path: Path) -> ImageEvent:
+    return ImageEvent(
+        id=str(path),
+        source="urn:genprint:classify",
+        subject=path.name,
+        origin=str(path),
+        attempt=1,
+        attributes={},
+        traceparent=None,
+        content=InlineImage(b""),
+    )
