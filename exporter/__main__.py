@@ -19,7 +19,7 @@ from exporter.export import STEPS, ExportOptions, export
 from trainer.errors import TrainerError
 from trainer.evaluation.templates import TemplateMethod
 from trainer.training.checkpoint import load_checkpoint
-from trainer.training.report import say_left_out
+from trainer.training.report import report_skipped
 
 app = typer.Typer(
     help="Make and read model bundles.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -45,13 +45,13 @@ def export_command(
     calib_split: Annotated[
         Literal["calib", "val"], typer.Option(help="Calibrate on this one, val for instance.")
     ] = DEFAULTS.calib_split,
-    handled: Annotated[
+    calibrate_degraded: Annotated[
         bool | None,
         typer.Option(
-            "--handled/--as-they-are",
-            help="Calibrate on handled copies (JPEG, resized, ...) as well; default: where training has such copies.",
+            "--calibrate-degraded/--calibrate-pristine",
+            help="Calibrate on degraded copies (JPEG, resized, ...) as well; default: where training has such copies.",
         ),
-    ] = DEFAULTS.handled,
+    ] = DEFAULTS.calibrate_degraded,
     alpha: Annotated[float, typer.Option(help="Templates reject p-values up to this.")] = DEFAULTS.alpha,
     error_target: Annotated[float, typer.Option(help="Error each threshold allows.")] = DEFAULTS.error_target,
     tolerance: Annotated[float, typer.Option(help="Largest PyTorch/ONNX difference.")] = DEFAULTS.tolerance,
@@ -69,7 +69,7 @@ def export_command(
             add=tuple(add or ()),
             template=template,
             calib_split=calib_split,
-            handled=handled,
+            calibrate_degraded=calibrate_degraded,
             alpha=alpha,
             error_target=error_target,
             tolerance=tolerance,
@@ -82,7 +82,7 @@ def export_command(
             options,
             force=force,
             progress=lambda step: bar.update(task, description=step, advance=1),
-            report=lambda folder: say_left_out(folder, bar.console),
+            report=lambda folder: report_skipped(folder, bar.console),
         )
     _show(bundle)
 

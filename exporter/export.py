@@ -26,10 +26,10 @@ from exporter.contents.calibration import choose_thresholds, fit_platt
 from exporter.contents.card import model_card
 from exporter.errors import BadOptions, ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
-from trainer.data.folder import ImageFolder, label_numbers
+from trainer.data.folder import ImageFolder, label_ids
 from trainer.data.layouts import list_images
 from trainer.errors import UnknownClass
-from trainer.evaluation.evaluate import calibrates_on_copies, handled_copies
+from trainer.evaluation.evaluate import calibrates_on_degraded, degraded_copies
 from trainer.evaluation.metrics import binary, closed_set
 from trainer.evaluation.templates import TemplateMethod, default_template_method, templates_of
 from trainer.training.checkpoint import Checkpoint
@@ -59,9 +59,9 @@ class ExportOptions(BaseModel):
     last, where there are some, or else the first."""
     calib_split: Literal["calib", "val"] = "calib"
     """What to calibrate on. Training and test images would promise too much."""
-    handled: bool | None = None
-    """Calibrate on a copy of each calibration image as well, handled as images are on the web
-    (``trainer.data.augment``); None: where the system is trained on such copies."""
+    calibrate_degraded: bool | None = None
+    """Calibrate on a copy of each calibration image as well, degraded as images are on the web
+    (``trainer.data.augment.degradation``); None: where the system is trained on such copies."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """A template rejects an image whose conformal p-value is not above it."""
     error_target: float = Field(default=0.01, ge=0, lt=0.5)
@@ -143,8 +143,8 @@ def export(
     progress("templates, calibration, thresholds")
     how = options.template or default_template_method(checkpoint)
     library = templates_of(checkpoint, train, lambda images: run(images).embedding, how, options.seed, added)
-    handled = calibrates_on_copies(checkpoint, options.handled)
-    seen = _with_copies(calib, run) if handled else calib
+    degraded = calibrates_on_degraded(checkpoint, options.calibrate_degraded)
+    seen = _with_copies(calib, run) if degraded else calib
     library = library.with_calibration(
         {name: seen.outputs.embedding[seen.numbers == i] for i, name in enumerate(names)}
     )
@@ -203,7 +203,7 @@ def export(
                 "images": checkpoint.origin.images,
                 "epochs": len(checkpoint.history),
                 "template": how,
-                "calibrated_on_handled": handled,
+                "calibrated_on_degraded": degraded,
             },
             evaluation=evaluation,
         )
@@ -223,7 +223,7 @@ def _added(names: Sequence[str], checkpoint: Checkpoint) -> tuple[Label, ...]:
 
 def _numbers(folder: ImageFolder, labels: Sequence[Label]) -> npt.NDArray[np.int64]:
     try:
-        return label_numbers(folder, labels)
+        return label_ids(folder, labels)
     except UnknownClass as error:
         raise UnknownClass(f"{error}; `--add NAME` gives a generator a template without training") from error
 
@@ -240,8 +240,8 @@ def _decided(split: _Split, labels: Sequence[Label]) -> tuple[npt.NDArray[np.flo
 
 
 def _with_copies(split: _Split, run: Callable[[Views], Outputs]) -> _Split:
-    """A handled copy of each image after them."""
-    parts = [split.outputs, *map(run, handled_copies(split.folder))]
+    """A degraded copy of each image after them."""
+    parts = [split.outputs, *map(run, degraded_copies(split.folder))]
     both = Outputs(np.concatenate([p.logit for p in parts]), np.concatenate([p.embedding for p in parts]))
     return _Split(split.folder, np.tile(split.numbers, 2), both)
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from trainer.data.folder import ImageFolder
 from trainer.data.layouts import Layout
 from trainer.errors import BadConfig, OutputExists, SplitUnknown, TrainerError
-from trainer.evaluation.attribute import judge
-from trainer.evaluation.attribute import show as show_judgement
+from trainer.evaluation.attribute import attribute
+from trainer.evaluation.attribute import show as show_attribution
 from trainer.evaluation.evaluate import evaluate, show
 from trainer.evaluation.templates import TemplateMethod, default_template_method
 from trainer.experiments import reproduce as reproduction
@@ -32,7 +32,7 @@ from trainer.synthesis.photographs import SPLITS
 from trainer.training import loop
 from trainer.training.checkpoint import load_checkpoint
 from trainer.training.config import TrainConfig
-from trainer.training.report import say_left_out
+from trainer.training.report import report_skipped
 from trainer.training.systems import SYSTEMS, parse_settings, read_config
 
 app = typer.Typer(
@@ -188,8 +188,8 @@ def evaluate_command(
         show(evaluation, stdout())
 
 
-@app.command("judge")
-def judge_command(
+@app.command("attribute")
+def attribute_command(
     checkpoint: Annotated[Path, typer.Argument(help="What `train` wrote.")],
     data: Annotated[Path, typer.Argument(help="Images of any families, one sub-folder each; or of one, without.")],
     templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
@@ -202,11 +202,11 @@ def judge_command(
         typer.Option("--map", help="FOLDER=LABEL: the family of a folder of another name; may be repeated."),
     ] = None,
     template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} or else mean.")] = None,
-    handled: Annotated[
+    calibrate_degraded: Annotated[
         bool | None,
         typer.Option(
-            "--handled/--as-they-are",
-            help="Calibrate on handled copies (JPEG, resized, ...) as well; default: where training has such copies.",
+            "--calibrate-degraded/--calibrate-pristine",
+            help="Calibrate on degraded copies (JPEG, resized, ...) as well; default: where training has such copies.",
         ),
     ] = None,
     alpha: Annotated[float, typer.Option(help="Share of known images that may be unknown.", min=0, max=1)] = 0.05,
@@ -219,7 +219,7 @@ def judge_command(
         labels = reproduction.parse_pairs(mapped or [], "--map", "LABEL")
         console = stderr()
         with console.status("reading and embedding images"):
-            found = judge(
+            found = attribute(
                 loaded,
                 read(loaded.config, data, split, "--split", console, least=1),
                 read(loaded.config, templates, templates_split, "--templates-split", console),
@@ -227,13 +227,13 @@ def judge_command(
                 template or default_template_method(loaded),
                 alpha,
                 seed,
-                handled=handled,
+                calibrate_degraded=calibrate_degraded,
                 mapped=labels,
             )
     if json:
         sys.stdout.write(found.model_dump_json(indent=1) + "\n")
     else:
-        show_judgement(found, stdout())
+        show_attribution(found, stdout())
 
 
 @app.command("inspect")
@@ -331,7 +331,7 @@ def read(
         )
     except SplitUnknown as error:
         raise SplitUnknown(f"{option}: {error}") from error
-    say_left_out(folder, console)
+    report_skipped(folder, console)
     return folder
 
 

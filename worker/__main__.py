@@ -24,7 +24,7 @@ from worker.images.fetch import Fetcher
 from worker.kafka.client import ImageSender, KafkaBroker
 from worker.kafka.replay import ReplayBroker
 from worker.kafka.span import read_span, replay_settings
-from worker.kafka.topic_admin import Asked, check_topics_and_rights, create_topics_and_rights
+from worker.kafka.topic_admin import TopicRequest, check_topics_and_rights, create_topics_and_rights
 from worker.kafka.topics import ROLES, difference_row, read_principals
 from worker.messages.records import Broker
 from worker.messages.schemas import SCHEMAS
@@ -221,7 +221,7 @@ def topics_create(
     with _one_line_errors():
         settings = _settings(config, assign, None)
         groups = consumer_groups or settings.kafka.verdicts_topic
-        asked = Asked(read_principals(acls), groups, update, add_partitions, dry_run)
+        asked = TopicRequest(read_principals(acls), groups, update, add_partitions, dry_run)
         done, left = create_topics_and_rights(settings, asked)
     outcome = "would be mended" if dry_run else "mended"
     rows = [*(difference_row(difference, outcome) for difference in done), *map(difference_row, left)]
@@ -240,7 +240,7 @@ def topics_check(
     with _one_line_errors():
         settings = _settings(config, assign, None)
         groups = consumer_groups or settings.kafka.verdicts_topic
-        differences = check_topics_and_rights(settings, Asked(read_principals(acls), groups))
+        differences = check_topics_and_rights(settings, TopicRequest(read_principals(acls), groups))
     _print_differences([difference_row(difference) for difference in differences], as_json=as_json)
     raise typer.Exit(1 if differences else 0)
 

@@ -16,7 +16,7 @@ Tells photographs from generated images and names the generator by the nearest t
 | label | kind | training images | template made of | calibration images |
 |---|---|---:|---:|---:|
 {labels}
-{handled}{added}
+{degraded}{added}
 ## Measured when it was made
 
 | images | count | top-1 by template | AUROC | AP |
@@ -46,7 +46,7 @@ nothing.
 - A verdict is evidence for a reviewer, not proof about a person.
 """
 
-_HANDLED = """
+_DEGRADED = """
 Half of the calibration images are copies of the other half, made smaller and back, blurred, coded as JPEG or reduced to
 a palette: thresholds and rejection are for images like both.
 """
@@ -67,7 +67,7 @@ def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
         network=manifest.training["network"],
         source=manifest.training["source"],
         labels="\n".join(_label(label, manifest, library) for label in manifest.labels),
-        handled=_HANDLED if manifest.training["calibrated_on_handled"] else "",
+        degraded=_DEGRADED if manifest.training["calibrated_on_degraded"] else "",
         added="" if all(label.in_detector for label in manifest.labels) else _ADDED,
         evaluation="\n".join(_evaluation(name, found) for name, found in manifest.evaluation.items()),
         scale=calibration.scale,

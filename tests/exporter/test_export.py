@@ -22,10 +22,10 @@ from exporter.errors import BadOptions, ExportDataMissing, ParityFailed
 from exporter.export import ExportOptions, export
 from exporter.graph import Graph, Outputs, runner
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle, texture
-from trainer.data.augment import handled_copy
+from trainer.data.augment import degraded_copy
 from trainer.data.folder import ImageFolder
 from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
-from trainer.evaluation.attribute import Judgement, judge
+from trainer.evaluation.attribute import Attribution, attribute
 from trainer.evaluation.templates import default_template_method, own_templates
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.loop import train
@@ -45,11 +45,19 @@ def graph_of(bundle: Bundle) -> Callable[[Views], Outputs]:
     return runner(Graph(bundle.graph(model), model))
 
 
-def judged(checkpoint: Checkpoint, data: Path, *, handled: bool | None) -> Judgement:
+def attributed(checkpoint: Checkpoint, data: Path, *, calibrate_degraded: bool | None) -> Attribution:
     test, train, calib = (
         ImageFolder.read(data / split, checkpoint.config.preprocessing) for split in ("test", "train", "calib")
     )
-    return judge(checkpoint, test, train, calib, default_template_method(checkpoint), OPTIONS.alpha, handled=handled)
+    return attribute(
+        checkpoint,
+        test,
+        train,
+        calib,
+        default_template_method(checkpoint),
+        OPTIONS.alpha,
+        calibrate_degraded=calibrate_degraded,
+    )
 
 
 def test_the_bundle_tells_images_it_has_not_seen_apart(tiny_bundle: Bundle, tiny_data: Path) -> None:
@@ -219,16 +227,16 @@ class TestRefused:
         with pytest.raises(BadOptions, match=f"--add: there is a label '{names[0]}' already"):
             export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
 
-    def test_handled_copies_are_calibrated_on_as_well(
+    def test_degraded_copies_are_calibrated_on_as_well(
         self, tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, data: Path
     ) -> None:
-        options = OPTIONS.model_copy(update={"handled": True})
+        options = OPTIONS.model_copy(update={"calibrate_degraded": True})
         found = export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
         recipe = found.manifest.detector.preprocessing
         logits, kinds = [], []
         for index, name in enumerate(CLASSES):
             views = [make_views(decode(p.read_bytes()), recipe)[0] for p in sorted((data / "calib" / name).iterdir())]
-            both = graph_of(found)(np.stack([*views, *map(handled_copy, views)]))
+            both = graph_of(found)(np.stack([*views, *map(degraded_copy, views)]))
             distances = np.sort(cdist(both.embedding, found.templates.vectors[[index]])[:, 0])
             assert found.templates.calibration[index] == pytest.approx(distances, rel=1e-3, abs=1e-3)
             logits.append(both.logit)
@@ -238,10 +246,10 @@ class TestRefused:
         assert found.manifest.calibration.bias == pytest.approx(expected.bias, rel=1e-2, abs=1e-3)
         assert (found.manifest.thresholds.high.count, found.manifest.thresholds.low.count) == (40, 80)
         assert "Half of the calibration images are copies" in found.files["MODEL_CARD.md"].decode()
-        # `trainer judge` rejects what the bundle rejects.
-        for bundle, handled in ((found, True), (tiny_bundle, False), (tiny_bundle, None)):
-            said = judged(tiny_checkpoint, data, handled=handled)
-            assert said.handled == bool(handled)
+        # `trainer attribute` rejects what the bundle rejects.
+        for bundle, degraded in ((found, True), (tiny_bundle, False), (tiny_bundle, None)):
+            said = attributed(tiny_checkpoint, data, calibrate_degraded=degraded)
+            assert said.calibrated_on_degraded == bool(degraded)
             for name in CLASSES:
                 matches = bundle.templates.match(outputs(bundle, data / "test" / name).embedding, OPTIONS.alpha)
                 assert said.folders[name].unknown.hits == sum(not match.accepted for match in matches)
@@ -291,9 +299,13 @@ def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_da
     options = OPTIONS.model_copy(update={"add": ("turned",)})
     found = export(checkpoint, data, tmp_path / "b", options, force=False, progress=lambda _: None)
     assert found.manifest.training["template"] == "own"
-    handled = found.manifest.training["calibrated_on_handled"]
-    assert handled == (name == "contrastive") == judged(checkpoint, tiny_data, handled=None).handled
-    assert [len(distances) for distances in found.templates.calibration] == [(1 + handled) * IMAGES["calib"]] * 4
+    degraded = found.manifest.training["calibrated_on_degraded"]
+    assert (
+        degraded
+        == (name == "contrastive")
+        == attributed(checkpoint, tiny_data, calibrate_degraded=None).calibrated_on_degraded
+    )
+    assert [len(distances) for distances in found.templates.calibration] == [(1 + degraded) * IMAGES["calib"]] * 4
     np.testing.assert_array_equal(found.templates.vectors[:3], own_templates(checkpoint).vectors)
     few = outputs(found, data / "train" / "turned").embedding
     placed = own_templates(checkpoint, {"turned": few}).vectors[3]

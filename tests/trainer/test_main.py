@@ -46,7 +46,7 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
     run, checkpoint = CliRunner().invoke, tmp_path / "a.pt"
     known, others = make_folder("known", images=200), make_folder("others", images=200)
     assert run(app, ["train", str(known), str(checkpoint), *CLOSED_FORM]).exit_code == 0
-    command = ["judge", str(checkpoint), "--templates", str(known), "--calibration", str(others), "--alpha", "0.1"]
+    command = ["attribute", str(checkpoint), "--templates", str(known), "--calibration", str(others), "--alpha", "0.1"]
     new = make_folder("new", ("grid", "newer", "real"), images=40)
     found = json.loads(run(app, [*command, str(new), "--json"]).stdout)
     assert found["alpha"] == 0.1
@@ -63,7 +63,7 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
     assert found["overall"]["images"] == 80
     assert (found["overall"]["right"]["hits"], found["overall"]["right"]["count"]) == (80, 80)
     assert (found["overall"]["unknown"]["hits"], found["overall"]["unknown"]["count"]) == (unknown, 80)
-    assert found["handled"] is False
+    assert found["calibrated_on_degraded"] is False
     alone = run(app, [*command, str(make_folder("alone", ("real",)))])
     assert alone.exit_code == 0, alone.output
     assert "real" in alone.stdout
@@ -86,7 +86,7 @@ def test_judge_takes_folders_of_any_name_and_folders_without_sub_folders(
     run, checkpoint = CliRunner(env={"COLUMNS": "200"}).invoke, tmp_path / "a.pt"
     known, others = make_folder("known", images=60), make_folder("others", images=60)
     assert run(app, ["train", str(known), str(checkpoint), *CLOSED_FORM]).exit_code == 0
-    command = ["judge", str(checkpoint), "--templates", str(known), "--calibration", str(others)]
+    command = ["attribute", str(checkpoint), "--templates", str(known), "--calibration", str(others)]
     runs = make_folder("runs", ("grid", "real"), images=10)
     (runs / "grid").rename(runs / "grid_run2")
     shutil.copytree(runs / "grid_run2", runs / "strange")
@@ -101,8 +101,8 @@ def test_judge_takes_folders_of_any_name_and_folders_without_sub_folders(
     assert found["folders"]["grid_run2"]["right"]["rate"] == 1
     assert found["folders"]["strange"]["right"] is None
     assert found["overall"]["images"] == 20
-    table = run(app, [*mapped, "--handled"]).stdout
-    for shown in ("grid_run2 = grid", "all known", "calibrated on handled copies as well"):
+    table = run(app, [*mapped, "--calibrate-degraded"]).stdout
+    for shown in ("grid_run2 = grid", "all known", "calibrated on degraded copies as well"):
         assert shown in table
 
     alone = json.loads(run(app, [*command, str(runs / "strange"), "--json"]).stdout)
@@ -133,7 +133,7 @@ def test_images_that_are_left_out_are_said(make_folder: MakeFolder, tmp_path: Pa
     for command, roots in (
         (["train", str(known), str(tmp_path / "b.pt"), *TINY, "--val", str(new)], (known, new)),
         (["evaluate", str(checkpoint), str(new), *templates], (new, known)),
-        (["judge", str(checkpoint), str(new), *templates, "--calibration", str(others)], (new, known, others)),
+        (["attribute", str(checkpoint), str(new), *templates, "--calibration", str(others)], (new, known, others)),
         (["few-shot", str(checkpoint), str(new), str(tmp_path / "c.pt"), "--new", "grid", "--epochs", "0"], (new,)),
     ):
         done = run(app, command)
@@ -144,7 +144,7 @@ def test_images_that_are_left_out_are_said(make_folder: MakeFolder, tmp_path: Pa
             assert broken.startswith(f"skipped {root}/real/broken[1].png: ")
             assert small.startswith(f"skipped 1 images smaller than 32 x 32 (first: {root}/real/small.png): the worker")
     smaller = make_folder("smaller", size=16)
-    said = run(app, ["judge", str(checkpoint), str(smaller), *templates, "--calibration", str(others)])
+    said = run(app, ["attribute", str(checkpoint), str(smaller), *templates, "--calibration", str(others)])
     assert said.exit_code == 2
     assert "6 too small for 32 x 32, 0 unreadable): the worker answers such images 'unsure'; enlarge" in said.stderr
 
@@ -154,7 +154,7 @@ def test_the_option_that_chooses_a_split_is_named(make_folder: MakeFolder, tmp_p
     parts = {split: make_folder(f"data/{split}") for split in ("train", "calib", "test")}
     assert run(app, ["train", str(parts["train"]), str(checkpoint), *CLOSED_FORM]).exit_code == 0
     judging = ["--split", "test", "--templates-split", "train", "--calibration-split", "calib"]
-    command = ["judge", str(checkpoint), str(data), "--templates", str(data), "--calibration", str(data)]
+    command = ["attribute", str(checkpoint), str(data), "--templates", str(data), "--calibration", str(data)]
     assert run(app, [*command, *judging]).exit_code == 0
     assert run(app, ["evaluate", *command[1:5], *judging[:4]]).exit_code == 0
     for number, option in enumerate(judging[::2]):

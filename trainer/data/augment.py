@@ -95,7 +95,7 @@ def blur_jpeg_crop(
     return augment
 
 
-def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
+def degradation(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
     """What happens to images on the web: made smaller and back, blurred, coded as JPEG, reduced to a palette as in GIF.
 
     One of them at least, by chance. Noise, enlarging and WebP are not among them, so that robustness to what was never
@@ -124,9 +124,9 @@ def handled(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
     return augment
 
 
-def handled_copy(image: Pixels, number: int = 0) -> Pixels:
-    """A copy of ``uint8[H, W, 3]`` that was ``handled``; the same image always has the same one of each number."""
-    return handled(0)(image, draws_of(image).spawn(number + 1)[number])
+def degraded_copy(image: Pixels, number: int = 0) -> Pixels:
+    """A copy of ``uint8[H, W, 3]`` by ``degradation``; the same image always has the same one of each number."""
+    return degradation(0)(image, draws_of(image).spawn(number + 1)[number])
 
 
 def _smaller_and_back(image: Pixels, rng: np.random.Generator) -> Pixels:

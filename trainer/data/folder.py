@@ -215,7 +215,7 @@ def make_labels(folder: ImageFolder, real: Sequence[str]) -> tuple[Label, ...]:
     )
 
 
-def label_numbers(folder: ImageFolder, labels: Sequence[Label]) -> npt.NDArray[np.int64]:
+def label_ids(folder: ImageFolder, labels: Sequence[Label]) -> npt.NDArray[np.int64]:
     """The folder's labels in the numbering of a checkpoint: ``int64[N]``.
 
     Raises:

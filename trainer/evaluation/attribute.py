@@ -10,7 +10,7 @@ from rich.table import Table
 from trainer.arrays import Flags, Numbers
 from trainer.data.folder import ImageFolder
 from trainer.errors import DataMissing, UnknownClass
-from trainer.evaluation.evaluate import calibrates_on_copies, handled_copies
+from trainer.evaluation.evaluate import calibrates_on_degraded, degraded_copies
 from trainer.evaluation.metrics import Proportion, auroc, proportion
 from trainer.evaluation.open_set import Calibration
 from trainer.evaluation.templates import TemplateMethod, templates_of
@@ -18,7 +18,7 @@ from trainer.training.checkpoint import Checkpoint
 from trainer.training.embedding import embed
 
 
-class Verdicts(BaseModel):
+class FolderAttribution(BaseModel):
     """On the images of one sub-folder."""
 
     model_config = ConfigDict(frozen=True)
@@ -48,21 +48,21 @@ class Overall(BaseModel):
     unknown: Proportion
 
 
-class Judgement(BaseModel):
-    """What ``trainer judge`` found; ``--json`` prints it."""
+class Attribution(BaseModel):
+    """What ``trainer attribute`` found; ``--json`` prints it."""
 
     model_config = ConfigDict(frozen=True)
 
     alpha: float
     template: TemplateMethod
-    handled: bool
-    """Calibrated on handled copies as well."""
-    folders: dict[str, Verdicts]
+    calibrated_on_degraded: bool
+    """Whether calibration saw degraded copies as well."""
+    folders: dict[str, FolderAttribution]
     overall: Overall | None
     """None where no sub-folder has a label."""
 
 
-def judge(
+def attribute(
     checkpoint: Checkpoint,
     images: ImageFolder,
     templates: ImageFolder,
@@ -71,9 +71,9 @@ def judge(
     alpha: float = 0.05,
     seed: int = 0,
     *,
-    handled: bool | None = None,
+    calibrate_degraded: bool | None = None,
     mapped: Mapping[str, str] | None = None,
-) -> Judgement:
+) -> Attribution:
     """Name or reject every image by the nearest template, as a bundle of this checkpoint does.
 
     Args:
@@ -84,7 +84,8 @@ def judge(
         how: what a label's template is.
         alpha: share of known images that may be rejected.
         seed: of the choice where that is one image.
-        handled: calibrate on handled copies of the calibration images as well; None: as the exporter does by default.
+        calibrate_degraded: calibrate on degraded copies of the calibration images as well; None: as the exporter does
+            by default.
         mapped: sub-folder -> label, for those that are named otherwise.
 
     Raises:
@@ -100,11 +101,11 @@ def judge(
             raise DataMissing(f"{folder.root}: no images of {', '.join(missing)} to {use}")
     numbers = _labels_of_folders(images, names, mapped or {})
     library = templates_of(checkpoint, templates, lambda images: embed(model, images)[1], how, seed)
-    handled = calibrates_on_copies(checkpoint, handled)
+    degraded = calibrates_on_degraded(checkpoint, calibrate_degraded)
     seen = [embed(model, calibration)[1]]
-    if handled:
-        seen += [embed(model, copies)[1] for copies in handled_copies(calibration)]
-    own = np.tile(_numbers_of(calibration.classes, names)[calibration.labels], 1 + handled)
+    if degraded:
+        seen += [embed(model, copies)[1] for copies in degraded_copies(calibration)]
+    own = np.tile(_numbers_of(calibration.classes, names)[calibration.labels], 1 + degraded)
     held_out = np.concatenate(seen)
     library = library.with_calibration({name: held_out[own == i] for i, name in enumerate(names)})
     logits, embeddings = embed(model, images)
@@ -119,7 +120,7 @@ def judge(
         against = None
         if label is None and known.any():
             against = auroc(judged.score[known | these], known[known | these])
-        folders[name] = Verdicts(
+        folders[name] = FolderAttribution(
             images=int(these.sum()),
             label=label,
             generated=_share(logits > 0, these),
@@ -131,7 +132,7 @@ def judge(
     overall = None
     if known.any():
         overall = Overall(images=int(known.sum()), right=_share(right, known), unknown=_share(unknown, known))
-    return Judgement(alpha=alpha, template=how, handled=handled, folders=folders, overall=overall)
+    return Attribution(alpha=alpha, template=how, calibrated_on_degraded=degraded, folders=folders, overall=overall)
 
 
 def _labels_of_folders(images: ImageFolder, names: Sequence[str], mapped: Mapping[str, str]) -> Numbers:
@@ -151,15 +152,15 @@ def _share(hits: Flags, of: Flags) -> Proportion:
     return proportion(int((hits & of).sum()), int(of.sum()))
 
 
-def show(judgement: Judgement, console: Console) -> None:
+def show(attribution: Attribution, console: Console) -> None:
     """As a table for people."""
-    copies = ", calibrated on handled copies as well" if judgement.handled else ""
+    copies = ", calibrated on degraded copies as well" if attribution.calibrated_on_degraded else ""
     title = (
-        f"Nearest template ({judgement.template}), unknown at alpha {judgement.alpha:g}{copies}; "
+        f"Nearest template ({attribution.template}), unknown at alpha {attribution.alpha:g}{copies}; "
         "shares with 95 % intervals"
     )
     table = Table("folder", "images", "generated", "right", "unknown", "AUROC known : this", "named", title=title)
-    for name, found in judgement.folders.items():
+    for name, found in attribution.folders.items():
         named = ", ".join(f"{label} {count}" for label, count in sorted(found.named.items(), key=lambda n: -n[1]))
         table.add_row(
             name if found.label in {None, name} else f"{name} = {found.label}",
@@ -170,8 +171,8 @@ def show(judgement: Judgement, console: Console) -> None:
             "-" if found.auroc is None else f"{found.auroc:.3f}",
             named or "-",
         )
-    if judgement.overall is not None:
-        known = judgement.overall
+    if attribution.overall is not None:
+        known = attribution.overall
         table.add_section()
         table.add_row("all known", str(known.images), "-", _shown(known.right), _shown(known.unknown), "-", "-")
     console.print(table)

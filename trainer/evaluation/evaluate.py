@@ -8,8 +8,8 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from trainer.arrays import Images
-from trainer.data.augment import handled_copy
-from trainer.data.folder import ImageFolder, label_numbers
+from trainer.data.augment import degraded_copy
+from trainer.data.folder import ImageFolder, label_ids
 from trainer.evaluation.metrics import Binary, ClosedSet, binary, closed_set
 from trainer.evaluation.templates import TemplateMethod, templates_of
 from trainer.training.checkpoint import Checkpoint
@@ -17,15 +17,15 @@ from trainer.training.embedding import embed
 from trainer.training.systems import system
 
 
-def calibrates_on_copies(checkpoint: Checkpoint, asked: bool | None = None) -> bool:
-    """Whether calibration sees handled copies as well: as asked, or else where the system is trained on such copies."""
-    return system(checkpoint.config.system).handled if asked is None else asked
+def calibrates_on_degraded(checkpoint: Checkpoint, asked: bool | None = None) -> bool:
+    """Whether calibration sees degraded copies too: as asked, or else where the system is trained on such copies."""
+    return system(checkpoint.config.system).trained_on_degraded if asked is None else asked
 
 
-def handled_copies(folder: ImageFolder, batch: int = 256) -> Iterator[Images]:
-    """A handled copy of each image, in order; a folder beyond its cache is decoded as it goes."""
+def degraded_copies(folder: ImageFolder, batch: int = 256) -> Iterator[Images]:
+    """A degraded copy of each image, in order; a folder beyond its cache is decoded as it goes."""
     for start in range(0, len(folder), batch):
-        yield np.stack([handled_copy(image) for image in folder.pixels(slice(start, start + batch))])
+        yield np.stack([degraded_copy(image) for image in folder.pixels(slice(start, start + batch))])
 
 
 class Evaluation(BaseModel):
@@ -63,7 +63,7 @@ def evaluate(
     generated = np.array([label.kind == "generator" for label in checkpoint.labels])
     library = templates_of(checkpoint, templates, lambda images: embed(model, images)[1], how, seed)
     logits, embeddings = embed(model, test)
-    truth = label_numbers(test, checkpoint.labels)
+    truth = label_ids(test, checkpoint.labels)
     nearest = np.array([names.index(name) for name in library.labels])[library.distances(embeddings).argmin(axis=1)]
     return Evaluation(
         images=len(test),

@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bundle.manifest import Label
 from trainer.arrays import Floats, Floats64, Numbers
-from trainer.data.folder import ImageFolder, label_numbers
+from trainer.data.folder import ImageFolder, label_ids
 from trainer.evaluation.metrics import Binary, ClosedSet, binary, closed_set
 from trainer.evaluation.traces import measure
 from trainer.inspection.metadata import read_metadata, tabulate
@@ -136,7 +136,7 @@ def metadata_floor(train: ImageFolder, test: ImageFolder, labels: Sequence[Label
         UnknownClass: a class is none of ``labels``.
     """
     known, asked = (metadata_of(folder, progress) for folder in (train, test))
-    return fit_metadata(known, label_numbers(train, labels), labels).floor(asked, label_numbers(test, labels))
+    return fit_metadata(known, label_ids(train, labels), labels).floor(asked, label_ids(test, labels))
 
 
 def statistics_floor(
@@ -148,7 +148,7 @@ def statistics_floor(
         UnknownClass: a class is none of ``labels``.
     """
     known, asked = (statistics_of(folder, progress) for folder in (train, test))
-    return fit_statistics(known, label_numbers(train, labels), labels).floor(asked, label_numbers(test, labels))
+    return fit_statistics(known, label_ids(train, labels), labels).floor(asked, label_ids(test, labels))
 
 
 def metadata_of(folder: ImageFolder, progress: Report = _quiet) -> Features:

@@ -10,7 +10,7 @@ from torch import nn
 from bundle.manifest import Label
 from bundle.templates import TemplateLibrary
 from trainer.arrays import Floats, Images, Numbers
-from trainer.data.folder import ImageFolder, label_numbers
+from trainer.data.folder import ImageFolder, label_ids
 from trainer.errors import BadConfig
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.systems import system
@@ -48,7 +48,7 @@ def templates_of(
         UnknownClass: the folder has a class that is no label.
     """
     labels = (*checkpoint.labels, *added)
-    numbers = label_numbers(folder, labels)
+    numbers = label_ids(folder, labels)
     if how == "own":
         few = {label.name: folder.pixels(np.flatnonzero(numbers == label.id)) for label in added}
         return own_templates(checkpoint, {name: embeddings(images) for name, images in few.items()})
@@ -79,8 +79,8 @@ def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = Non
     for embeddings in (new or {}).values():
         rows = torch.from_numpy(embeddings)
         mean = rows.mean(dim=0)
-        if kind.place is not None:
-            mean = kind.place(checkpoint.weights, rows)
+        if kind.template_for_new_class is not None:
+            mean = kind.template_for_new_class(checkpoint.weights, rows)
         elif checkpoint.config.l2_normalised:  # as its own are
             mean = nn.functional.normalize(mean, dim=0)
         vectors.append(mean.numpy())

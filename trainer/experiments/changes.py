@@ -1,19 +1,19 @@
 """What recipes call post-processing.
 
-``P``, ``beyond``, names of ``trainer.data.transforms``, ``blur:2.5``, ``jpeg:40``, ``resize:0.9``, and ``handled``:
-what ``augment.handled`` makes of training images, four copies of each.
+``P``, ``beyond``, names of ``trainer.data.transforms``, ``blur:2.5``, ``jpeg:40``, ``resize:0.9``, and ``degraded``:
+what ``augment.degradation`` makes of training images, four copies of each.
 """
 
 from collections.abc import Sequence
 from functools import partial
 
-from trainer.data.augment import handled_copy
+from trainer.data.augment import degraded_copy
 from trainer.data.transforms import BEYOND, CLEAN, POST_PROCESSED, TRANSFORMS, Transform, blur, jpeg, resize_and_back
 from trainer.errors import BadConfig
 
 _COPIES = 4
-_HANDLED = tuple(Transform(f"handled {number}", partial(handled_copy, number=number)) for number in range(_COPIES))
-_GROUPS = {"P": POST_PROCESSED, "beyond": BEYOND, "handled": _HANDLED}
+_DEGRADED = tuple(Transform(f"degraded {number}", partial(degraded_copy, number=number)) for number in range(_COPIES))
+_GROUPS = {"P": POST_PROCESSED, "beyond": BEYOND, "degraded": _DEGRADED}
 
 
 def changes_of(names: Sequence[str]) -> tuple[Transform, ...]:

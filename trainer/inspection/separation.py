@@ -24,7 +24,7 @@ _TREES_A_GROUP: Final = 30
 Features = npt.NDArray[np.float32]
 
 
-class Skill(BaseModel):
+class ClassifierScore(BaseModel):
     """What all metadata, or one group of them alone, tell."""
 
     model_config = ConfigDict(frozen=True)
@@ -38,7 +38,7 @@ class Skill(BaseModel):
     """More than chance would do, by a margin that a detector could live on."""
 
 
-class Told(BaseModel):
+class Separability(BaseModel):
     """How well classifiers that see no pixel answer one question, on images that they have not been shown."""
 
     model_config = ConfigDict(frozen=True)
@@ -47,8 +47,8 @@ class Told(BaseModel):
     """Balanced accuracy of guessing."""
     auroc: float
     """With all metadata; mean over the answers, one against the rest."""
-    everything: Skill
-    groups: tuple[Skill, ...]
+    everything: ClassifierScore
+    groups: tuple[ClassifierScore, ...]
     """Each alone, the best first."""
 
     @property
@@ -57,7 +57,7 @@ class Told(BaseModel):
         return any(skill.alarming for skill in (self.everything, *self.groups))
 
     @property
-    def culprit(self) -> Skill:
+    def culprit(self) -> ClassifierScore:
         """The best group, of those that alarm where there are any."""
         return next((group for group in self.groups if group.alarming), self.groups[0])
 
@@ -73,13 +73,13 @@ class Separation(BaseModel):
     """Those with enough images."""
     enough: bool
     """Whether classes that metadata name without fail would alarm."""
-    by_class: Told
+    by_class: Separability
     """Which class an image is of."""
-    real: Told | None
+    real: Separability | None
     """Photographs against all else, where both are there; of two classes, the same as ``by_class``."""
 
     @property
-    def questions(self) -> dict[str, Told]:
+    def questions(self) -> dict[str, Separability]:
         """What metadata tell -> how well; each question once."""
         both = {"the classes apart": self.by_class}
         return both if self.real in (None, self.by_class) else both | {"real from generated": self.real}
@@ -159,9 +159,11 @@ def metadata_forest(seed: int, trees: int = 200, leaf: int = 5) -> RandomForestC
     return RandomForestClassifier(trees, min_samples_leaf=leaf, class_weight="balanced", random_state=seed)
 
 
-def _told(names: tuple[str, ...], auroc: float, chance: float, accuracies: Floats64, p_values: Floats64) -> Told:
+def _told(
+    names: tuple[str, ...], auroc: float, chance: float, accuracies: Floats64, p_values: Floats64
+) -> Separability:
     everything, *groups = (
-        Skill(
+        ClassifierScore(
             name=name,
             balanced_accuracy=accuracy,
             p_value=p_value,
@@ -170,7 +172,7 @@ def _told(names: tuple[str, ...], auroc: float, chance: float, accuracies: Float
         for name, accuracy, p_value in zip(("all", *names), accuracies, p_values, strict=True)
     )
     ranked = sorted(groups, key=lambda group: -group.balanced_accuracy)
-    return Told(chance=chance, auroc=auroc, everything=everything, groups=tuple(ranked))
+    return Separability(chance=chance, auroc=auroc, everything=everything, groups=tuple(ranked))
 
 
 def _predict(known: Features, truth: Numbers, asked: Features, trees: int, seed: int) -> Floats64:

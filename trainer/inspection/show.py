@@ -8,7 +8,7 @@ from rich.text import Text
 
 from trainer.inspection.duplicates import Duplicates
 from trainer.inspection.examine import Inspection
-from trainer.inspection.separation import Separation, Skill
+from trainer.inspection.separation import ClassifierScore, Separation
 
 
 def show(inspection: Inspection, console: Console) -> None:
@@ -88,5 +88,5 @@ def _separation(known: Separation) -> Table:
     return table
 
 
-def _skill(skill: Skill) -> Text:
+def _skill(skill: ClassifierScore) -> Text:
     return Text(f"{skill.balanced_accuracy:.1%}, p {skill.p_value:.3f}", style="yellow" if skill.alarming else "")

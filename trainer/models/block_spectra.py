@@ -32,7 +32,7 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from trainer.arrays import Floats, Floats64, Numbers
-from trainer.data.augment import handled
+from trainer.data.augment import degradation
 from trainer.data.folder import ImageFolder
 from trainer.errors import BadConfig
 from trainer.models.discriminant import Prior, Statistics, whitening
@@ -293,7 +293,7 @@ def fit(
     require_enough(folder)
     total = config.simulated + 1
     device = net.centre.device
-    handle, draws = handled(0), np.random.default_rng(config.seed)
+    handle, draws = degradation(0), np.random.default_rng(config.seed)
 
     def both(images: Tensor) -> tuple[Tensor, Tensor]:
         copies = np.stack([handle(image, draws) for image in images.cpu().numpy()])
@@ -425,7 +425,7 @@ def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
     return _templates(_others(means, counts), means[:labels])
 
 
-def place(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
+def template_for_new_class(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
     """Of a class that training did not know, ``float32[1101]``, from embeddings ``float32[n, 1101]``.
 
     The mean is drawn towards those of known and simulated classes: where few are known, the latter say most.
@@ -518,5 +518,5 @@ SYSTEM: Final = System(
     network=BlockSpectraNet,
     fit=fit,
     templates=templates,
-    place=place,
+    template_for_new_class=template_for_new_class,
 )

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
 from bundle.manifest import Label
-from trainer.data.augment import handled
+from trainer.data.augment import degradation
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
 from trainer.models import block_spectra
@@ -325,7 +325,7 @@ def _schedule(config: ContrastiveConfig, optimiser: torch.optim.Optimizer, steps
 
 
 def _augment_image(config: ContrastiveConfig) -> AugmentImage:
-    return handled(config.clean)
+    return degradation(config.clean)
 
 
 SYSTEM: Final = System(
@@ -340,7 +340,7 @@ SYSTEM: Final = System(
     optimiser=_optimiser,
     schedule=_schedule,
     augment_image=_augment_image,
-    handled=True,
+    trained_on_degraded=True,
     fit=fit,
     templates=templates,
 )

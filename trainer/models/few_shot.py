@@ -32,7 +32,7 @@ from trainer.training.checkpoint import Addition, Checkpoint, save_checkpoint
 from trainer.training.device import World, choose_device
 from trainer.training.embedding import embed
 from trainer.training.losses import TripletLoss
-from trainer.training.report import progress_of, say_left_out, show_progress
+from trainer.training.report import progress_of, report_skipped, show_progress
 from trainer.training.schedules import scale
 
 
@@ -82,7 +82,7 @@ def few_shot(
     """Fine-tune on the folder ``data`` and write the checkpoint ``out``; arguments otherwise as for ``add_types``."""
     training = checkpoint.config
     folder = ImageFolder.read(data, training.preprocessing, max_unreadable=training.max_unreadable)
-    say_left_out(folder, console)
+    report_skipped(folder, console)
     added = add_types(checkpoint, folder, new, config, console)
     save_checkpoint(out, added)
     return added

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.arrays import Numbers
 from trainer.data.augment import flip_half
 from trainer.data.enlarged import Enlarged
-from trainer.data.folder import ImageFolder, label_numbers, make_labels
+from trainer.data.folder import ImageFolder, label_ids, make_labels
 from trainer.errors import BadConfig
 from trainer.training.batches import Batches
 from trainer.training.checkpoint import Checkpoint, Epoch, Origin, save_checkpoint
@@ -57,7 +57,7 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
         watched = None
         if val is not None:
             others = read_folder(config, config.preprocessing, val, config.val_split, progress)
-            watched = others, label_numbers(others, labels)
+            watched = others, label_ids(others, labels)
         precision = choose_precision(world.device)
         progress.console.print(describe(config, folder, world, precision), soft_wrap=True)
 

@@ -34,11 +34,11 @@ def read_folder(
             cache_mib=config.cache_mib,
             progress=advance,
         )
-    say_left_out(folder, progress.console)
+    report_skipped(folder, progress.console)
     return folder
 
 
-def say_left_out(folder: ImageFolder, console: Console) -> None:
+def report_skipped(folder: ImageFolder, console: Console) -> None:
     """Each broken image, and how many were too small."""
     say = partial(console.print, style="yellow", soft_wrap=True, markup=False, highlight=False)
     for bad in folder.unreadable:

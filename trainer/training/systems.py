@@ -136,15 +136,15 @@ class System(Generic[C]):
         schedule: (config, optimiser, steps an epoch) -> the learning rate over time.
         augment_image: config -> what each training image goes through, or None.
         augment_batch: config -> what each training batch goes through, or None.
-        handled: it is trained on copies that were handled on their way (``augment.handled``), to be served such images:
+        trained_on_degraded: it is trained on degraded copies (``augment.degradation``), to be served such images:
             bundles of it are calibrated on copies of that kind as well.
         fit: (config, network, training images, labels of the images ``int64[N]``, progress(done, total)): what has a
             closed form is fitted after the epochs, on the network in evaluation mode; systems without gradients set
             ``epochs`` to 0. Runs in every process and must give the same in each.
         templates: (trained weights, number of labels) -> ``float32[C, D]``: a template a label in the space of the
             embeddings as they are served, where training itself makes some.
-        place: (trained weights, embeddings ``float32[n, D]`` of a class that training did not know) -> ``float32[D]``:
-            its template, where it is not simply their mean (of length 1, where embeddings are).
+        template_for_new_class: (trained weights, embeddings ``float32[n, D]`` of a class that training did not know) ->
+            ``float32[D]``: its template, where it is not simply their mean (of length 1, where embeddings are).
     """
 
     source: str
@@ -158,10 +158,10 @@ class System(Generic[C]):
     schedule: Callable[[C, torch.optim.Optimizer, int], Schedule] = constant
     augment_image: Callable[[C], AugmentImage | None] = lambda _: None
     augment_batch: Callable[[C], AugmentBatch | None] = lambda _: None
-    handled: bool = False
+    trained_on_degraded: bool = False
     fit: Callable[[C, nn.Module, ImageFolder, npt.NDArray[np.int64], Callable[[int, int], None]], None] | None = None
     templates: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
-    place: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None = None
+    template_for_new_class: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None = None
 
 
 def system(name: str) -> System[Any]:

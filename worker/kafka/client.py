@@ -35,7 +35,7 @@ from worker.errors import (
     UndecodableBatch,
 )
 from worker.kafka.assignor import PerTopicAssignor
-from worker.kafka.connection import TURNED_AWAY, check_topics, connection, reach, silent_client, start_error
+from worker.kafka.connection import ACCESS_DENIED, check_topics, connection, reach, silent_client, start_error
 from worker.kafka.record_batches import Unreadable, read_leniently
 from worker.messages.records import Message, Partition, Progress, Record
 from worker.operations.metrics import Metrics
@@ -114,7 +114,7 @@ class KafkaBroker:
                 **self._transaction_options(f"{s.group_id}-{instance}"),
             )
             if self._transactional:
-                _lose_no_request(self._producer)
+                _retry_dropped_request(self._producer)
                 self._producer.init_transactions()  # also ends what an earlier process of this identity left open
             topics = [s.images_topic, s.retry_topic]
             self._consumer.subscribe(topics, listener=self._listener)
@@ -123,12 +123,12 @@ class KafkaBroker:
 
     def poll(self, timeout_s: float) -> list[Record]:
         """See ``Broker``."""
-        self._make_way()
+        self._release_stalled_fetch()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
             raise UndecodableBatch(f"{self._stuck_at()}: {error}") from error
-        except TURNED_AWAY as error:
+        except ACCESS_DENIED as error:
             raise start_error(error, self._settings) from error
         except errors.KafkaError as error:
             if not error.retriable:
@@ -250,7 +250,7 @@ class KafkaBroker:
             raise Fenced("the group has forgotten this member")
         self._member, self._listener.lost = member, False
 
-    def _make_way(self) -> None:
+    def _release_stalled_fetch(self) -> None:
         """Let the client return to partitions that were paused with records in hand.
 
         kafka-python (3.0.12) lays such records aside and takes them up again when nothing else is in line. But what
@@ -361,7 +361,7 @@ def _fetch_in_time(consumer: Any) -> None:
     fetcher._send_fetches_async = send_in_time  # noqa: SLF001
 
 
-def _lose_no_request(producer: Any) -> None:
+def _retry_dropped_request(producer: Any) -> None:
     """Make a transactional ``KafkaProducer`` repeat the request that it was about to send when its connection was gone.
 
     kafka-python (3.0.12) repeats it where its client says that the node is not ready; but the client raises that, and
@@ -457,7 +457,7 @@ class ImageSender:
         try:
             for future in self._futures:
                 future.get(timeout=self._settings.start_timeout_s)
-        except TURNED_AWAY as error:
+        except ACCESS_DENIED as error:
             raise start_error(error, self._settings) from error
         except errors.KafkaError as error:
             raise BrokerUnreachable(f"an event was not acknowledged: {error}") from error
@@ -503,6 +503,6 @@ def publish_error(error: Exception) -> BrokerError:
         return error
     if isinstance(error, _FENCED) or "UnknownMemberId" in str(error):
         return Fenced(f"another process took over: {error}")
-    if isinstance(error, TURNED_AWAY):
+    if isinstance(error, ACCESS_DENIED):
         return BrokerUnreachable(f"the broker turned us away: {error}")
     return PublishAborted(str(error))

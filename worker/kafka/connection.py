@@ -24,7 +24,7 @@ from worker.kafka.topics import worker_operations
 from worker.operations.tls import client_context, tls_trouble
 from worker.settings import KafkaSettings
 
-TURNED_AWAY = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+ACCESS_DENIED = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 """The broker does not take us, and will say so again."""
 
 _ATTEMPT_S = 5.0
@@ -73,7 +73,7 @@ def reach(settings: KafkaSettings) -> None:
             for server in servers:
                 limit_s = max(0.1, min(_ATTEMPT_S, deadline - time.monotonic()))
                 try:
-                    _knock({**options, "bootstrap_servers": [server]}, limit_s, settings)
+                    _probe_server({**options, "bootstrap_servers": [server]}, limit_s, settings)
                 except errors.KafkaError as error:
                     failures.append(error)
                 else:
@@ -124,7 +124,7 @@ def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:
     where = _where(settings)
     if trouble := tls_trouble(error, "kafka", settings):
         return BrokerUnreachable(f"{where}: no TLS connection: {trouble}")
-    if isinstance(error, TURNED_AWAY):
+    if isinstance(error, ACCESS_DENIED):
         return BrokerUnreachable(f"{where}: the broker turned us away: {turned_away(error, settings)}")
     if isinstance(error, errors.IllegalSaslStateError):
         return BrokerUnreachable(
@@ -195,17 +195,17 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         return transport
 
 
-def _knock(options: Mapping[str, Any], limit_s: float, settings: KafkaSettings) -> None:
+def _probe_server(options: Mapping[str, Any], limit_s: float, settings: KafkaSettings) -> None:
     net = NetworkSelector(**options)
     manager = _Manager(net, **options)
     try:
-        manager.run(_greet, manager, time.monotonic() + limit_s, settings)
+        manager.run(_probe_cluster, manager, time.monotonic() + limit_s, settings)
     finally:
         manager.close()
         net.close()
 
 
-async def _greet(manager: Any, deadline: float, settings: KafkaSettings) -> None:
+async def _probe_cluster(manager: Any, deadline: float, settings: KafkaSettings) -> None:
     """Raise the first failure that matters."""
     first = manager.cluster.bootstrap_brokers()[0].node_id
     await _connected(manager, _connecting(manager, first, deadline), deadline)
@@ -243,7 +243,7 @@ def _left_ms(deadline: float) -> float:
 
 
 def _is_final(error: Exception, settings: KafkaSettings) -> bool:
-    is_refusal = isinstance(error, (*TURNED_AWAY, errors.IllegalSaslStateError, errors.InvalidReceiveError))
+    is_refusal = isinstance(error, (*ACCESS_DENIED, errors.IllegalSaslStateError, errors.InvalidReceiveError))
     return is_refusal or tls_trouble(error, "kafka", settings) is not None
 
 

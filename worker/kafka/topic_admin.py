@@ -56,7 +56,7 @@ _EVERY_ACL = ACLFilter(
 
 
 @dataclass(frozen=True)
-class Asked:
+class TopicRequest:
     """What the command line asks for."""
 
     principals: Mapping[str, str]
@@ -80,17 +80,17 @@ class Asked:
         return frozenset(may)
 
 
-def check_topics_and_rights(settings: Settings, asked: Asked) -> list[Difference]:
+def check_topics_and_rights(settings: Settings, request: TopicRequest) -> list[Difference]:
     """Every difference between what is declared and what is there.
 
     Raises:
         BrokerError, StartupError: it could not be found out.
     """
     with TopicAdmin(settings.kafka) as admin:
-        return _differences(settings, asked, admin)[1]
+        return _differences(settings, request, admin)[1]
 
 
-def create_topics_and_rights(settings: Settings, asked: Asked) -> tuple[list[Difference], list[Difference]]:
+def create_topics_and_rights(settings: Settings, request: TopicRequest) -> tuple[list[Difference], list[Difference]]:
     """Mend what is asked for; once it is mended, the same call does nothing.
 
     Returns:
@@ -100,16 +100,20 @@ def create_topics_and_rights(settings: Settings, asked: Asked) -> tuple[list[Dif
         BrokerError, StartupError: names the first thing that could not be done; what was done before stays done.
     """
     with TopicAdmin(settings.kafka) as admin:
-        topics, differences = _differences(settings, asked, admin)
-        doing = [difference for difference in differences if difference.remedy in asked.remedies]
-        left = [difference for difference in differences if difference.remedy not in asked.remedies]
-        if not asked.dry_run:
-            _mend(settings, asked, admin, topics, doing)
+        topics, differences = _differences(settings, request, admin)
+        doing = [difference for difference in differences if difference.remedy in request.remedies]
+        left = [difference for difference in differences if difference.remedy not in request.remedies]
+        if not request.dry_run:
+            _mend(settings, request, admin, topics, doing)
     return doing, left
 
 
 def _mend(
-    settings: Settings, asked: Asked, admin: "TopicAdmin", topics: Collection[Topic], doing: Collection[Difference]
+    settings: Settings,
+    request: TopicRequest,
+    admin: "TopicAdmin",
+    topics: Collection[Topic],
+    doing: Collection[Difference],
 ) -> None:
     by_resource = {f"topic {topic.name}": topic for topic in topics}
     for difference in doing:
@@ -122,17 +126,19 @@ def _mend(
                 topic = by_resource[difference.resource]
                 admin.add_partitions(topic.name, topic.partitions)
     missing = {(d.resource, d.what) for d in doing if d.remedy == "grant"}
-    rights = declared_rights(settings.kafka, asked.principals, asked.consumer_groups)
+    rights = declared_rights(settings.kafka, request.principals, request.consumer_groups)
     admin.grant([r for r in sorted(rights) if (r.resource, f"{r.operation} for {r.principal}") in missing])
 
 
-def _differences(settings: Settings, asked: Asked, admin: "TopicAdmin") -> tuple[tuple[Topic, ...], list[Difference]]:
+def _differences(
+    settings: Settings, request: TopicRequest, admin: "TopicAdmin"
+) -> tuple[tuple[Topic, ...], list[Difference]]:
     """The topics as they should be, and what is not."""
     found = admin.topics([topic.name for topic in declared_topics(settings)])
     declared = declared_topics(settings, found)
     differences = topic_differences(declared, found)
-    if asked.principals:
-        rights = declared_rights(settings.kafka, asked.principals, asked.consumer_groups)
+    if request.principals:
+        rights = declared_rights(settings.kafka, request.principals, request.consumer_groups)
         differences += right_differences(rights, admin.rights())
     return declared, differences
 

@@ -104,10 +104,10 @@ class Delivery:
 def read_delivery(record: Record, retry_topic: str) -> Delivery:
     """What our headers say; they count only on our own topic, where nobody else writes."""
     if record.partition.topic != retry_topic:
-        return Delivery(record.place, 1, 0)
+        return Delivery(record.coordinates, 1, 0)
     ours = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers if _is_ours(name)}
     return Delivery(
-        origin=ours.get(ORIGIN) or record.place,
+        origin=ours.get(ORIGIN) or record.coordinates,
         attempt=_small_number(ours.get(ATTEMPT, ""), 1),
         not_before_ms=_small_number(ours.get(NOT_BEFORE, ""), 0),
         nulls=_nulls(ours.get(ENCODING, "")),

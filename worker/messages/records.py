@@ -37,7 +37,7 @@ class Record:
     """Why nothing but its place could be read."""
 
     @property
-    def place(self) -> str:
+    def coordinates(self) -> str:
         """``topic/partition/offset``."""
         return f"{self.partition.topic}/{self.partition.number}/{self.offset}"
 

@@ -55,7 +55,7 @@ class Intake:
             lane.waiting.clear()
             lane.next = None
 
-    def take_up(self) -> Iterator[InFlight]:
+    def admit(self) -> Iterator[InFlight]:
         """One event of each partition in turn, while there is room."""
         progressing = True
         while progressing:
@@ -86,7 +86,7 @@ class Intake:
         before = time.monotonic() - self._settings.fetch.patience_s
         for lane in self._lanes.values():
             if not self._is_retry(lane):
-                yield from (item for item in lane.holding_up() if item.taken_up < before)
+                yield from (item for item in lane.holding_up() if item.admitted < before)
 
     def progress(self) -> list[Progress]:
         """What can be published now."""
@@ -137,7 +137,7 @@ class Intake:
             self._shares.see(tenant)
         lane.waiting.popleft()
         lane.next = None
-        lane.take_up(item)
+        lane.admit(item)
         self.in_flight += 1
         self.held_bytes += item.held_bytes
         self._retries += is_retry

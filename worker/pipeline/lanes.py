@@ -28,8 +28,8 @@ class InFlight:
     record: Record
     delivery: Delivery
     event: ImageEvent | None = None
-    taken_up: float = 0.0
-    taken_up_ms: float = 0.0
+    admitted: float = 0.0
+    admitted_ms: float = 0.0
     fetch_s: float = 0.0
     decode_s: float = 0.0
     inference_s: float = 0.0
@@ -53,7 +53,7 @@ class InFlight:
     @property
     def queue_ms(self) -> float:
         """From the record's timestamp to taking it up."""
-        return max(0.0, self.taken_up_ms - self.record.timestamp_ms)
+        return max(0.0, self.admitted_ms - self.record.timestamp_ms)
 
     @property
     def is_inline(self) -> bool:
@@ -73,9 +73,9 @@ class Lane:
         """The first that waits, once it was looked at."""
         self._in_flight: deque[InFlight] = deque()
 
-    def take_up(self, item: InFlight) -> None:
+    def admit(self, item: InFlight) -> None:
         """Add to what is in flight; the order of calls is the order of offsets."""
-        item.taken_up, item.taken_up_ms = time.monotonic(), time.time() * 1000
+        item.admitted, item.admitted_ms = time.monotonic(), time.time() * 1000
         self._in_flight.append(item)
 
     def progress(self, max_bytes: int) -> Progress | None:
@@ -118,7 +118,7 @@ class Lane:
 
         An answer that cannot be published is no reason to restart: that is the broker's fault.
         """
-        return next((item.taken_up for item in self._in_flight if item.answer is None), None)
+        return next((item.admitted for item in self._in_flight if item.answer is None), None)
 
     def __len__(self) -> int:
         return len(self._in_flight)

@@ -88,7 +88,7 @@ class Pipeline:
                 self._intake.forget_revoked(self._broker.owned())
                 self._intake.receive(records, self._broker.owned())
                 self._take_up()
-                self._hurry()
+                self._defer_blocking_fetches()
                 completed = self._turn()
                 self._quiet_s = _BUSY_POLL_S if records or completed else min(2 * self._quiet_s, _QUIET_POLL_S)
             self._drain()
@@ -108,7 +108,7 @@ class Pipeline:
         return bool(completed)
 
     def _take_up(self) -> None:
-        for item in self._intake.take_up():
+        for item in self._intake.admit():
             self._seconds["queue"].observe(item.queue_ms / 1000)
             if item.refused is not None:
                 item.answer = self._failed(item, item.refused)
@@ -116,7 +116,7 @@ class Pipeline:
                 self._stages.submit(item)
         self._broker.pause(self._intake.to_pause(self._broker.owned()))
 
-    def _hurry(self) -> None:
+    def _defer_blocking_fetches(self) -> None:
         """Without room, fetches that take their time hold up what is answered behind them: put these events off."""
         if not self._intake.has_room():
             for item in self._intake.holding_up():

@@ -250,7 +250,7 @@ class Stages:
             fetch=round(item.fetch_s * 1000, 3),
             decode=round(item.decode_s * 1000, 3),
             inference=round(item.inference_s * 1000, 3),
-            total=round(item.queue_ms + (time.monotonic() - item.taken_up) * 1000, 3),
+            total=round(item.queue_ms + (time.monotonic() - item.admitted) * 1000, 3),
         )
         self._done(Completion(item, ScoredImage(digest, entry.facts, scores, cached, timing)))
 

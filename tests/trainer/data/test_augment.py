@@ -16,9 +16,9 @@ from trainer.data.augment import (
     blur_batch,
     blur_image,
     blur_jpeg_crop,
+    degradation,
+    degraded_copy,
     flip_half,
-    handled,
-    handled_copy,
     jpeg_image,
     random_batch_blur,
     random_batch_noise,
@@ -168,11 +168,11 @@ class TestChain:
 def test_an_image_has_one_handled_copy_of_each_number() -> None:
     rng = np.random.default_rng(3)
     images = [rng.integers(0, 256, (40, 48, 3)).astype(np.uint8) for _ in range(20)]
-    copies = [handled_copy(image) for image in images]
+    copies = [degraded_copy(image) for image in images]
     for image, copy in zip(images, copies, strict=True):
         assert copy.shape == image.shape
-        np.testing.assert_array_equal(handled_copy(image.copy()), copy)
-        assert len({handled_copy(image, number).tobytes() for number in range(4)}) == 4
+        np.testing.assert_array_equal(degraded_copy(image.copy()), copy)
+        assert len({degraded_copy(image, number).tobytes() for number in range(4)}) == 4
     changed = [float(np.abs(copy.astype(float) - image).mean()) for image, copy in zip(images, copies, strict=True)]
     assert len(set(changed)) == 20
     assert min(changed) > 0
@@ -181,10 +181,10 @@ def test_an_image_has_one_handled_copy_of_each_number() -> None:
 def test_handled_images_change_as_often_as_asked_and_keep_their_size() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
     rng = np.random.default_rng(1)
-    results = [handled(0.4)(image, rng) for _ in range(300)]
+    results = [degradation(0.4)(image, rng) for _ in range(300)]
     assert {result.shape for result in results} == {image.shape}
     assert {result.dtype for result in results} == {np.dtype(np.uint8)}
     same = np.mean([np.array_equal(result, image) for result in results])
     assert 0.3 < same < 0.5
     rng = np.random.default_rng(1)
-    assert not any(np.array_equal(handled(0.0)(image, rng), image) for _ in range(100))
+    assert not any(np.array_equal(degradation(0.0)(image, rng), image) for _ in range(100))

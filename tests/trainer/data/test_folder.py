@@ -9,7 +9,7 @@ from PIL import Image
 
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, make_views
-from trainer.data.folder import ImageFolder, label_numbers, make_labels
+from trainer.data.folder import ImageFolder, label_ids, make_labels
 from trainer.errors import DataMissing, RealLabelMissing, TooFewClasses, TooManyUnreadable, UnknownClass
 
 MakeFolder = Callable[..., Path]
@@ -126,9 +126,9 @@ def test_labels_follow_the_folder_and_need_photographs(make_folder: MakeFolder) 
 def test_numbers_are_those_of_the_checkpoint_and_strangers_are_refused(make_folder: MakeFolder) -> None:
     labels = make_labels(ImageFolder.read(make_folder("a", classes=("a", "b", "real")), CROP), ("real",))
     fewer = ImageFolder.read(make_folder("b", classes=("b", "real"), images=1), CROP)
-    assert label_numbers(fewer, labels).tolist() == [1, 2]
+    assert label_ids(fewer, labels).tolist() == [1, 2]
     with pytest.raises(UnknownClass, match="no class 'z', only a, b, real"):
-        label_numbers(ImageFolder.read(make_folder("c", classes=("real", "z")), CROP), labels)
+        label_ids(ImageFolder.read(make_folder("c", classes=("real", "z")), CROP), labels)
 
 
 def test_splits_lists_and_shards_give_the_same_images(make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from bundle.manifest import Label
-from trainer.data.augment import handled
+from trainer.data.augment import degradation
 from trainer.data.folder import ImageFolder, make_labels
 from trainer.errors import BadConfig
 from trainer.models.block_spectra import (
@@ -25,7 +25,7 @@ from trainer.models.block_spectra import (
     BlockSpectraConfig,
     BlockSpectraNet,
     fit,
-    place,
+    template_for_new_class,
     templates,
 )
 from trainer.models.discriminant import Prior, Statistics, whitening
@@ -239,7 +239,7 @@ def test_handled_images_have_leeway(folder: ImageFolder) -> None:
 
 def copied(net: BlockSpectraNet, images: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Standardised statistics of images, and of the handled copies that the fit saw; in double precision."""
-    handle, draws = handled(0), np.random.default_rng(0)
+    handle, draws = degradation(0), np.random.default_rng(0)
     found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for group in images:
         copies = np.stack([handle(image, draws) for image in group])
@@ -261,7 +261,8 @@ def test_a_new_class_is_placed_beside_known_and_simulated_ones(folder: ImageFold
     seen = np.linalg.solve(root, few[:, :EXTENDED].mean(axis=0))
     gain = np.linalg.solve(covariance + np.eye(EXTENDED) / 4, seen - near.centre)
     expected = np.linalg.solve(root, near.centre + covariance @ gain)
-    np.testing.assert_allclose(place(weights, torch.from_numpy(few))[:EXTENDED], expected, rtol=1e-3, atol=1e-3)
+    found = template_for_new_class(weights, torch.from_numpy(few))
+    np.testing.assert_allclose(found[:EXTENDED], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -273,8 +274,8 @@ def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_fact
     _, embedding, _ = outputs(net, folder)
     soft = np.flatnonzero(folder.labels == folder.classes.index("soft"))
     weights = net.state_dict()
-    few = place(weights, torch.from_numpy(embedding[soft[:6]]).float()).numpy()
-    many = place(weights, torch.from_numpy(embedding[soft]).float()).numpy()
+    few = template_for_new_class(weights, torch.from_numpy(embedding[soft[:6]]).float()).numpy()
+    many = template_for_new_class(weights, torch.from_numpy(embedding[soft]).float()).numpy()
     library = np.stack([*templates(weights, 2).numpy(), few])
     apart = ((embedding[soft[6:], None] - library) ** 2).sum(axis=2)
     assert np.mean(apart.argmin(axis=1) == 2) > 0.8
@@ -283,7 +284,7 @@ def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_fact
 
 def test_a_class_far_out_is_drawn_in(folder: ImageFolder) -> None:
     net = fitted(folder, shrinkage=0.3)
-    far = place(net.state_dict(), torch.full((10, EXTENDED + 2), 1e3)).numpy()
+    far = template_for_new_class(net.state_dict(), torch.full((10, EXTENDED + 2), 1e3)).numpy()
     assert np.isfinite(far).all()
     assert far[EXTENDED] == pytest.approx(0, abs=1)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bundle.manifest import Label
 from tests.bundles import CLASSES, one_thread, train_checkpoint
-from trainer.data.folder import ImageFolder, label_numbers
+from trainer.data.folder import ImageFolder, label_ids
 from trainer.errors import BadConfig, DataMissing, UnknownClass
 from trainer.evaluation.templates import make_templates
 from trainer.models.few_shot import Drawn, FewShotConfig, add_types, batches, draw, few_shot, fit_scores
@@ -50,10 +50,10 @@ def recall(checkpoint: Checkpoint, folder: ImageFolder, drawn: Drawn, test: Imag
     names = tuple(label.name for label in checkpoint.labels)
     used = np.concatenate([drawn.new, drawn.replayed])
     _, embeddings = embed(checkpoint.model(), folder.pixels(used))
-    library = make_templates(embeddings, label_numbers(folder, checkpoint.labels)[used], names, "mean", 0)
+    library = make_templates(embeddings, label_ids(folder, checkpoint.labels)[used], names, "mean", 0)
     _, embeddings = embed(checkpoint.model(), test.pixels(slice(None)))
     nearest = library.distances(embeddings).argmin(axis=1)
-    truth = label_numbers(test, checkpoint.labels)
+    truth = label_ids(test, checkpoint.labels)
     return {name: float((nearest[truth == i] == i).mean()) for i, name in enumerate(names)}
 
 

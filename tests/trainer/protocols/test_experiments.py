@@ -103,7 +103,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         },
     ),
     "unsure": (
-        {"variants": {"S1": S1}, "alpha": 0.2, "calibrate": ["handled"], "risks": {"clean": 0.1, "jpeg75": 0.2}},
+        {"variants": {"S1": S1}, "alpha": 0.2, "calibrate": ["degraded"], "risks": {"clean": 0.1, "jpeg75": 0.2}},
         {
             "unsure": {
                 "S1, clean/decided",

@@ -21,8 +21,8 @@ def test_tracks_and_amounts_by_name() -> None:
     ]
     assert changes_of(["blur:0"])[0].name == "clean"
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    handled = changes_of(["handled"])
-    assert len({change.name for change in handled}) == len({change.apply(image).tobytes() for change in handled}) == 4
+    degraded = changes_of(["degraded"])
+    assert len({change.name for change in degraded}) == len({change.apply(image).tobytes() for change in degraded}) == 4
     for name in ("jpeg12", "blur:much"):
         with pytest.raises(BadConfig, match="changes"):
             changes_of([name])

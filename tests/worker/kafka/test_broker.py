@@ -71,7 +71,7 @@ def answer(edge: Edge, records: list[Record]) -> list[Progress]:
             partition,
             own[-1].epoch,
             own[-1].offset + 1,
-            tuple(Message(edge.settings.verdicts_topic, r.key, r.place.encode(), (("h", b"v"),)) for r in own),
+            tuple(Message(edge.settings.verdicts_topic, r.key, r.coordinates.encode(), (("h", b"v"),)) for r in own),
         )
         for partition, own in by_partition.items()
     ]
@@ -98,7 +98,7 @@ def test_records_come_whole_and_in_order(edge: Edge, start: Start) -> None:
     assert (first.key, first.value, first.headers) == (None, None, (("null", None), ("empty", b"")))
     assert (second.key, second.value, second.headers) == (b"\xff", b"\x00\xff", (("a", b"1"), ("a", b"2")))
     assert (first.offset, second.offset) == (0, 1)
-    assert first.place == f"{topic}/0/0"
+    assert first.coordinates == f"{topic}/0/0"
 
 
 def test_published_is_visible_and_not_read_again(edge: Edge, start: Start) -> None:
@@ -107,10 +107,12 @@ def test_published_is_visible_and_not_read_again(edge: Edge, start: Start) -> No
     records = take(broker, 10)
     broker.publish(answer(edge, records[:6]))
     broker.close()
-    left = {record.place for record in records[6:]}
-    assert {record.place for record in take(start(), len(left))} == left
+    left = {record.coordinates for record in records[6:]}
+    assert {record.coordinates for record in take(start(), len(left))} == left
     seen = edge.read(edge.settings.verdicts_topic, 6)
-    assert sorted(stored.value or b"" for stored in seen) == sorted(record.place.encode() for record in records[:6])
+    assert sorted(stored.value or b"" for stored in seen) == sorted(
+        record.coordinates.encode() for record in records[:6]
+    )
     assert all(stored.headers == (("h", b"v"),) and stored.key == b"k" for stored in seen)
 
 

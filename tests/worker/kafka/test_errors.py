@@ -17,7 +17,7 @@ from worker.settings import KafkaSettings
 CLASSES: dict[str, Any] = {name: c for name, c in getmembers(errors, isclass) if issubclass(c, errors.KafkaError)}
 SETTINGS = KafkaSettings(bootstrap_servers="broker.example:9092")
 
-TURNED_AWAY = {
+ACCESS_DENIED = {
     "AuthorizationError",
     "ClusterAuthorizationFailedError",
     "DelegationTokenAuthorizationFailedError",
@@ -48,13 +48,13 @@ def made(name: str) -> Exception:
 
 def test_there_are_classes_and_all_names_are_known() -> None:
     assert len(CLASSES) > 100
-    assert CLASSES.keys() >= TURNED_AWAY | FENCED | OTHERS
+    assert CLASSES.keys() >= ACCESS_DENIED | FENCED | OTHERS
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_publication(name: str) -> None:
     found = publish_error(made(name))
-    if name in TURNED_AWAY:
+    if name in ACCESS_DENIED:
         assert type(found) is BrokerUnreachable
     elif name in FENCED:
         assert type(found) is Fenced
@@ -62,7 +62,7 @@ def test_publication(name: str) -> None:
         assert type(found) is PublishAborted
         sounds = any(word in name for word in ("Fenced", "Auth", "Sasl"))
         assert not sounds or name in OTHERS, "decide what this class of a newer kafka-python means"
-    crash = name in TURNED_AWAY | FENCED
+    crash = name in ACCESS_DENIED | FENCED
     assert found.disposition is (Disposition.CRASH if crash else Disposition.RETRY)
     assert "why" in str(found) or name == "LogTruncationError"
 
@@ -72,7 +72,7 @@ def test_start(name: str) -> None:
     found = start_error(made(name), SETTINGS)
     assert type(found) is BrokerUnreachable
     assert "kafka.bootstrap_servers=broker.example:9092" in str(found)
-    assert ("turned us away" in str(found)) is (name in TURNED_AWAY)
+    assert ("turned us away" in str(found)) is (name in ACCESS_DENIED)
 
 
 def test_a_commit_that_a_zombie_tries_is_fenced() -> None:

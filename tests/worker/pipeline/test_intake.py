@@ -43,7 +43,7 @@ def answer(taken: list[InFlight]) -> None:
 def test_partitions_take_turns() -> None:
     inbox = intake(places=4)
     inbox.receive([*records(IMAGES, 10), *records(OTHER, 10)], OWNED)
-    assert places(list(inbox.take_up())) == [("images/0", 0), ("images/1", 0), ("images/0", 1), ("images/1", 1)]
+    assert places(list(inbox.admit())) == [("images/0", 0), ("images/1", 0), ("images/0", 1), ("images/1", 1)]
     assert not inbox.has_room()
     assert set(inbox.to_pause(OWNED)) == set(OWNED)
 
@@ -51,74 +51,74 @@ def test_partitions_take_turns() -> None:
 def test_places_are_free_again_when_their_answers_are_settled() -> None:
     inbox = intake(places=4)
     inbox.receive(records(IMAGES, 10), OWNED)
-    taken = list(inbox.take_up())
+    taken = list(inbox.admit())
     assert (inbox.in_flight, inbox.held_bytes) == (4, 20)
     answer(taken[:3])
     [progress] = inbox.progress()
     assert progress.next_offset == 3
     assert list(inbox.settle([progress])) == taken[:3]
     assert (inbox.in_flight, inbox.held_bytes) == (1, 5)
-    assert [item.record.offset for item in inbox.take_up()] == [4, 5, 6]
+    assert [item.record.offset for item in inbox.admit()] == [4, 5, 6]
 
 
 def test_deferred_events_take_half_of_the_places_at_most() -> None:
     inbox = intake(places=8)
     inbox.receive(records(RETRY, 10), OWNED)
-    assert len(list(inbox.take_up())) == 4
+    assert len(list(inbox.admit())) == 4
     assert inbox.has_room()
     assert inbox.to_pause(OWNED) == [RETRY]
     inbox.receive(records(IMAGES, 10), OWNED)
-    assert len(list(inbox.take_up())) == 4
+    assert len(list(inbox.admit())) == 4
 
 
 def test_deferred_events_wait_until_they_are_due() -> None:
     inbox = intake()
     in_a_while_ms = int(time.time() * 1000) + 20_000
     inbox.receive(records(RETRY, 1, not_before_ms=in_a_while_ms), OWNED)
-    assert list(inbox.take_up()) == []
+    assert list(inbox.admit()) == []
     inbox.receive(records(IMAGES, 1), OWNED)
-    assert places(list(inbox.take_up())) == [("images/0", 0)]
+    assert places(list(inbox.admit())) == [("images/0", 0)]
 
 
 def test_a_wait_that_only_a_wrong_clock_can_mean_is_none() -> None:
     inbox = intake()
     inbox.receive(records(RETRY, 1, not_before_ms=int(time.time() * 1000) + 10**9), OWNED)
-    assert len(list(inbox.take_up())) == 1
+    assert len(list(inbox.admit())) == 1
 
 
 def test_what_is_beyond_a_share_is_refused_once_and_waits_on_the_retry_topic() -> None:
     inbox = intake(places=8)  # a quarter of them are two
     inbox.receive(records(OTHER, 1, tenant="b") + records(IMAGES, 4, tenant="a"), OWNED)
-    taken = list(inbox.take_up())
+    taken = list(inbox.admit())
     refused = [item for item in taken if isinstance(item.refused, OverShare)]
     assert places(refused) == [("images/0", 2), ("images/0", 3)]
     inbox.receive(records(RETRY, 2, tenant="a"), OWNED)
-    assert list(inbox.take_up()) == []
+    assert list(inbox.admit()) == []
     answer(taken)
     list(inbox.settle(inbox.progress()))
-    assert places(list(inbox.take_up())) == [("images.retry/0", 0), ("images.retry/0", 1)]
+    assert places(list(inbox.admit())) == [("images.retry/0", 0), ("images.retry/0", 1)]
 
 
 def test_what_was_taken_away_gives_its_places_back() -> None:
     inbox = intake(places=8)
     inbox.receive(records(OTHER, 1, tenant="b") + records(IMAGES, 2, tenant="a"), OWNED)
-    assert len(list(inbox.take_up())) == 3
+    assert len(list(inbox.admit())) == 3
     inbox.forget_revoked({OTHER: 1})
     assert inbox.in_flight == 1
     inbox.receive(records(OTHER, 3, tenant="a", first=1), {OTHER: 1})
-    assert [item.refused is None for item in inbox.take_up()] == [True, True, False]
+    assert [item.refused is None for item in inbox.admit()] == [True, True, False]
 
 
 def test_records_of_an_earlier_assignment_are_left_to_others() -> None:
     inbox = intake()
     inbox.receive(records(IMAGES, 2), {IMAGES: 2})
-    assert list(inbox.take_up()) == []
+    assert list(inbox.admit()) == []
 
 
 def test_choked_is_full_of_answers_that_wait() -> None:
     inbox = intake(places=4)
     inbox.receive(records(IMAGES, 10), OWNED)
-    taken = list(inbox.take_up())
+    taken = list(inbox.admit())
     answer(taken[1:])
     assert not inbox.is_choked()  # nothing of it could be published
     answer(taken[:1])
@@ -128,10 +128,10 @@ def test_choked_is_full_of_answers_that_wait() -> None:
 def test_only_fetches_before_an_answered_event_hold_it_up() -> None:
     inbox = intake(fetch={"patience_s": 0.001})
     inbox.receive(records(IMAGES, 4), OWNED)
-    taken = list(inbox.take_up())
+    taken = list(inbox.admit())
     for item in (taken[0], taken[2]):
         item.fetch = object()  # type: ignore[assignment]
-        item.taken_up -= 1
+        item.admitted -= 1
     assert list(inbox.holding_up()) == []
     answer([taken[1]])
     assert list(inbox.holding_up()) == [taken[0]]

@@ -11,7 +11,7 @@ MANY = 1 << 30
 
 def in_flight(offset: int, value: bytes | None = b"xx", timestamp_ms: int = 0) -> InFlight:
     record = Record(WHERE, offset, 7, timestamp_ms, None, value, ())
-    return InFlight(record, Delivery(record.place, 1, 0))
+    return InFlight(record, Delivery(record.coordinates, 1, 0))
 
 
 def answer(offset: int) -> Message:
@@ -21,7 +21,7 @@ def answer(offset: int) -> Message:
 def lane_of(*offsets: int) -> tuple[Lane, dict[int, InFlight]]:
     lane, items = Lane(WHERE, 7), {offset: in_flight(offset) for offset in offsets}
     for item in items.values():
-        lane.take_up(item)
+        lane.admit(item)
     return lane, items
 
 
@@ -62,9 +62,9 @@ def test_a_publication_is_cut_at_so_many_bytes_but_never_empty() -> None:
 
 def test_the_oldest_is_the_first_without_an_answer() -> None:
     lane, items = lane_of(1, 2)
-    assert (lane.oldest, len(lane)) == (items[1].taken_up, 2)
+    assert (lane.oldest, len(lane)) == (items[1].admitted, 2)
     items[1].answer = answer(1)
-    assert lane.oldest == items[2].taken_up
+    assert lane.oldest == items[2].admitted
     items[2].answer = answer(2)
     assert lane.oldest is None  # only the broker is to blame now
     assert Lane(WHERE, 7).oldest is None
@@ -74,9 +74,9 @@ def test_what_an_event_holds_and_how_long_it_queued() -> None:
     assert in_flight(1).held_bytes == 2
     assert in_flight(1, None).held_bytes == 0
     item = in_flight(1, timestamp_ms=1000)
-    item.taken_up_ms = 1250
+    item.admitted_ms = 1250
     assert item.queue_ms == 250
-    item.taken_up_ms = 900  # clocks differ
+    item.admitted_ms = 900  # clocks differ
     assert item.queue_ms == 0
 
 
