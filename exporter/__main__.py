@@ -1,25 +1,26 @@
-"""``python -m exporter``: export, inspect."""
+"""``genprint exporter`` and ``python -m exporter``: export, inspect.
+
+Options and help are here; what a command needs is imported when it is called, so that help and completion are quick.
+"""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
 
 from bundle.errors import BundleError
-from bundle.store import Bundle, load_bundle
 from exporter.errors import BadOptions, ExportError
-from exporter.export import STEPS, ExportOptions, export
+from exporter.options import ExportOptions
+from trainer.choices import TemplateMethod
 from trainer.errors import TrainerError
-from trainer.evaluation.templates import TemplateMethod
-from trainer.training.checkpoint import load_checkpoint
-from trainer.training.report import report_skipped
+
+if TYPE_CHECKING:
+    from bundle.store import Bundle
 
 app = typer.Typer(
     help="Make and read model bundles.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -30,7 +31,7 @@ DEFAULTS = ExportOptions()
 
 @app.command("export")
 def export_command(
-    checkpoint: Annotated[Path, typer.Argument(help="Written by `python -m trainer train`.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Written by `genprint trainer train`.")],
     out: Annotated[Path, typer.Argument(help="Bundle directory to make; {digest} stands for its digest.")],
     data: Annotated[Path, typer.Option(help="Data set with train, calib and (only reported) test.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle in verdicts; default genprint-SYSTEM.")] = None,
@@ -59,11 +60,7 @@ def export_command(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Turn a checkpoint into a bundle for the worker."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with _one_line_errors(), bars as bar:
-        task = bar.add_task("reading the checkpoint", total=STEPS)
+    with _one_line_errors():
         options = _options(
             name=name,
             add=tuple(add or ()),
@@ -75,15 +72,7 @@ def export_command(
             tolerance=tolerance,
             seed=seed,
         )
-        bundle = export(
-            load_checkpoint(checkpoint),
-            data,
-            out,
-            options,
-            force=force,
-            progress=lambda step: bar.update(task, description=step, advance=1),
-            report=lambda folder: report_skipped(folder, bar.console),
-        )
+        bundle = _exported(checkpoint, data, out, options, force=force)
     _show(bundle)
 
 
@@ -93,6 +82,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="The manifest, with the digest.")] = False,
 ) -> None:
     """Verify a bundle byte for byte and show what is in it."""
+    from bundle.store import load_bundle
+
     with _one_line_errors():
         loaded = load_bundle(bundle)
     if as_json:
@@ -100,6 +91,31 @@ def inspect(
         sys.stdout.write(f'{{"digest": "{loaded.digest}", "manifest": {document}}}\n')
     else:
         _show(loaded)
+
+
+def _exported(checkpoint: Path, data: Path, out: Path, options: ExportOptions, *, force: bool) -> "Bundle":
+    """Export with a progress bar on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading the libraries")
+        from exporter.export import STEPS, export
+        from exporter.source import from_checkpoint
+        from trainer.training.checkpoint import load_checkpoint
+        from trainer.training.report import report_skipped
+
+        bar.update(task, description="reading the checkpoint", total=STEPS)
+        return export(
+            from_checkpoint(load_checkpoint(checkpoint)),
+            data,
+            out,
+            options,
+            force=force,
+            progress=lambda step: bar.update(task, description=step, advance=1),
+            report=lambda folder: report_skipped(folder, bar.console),
+        )
 
 
 def _options(**values: object) -> ExportOptions:
@@ -111,7 +127,9 @@ def _options(**values: object) -> ExportOptions:
         raise BadOptions(f"--{option}: {first['msg']}, got {first['input']!r}") from error
 
 
-def _show(bundle: Bundle) -> None:
+def _show(bundle: "Bundle") -> None:
+    from rich.table import Column, Table
+
     manifest = bundle.manifest
     console = Console()
     # In a narrow terminal a digest is folded, never cut: people copy it.

@@ -12,7 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from bundle.store import Bundle
-from exporter.export import ExportOptions, export
+from exporter.export import export
+from exporter.options import ExportOptions
+from exporter.source import from_checkpoint
 from trainer.data.folder import ImageFolder
 from trainer.models.srm_metric import S1Config
 from trainer.training.checkpoint import Checkpoint, save_checkpoint
@@ -73,10 +75,10 @@ def _settle(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
     return net.state_dict()
 
 
-def export_bundle(checkpoint: Checkpoint, data: Path, out: Path) -> Bundle:
+def export_bundle(checkpoint: Checkpoint, data: Path, out: Path, options: ExportOptions = OPTIONS) -> Bundle:
     """As ``python -m exporter export`` does."""
     with one_thread():
-        return export(checkpoint, data, out, OPTIONS, force=False, progress=lambda _: None)
+        return export(from_checkpoint(checkpoint), data, out, options, force=False, progress=lambda _: None)
 
 
 @contextmanager

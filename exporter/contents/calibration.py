@@ -1,15 +1,12 @@
 """From logits of held-out images to a calibrated probability and two thresholds."""
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from bundle.manifest import Calibration, OperatingPoint, Thresholds
 from bundle.scores import log_odds, probability
-
-Floats = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
+from trainer.arrays import Flags, Floats
 
 PRIOR = 0.5
 """Calibration weighs reals and generated images alike, however many there are of each; the worker shifts the prior."""

@@ -22,7 +22,8 @@ from bundle.preprocess import decoder_version
 from bundle.probe import Probe
 from bundle.store import Bundle, load_bundle, sha256, write_bundle
 from bundle.templates import TemplateLibrary
-from exporter.graph import Graph, export_graph, runner
+from exporter.onnx.graph import Graph, export_graph
+from exporter.onnx.runner import runner
 from tests.bench.regimes import BALANCED, MODEL_BOUND, PIPELINE_BOUND, Regime
 
 _LABELS = ("real", *(f"generator-{number}" for number in range(1, 8)))

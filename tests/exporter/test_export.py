@@ -1,6 +1,5 @@
 import hashlib
 import shutil
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +18,11 @@ from exporter import export as export_module
 from exporter.contents.calibration import fit_platt
 from exporter.contents.card import model_card
 from exporter.errors import BadOptions, ExportDataMissing, ParityFailed
-from exporter.export import ExportOptions, export
-from exporter.graph import Graph, Outputs, runner
+from exporter.export import export
+from exporter.onnx.graph import Graph
+from exporter.onnx.runner import GraphOutputs, RunGraph, runner
+from exporter.options import ExportOptions
+from exporter.source import from_checkpoint
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle, texture
 from trainer.data.augment import degraded_copy
 from trainer.data.folder import ImageFolder
@@ -32,7 +34,7 @@ from trainer.training.loop import train
 from trainer.training.systems import parse_config
 
 
-def outputs(bundle: Bundle, folder: Path) -> Outputs:
+def outputs(bundle: Bundle, folder: Path) -> GraphOutputs:
     """The bundle's graph on the images of a folder, in the order of their names."""
     recipe = bundle.manifest.detector.preprocessing
     views = [make_views(decode(path.read_bytes()), recipe) for path in sorted(folder.iterdir())]
@@ -40,7 +42,7 @@ def outputs(bundle: Bundle, folder: Path) -> Outputs:
 
 
 @cache
-def graph_of(bundle: Bundle) -> Callable[[Views], Outputs]:
+def graph_of(bundle: Bundle) -> RunGraph:
     model = bundle.manifest.detector
     return runner(Graph(bundle.graph(model), model))
 
@@ -180,7 +182,14 @@ class TestRefused:
     def test_parity(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
         strict = OPTIONS.model_copy(update={"tolerance": 1e-12})
         with pytest.raises(ParityFailed, match=r"differs from PyTorch by [\d.]+e-0\d on 60 images, tolerance 1e-12"):
-            export(tiny_checkpoint, data, data.parent / "bundle", strict, force=False, progress=lambda _: None)
+            export(
+                from_checkpoint(tiny_checkpoint),
+                data,
+                data.parent / "bundle",
+                strict,
+                force=False,
+                progress=lambda _: None,
+            )
         assert not (data.parent / "bundle").exists()
 
     def test_what_is_there_stays(self, tiny_checkpoint: Checkpoint, tiny_data: Path, tiny_bundle: Bundle) -> None:
@@ -193,8 +202,8 @@ class TestRefused:
         listed.write_text("path,label,split\n" + "\n".join(rows).replace(",calib", ",val"))
         options = OPTIONS.model_copy(update={"calib_split": "val"})
         out = data.parent / "bundle"
-        found = export(tiny_checkpoint, listed, out, options, force=False, progress=lambda _: None)
-        as_folders = export(tiny_checkpoint, data, data.parent / "b", OPTIONS, force=False, progress=lambda _: None)
+        found = export_bundle(tiny_checkpoint, listed, out, options)
+        as_folders = export_bundle(tiny_checkpoint, data, data.parent / "b", OPTIONS)
         assert found.templates.version == as_folders.templates.version
         assert found.manifest.evaluation.keys() == {"val", "test"}
 
@@ -203,7 +212,7 @@ class TestRefused:
     ) -> None:
         turned(data, images=5)
         options = OPTIONS.model_copy(update={"add": ("turned",)})
-        found = export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
+        found = export_bundle(tiny_checkpoint, data, data.parent / "b", options)
         new = found.manifest.labels[3]
         assert (new.id, new.name, new.kind, new.in_detector) == (3, "turned", "generator", False)
         assert found.templates.labels == (*CLASSES, "turned")
@@ -225,13 +234,13 @@ class TestRefused:
     def test_a_label_is_added_once(self, tiny_checkpoint: Checkpoint, data: Path, names: tuple[str, ...]) -> None:
         options = OPTIONS.model_copy(update={"add": names})
         with pytest.raises(BadOptions, match=f"--add: there is a label '{names[0]}' already"):
-            export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
+            export_bundle(tiny_checkpoint, data, data.parent / "b", options)
 
     def test_degraded_copies_are_calibrated_on_as_well(
         self, tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, data: Path
     ) -> None:
         options = OPTIONS.model_copy(update={"calibrate_degraded": True})
-        found = export(tiny_checkpoint, data, data.parent / "b", options, force=False, progress=lambda _: None)
+        found = export_bundle(tiny_checkpoint, data, data.parent / "b", options)
         recipe = found.manifest.detector.preprocessing
         logits, kinds = [], []
         for index, name in enumerate(CLASSES):
@@ -263,7 +272,7 @@ class TestRefused:
         one = ExportOptions(name="one", template="one", seed=3)
         steps: list[str] = []
         out = data.parent / "{digest}"
-        found = export(tiny_checkpoint, data, out, one, force=False, progress=steps.append)
+        found = export(from_checkpoint(tiny_checkpoint), data, out, one, force=False, progress=steps.append)
         assert len(found.templates.calibration[CLASSES.index("striped")]) == 0
         assert found.templates.counts.tolist() == [1, 1, 1]
         assert found.manifest.evaluation.keys() == {"calib"}
@@ -297,7 +306,7 @@ def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_da
     checkpoint = train(config, data / "train", tmp_path / "a.pt", None, Console(quiet=True))
     turned(data, images=5)
     options = OPTIONS.model_copy(update={"add": ("turned",)})
-    found = export(checkpoint, data, tmp_path / "b", options, force=False, progress=lambda _: None)
+    found = export_bundle(checkpoint, data, tmp_path / "b", options)
     assert found.manifest.training["template"] == "own"
     degraded = found.manifest.training["calibrated_on_degraded"]
     assert (

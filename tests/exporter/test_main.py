@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from bundle.store import Bundle
 from exporter import export as export_module
 from exporter.__main__ import app
-from exporter.graph import Graph
+from exporter.onnx.graph import Graph
 from tests.bundles import CLASSES
 
 

@@ -145,7 +145,7 @@ def test_offsets_bound_it_and_deferred_events_are_waited_for(stream: Stream, bun
 def test_what_is_not_there_cannot_be_replayed(stream: Stream, bundle: Path) -> None:
     code, err = ended(replay(stream, bundle, "--from", "0:0", "--to", "0:100000"))
     assert code == 2
-    assert err == f"genprint worker: {stream.topic('images')}/0: --to 100000 is beyond its end, {ends(stream)[0]}"
+    assert err == f"genprint: {stream.topic('images')}/0: --to 100000 is beyond its end, {ends(stream)[0]}"
 
 
 def test_live_workers_beside_it_keep_their_events(stream: Stream, bundle: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def refused(environment: dict[str, str], *expected: str, command: str = "run") -
     assert result.returncode == 2, result.stderr
     assert re.findall(r"4711|Traceback", result.stdout + result.stderr) == []
     *logged, last = result.stderr.splitlines()
-    assert last.startswith("genprint worker: "), result.stderr
+    assert last.startswith("genprint: "), result.stderr
     trouble = [line for line in map(json.loads, logged) if line["level"] != "info"]
     # The client itself reports that it may not join the group, which happens after the start.
     assert [line for line in trouble if not line["event"].endswith("fatal error: GroupAuthorizationFailedError")] == []
@@ -561,7 +561,7 @@ def test_a_right_that_is_taken_away_ends_a_worker_that_runs(
         until(lambda: worker.exit_status is not None, "the end of the worker")
         assert worker.exit_status == 2
     last = worker.log_path.read_text().splitlines()[-1]
-    assert last.startswith("genprint worker: ")
+    assert last.startswith("genprint: ")
     assert "the broker turned us away" in last
 
 

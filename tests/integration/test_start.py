@@ -78,7 +78,7 @@ def refused(environment: dict[str, str], *expected: str) -> None:
     result = worker_command("run", environment=environment)
     assert result.returncode == 2, result.stderr
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("genprint worker: ")
+    assert last.startswith("genprint: ")
     assert "Traceback" not in result.stderr
     for text in expected:
         assert text in last

@@ -63,7 +63,7 @@ def test_a_table_for_people(place: Path) -> None:
 @pytest.mark.parametrize(("argument", "expected"), [("nowhere.png", "nowhere.png: no such file or folder")])
 def test_a_wrong_path_is_one_line(place: Path, argument: str, expected: str) -> None:
     code, _, err = classify(place, argument)
-    assert (code, err) == (2, f"genprint worker: {expected}\n")
+    assert (code, err) == (2, f"genprint: {expected}\n")
 
 
 def test_without_a_bundle_it_says_how_to_name_one() -> None:

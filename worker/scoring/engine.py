@@ -1,6 +1,5 @@
 """ONNX Runtime: one session per model, on the device that was asked for or not at all."""
 
-import ctypes
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from bundle.scores import aggregate_embeddings
 from bundle.store import Bundle
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
 from worker.images.prepare import PreparedImage
-from worker.scoring.gpu import LIBRARY, Driver, GpuRunner, Upload, open_driver
+from worker.scoring.gpu import Driver, GpuRunner, Upload, device_names, open_driver
 from worker.settings import InferenceSettings
 
 Floats = npt.NDArray[np.float32]
@@ -282,11 +281,4 @@ def _device(settings: InferenceSettings) -> str:
 
 def cuda_usable(device_id: int) -> bool:
     """Whether ONNX Runtime was built with CUDA and the driver knows that GPU (asked of the driver itself)."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return False
-    try:
-        driver = ctypes.CDLL(LIBRARY)
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and device_id < count.value
+    return "CUDAExecutionProvider" in ort.get_available_providers() and device_id < len(device_names())

@@ -107,6 +107,23 @@ class CudaDriver:
             raise DeviceFailed(f"cuda: {name} gives error {code}")
 
 
+def device_names() -> list[str]:
+    """Names of the CUDA devices, in the driver's order; none where there is no usable driver."""
+    try:
+        cuda = ctypes.CDLL(LIBRARY)
+    except OSError:
+        return []
+    count = ctypes.c_int(0)
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    names = []
+    for ordinal in range(count.value):
+        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+        failed = cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetName(name, len(name), device)
+        names.append("unknown" if failed else name.value.decode(errors="replace"))
+    return names
+
+
 def open_driver(device_id: int) -> Driver:
     """The driver of a GPU.
 

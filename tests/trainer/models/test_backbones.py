@@ -10,7 +10,9 @@ import torch
 import torchvision
 
 from bundle.manifest import Label
-from exporter.graph import Outputs, check_parity, export_graph, runner
+from exporter.onnx.graph import export_graph
+from exporter.onnx.parity import check_parity
+from exporter.onnx.runner import GraphOutputs, runner
 from tests.bundles import one_thread
 from trainer.errors import BadConfig
 from trainer.models.backbones import BackboneConfig, BackboneNet
@@ -91,7 +93,7 @@ def test_the_graph_of_separable_convolutions_computes_the_same() -> None:
         detector = Detector(net, LABELS, binary=False, l2_normalised=False).eval()
         views = images(3, 32).numpy()
         graph = export_graph(detector, config.preprocessing, name="backbone", file="model.onnx")
-        check_parity(runner(graph)(views), Outputs(*embed(detector, views)), 1e-3)
+        check_parity(runner(graph)(views), GraphOutputs(*embed(detector, views)), 1e-3)
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -9,7 +9,9 @@ import torch
 from rich.console import Console
 
 from bundle.manifest import Label
-from exporter.graph import Outputs, check_parity, export_graph, runner
+from exporter.onnx.graph import export_graph
+from exporter.onnx.parity import check_parity
+from exporter.onnx.runner import GraphOutputs, runner
 from tests.bundles import one_thread
 from tests.trainer.conftest import MakeFolder
 from trainer.errors import BadConfig
@@ -119,7 +121,7 @@ def test_the_served_graph_computes_the_same_on_any_batch(name: str, *, normalise
             views = pixels(count, config.size).numpy()
             found = runner(graph)(views)
             assert found.logit.shape == (count,)
-            check_parity(found, Outputs(*embed(detector, views)), 1e-3)
+            check_parity(found, GraphOutputs(*embed(detector, views)), 1e-3)
     if normalised:
         assert np.linalg.norm(found.embedding, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
 

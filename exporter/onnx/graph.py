@@ -1,24 +1,15 @@
-"""A network as an ONNX graph, and proof that it computes the same."""
+"""A network as an ONNX graph."""
 
 import logging
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
 from torch import nn
 
 from bundle.manifest import Model, Preprocessing, Tensor
-from bundle.preprocess import Views
-from bundle.probe import relative_error
-from exporter.errors import GraphInvalid, ParityFailed
-from trainer.data.folder import ImageFolder
-
-Floats = npt.NDArray[np.float32]
+from exporter.errors import GraphInvalid
 
 INPUT, LOGIT, EMBEDDING = "images", "logit", "embedding"
 
@@ -74,45 +65,6 @@ def export_graph(detector: nn.Module, preprocessing: Preprocessing, *, name: str
         opset=opset,
     )
     return Graph(proto.SerializeToString(), model)
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """Of a graph: ``logit`` float32[M], ``embedding`` float32[M, D]."""
-
-    logit: Floats
-    embedding: Floats
-
-
-def runner(graph: Graph, batch: int = 64) -> Callable[[Views | ImageFolder], Outputs]:
-    """Run the graph in ONNX Runtime on the CPU, as the worker without a GPU does; a folder is read as it goes."""
-    session = ort.InferenceSession(graph.data, providers=["CPUExecutionProvider"])
-
-    def run(views: Views | ImageFolder) -> Outputs:
-        parts = []
-        for start in range(0, len(views), batch):
-            chosen = slice(start, start + batch)
-            pixels = views.pixels(chosen) if isinstance(views, ImageFolder) else views[chosen]
-            parts.append(session.run([LOGIT, EMBEDDING], {INPUT: np.ascontiguousarray(pixels)}))
-        return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    return run
-
-
-def check_parity(actual: Outputs, expected: Outputs, tolerance: float) -> tuple[float, float]:
-    """Largest error of logit and embedding, ``|a - b| / (1 + |b|)``.
-
-    Raises:
-        ParityFailed: one of them exceeds ``tolerance``, or is no number.
-    """
-    errors = relative_error(actual.logit, expected.logit), relative_error(actual.embedding, expected.embedding)
-    for output, error in zip((LOGIT, EMBEDDING), errors, strict=True):
-        if not error <= tolerance:
-            raise ParityFailed(
-                f"{output}: ONNX Runtime differs from PyTorch by {error:.3g} on {len(actual.logit)} images, "
-                f"tolerance {tolerance:g}; nothing was written"
-            )
-    return errors
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:

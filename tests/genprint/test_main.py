@@ -1,0 +1,159 @@
+"""The command ``genprint``: what it loads, what it says where a library is missing, and its version report."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from genprint.__main__ import PARTS, WORKER_EXTRA, app
+from genprint.version import PACKAGES
+from worker.__main__ import app as worker_app
+
+ROOT = Path(__file__).resolve().parents[2]
+FOR_A_COMMAND = {"numpy", "PIL", "onnxruntime", "kafka", "redis", "aiohttp", "structlog", "worker.settings"}
+FOR_TRAINING = {"torch", "torchvision", "sklearn", "skimage", "scipy", "matplotlib", "onnx", "timm"}
+
+
+def run(*arguments: str, code: int = 0) -> tuple[str, str]:
+    result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, arguments)
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr
+
+
+def fresh(
+    program: str, *arguments: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a few lines of Python in a process of their own."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+LOADED = """
+import json, sys
+from genprint.__main__ import main
+try:
+    main()
+except SystemExit:
+    pass
+sys.stderr.write("\\n" + json.dumps(sorted({name.partition(".")[0] for name in sys.modules} | set(sys.modules))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (("--help",), FOR_A_COMMAND | FOR_TRAINING | {"trainer", "exporter", "pydantic"}),
+        (("classify", "--help"), FOR_A_COMMAND | FOR_TRAINING | {"trainer", "exporter"}),
+        (("topics", "create", "--help"), FOR_A_COMMAND | FOR_TRAINING),
+        (("trainer", "--help"), FOR_TRAINING | {"numpy"}),
+        (("trainer", "train", "--help"), FOR_TRAINING | {"numpy"}),
+        (("exporter", "--help"), FOR_TRAINING | {"numpy"}),
+        (("exporter", "export", "--help"), FOR_TRAINING | {"numpy"}),
+    ],
+    ids=" ".join,
+)
+def test_help_loads_no_library_that_it_can_do_without(arguments: tuple[str, ...], absent: set[str]) -> None:
+    done = fresh(LOADED, *arguments)
+    loaded = json.loads(done.stderr.splitlines()[-1])
+    assert "Usage: " in done.stdout
+    assert sorted(absent & set(loaded)) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("genprint cla", {"classify"}),
+        ("genprint t", {"topics", "trainer"}),
+        ("genprint topics c", {"create", "check"}),
+        ("genprint trainer tr", {"train"}),
+        ("genprint exporter e", {"export"}),
+        ("genprint produce --kind cl", {"claim-check"}),
+    ],
+)
+def test_completion_is_quick_and_knows_every_part(words: str, expected: set[str]) -> None:
+    environment = {
+        "_GENPRINT_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = fresh(LOADED, environment=environment)
+    assert set(done.stdout.split()) == expected, done.stderr
+    assert not (FOR_TRAINING | {"numpy"}) & set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_the_worker_s_commands_stand_at_the_top() -> None:
+    shown, _ = run("--help")
+    for command in typer.main.get_command(worker_app).commands:  # type: ignore[attr-defined]  # it is a group
+        assert f"│ {command} " in shown
+    for part in PARTS:
+        assert f"│ {part} " in shown
+        assert "Usage: genprint" in run(part, "--help")[0]
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "install"),
+    [
+        (
+            "onnxruntime",
+            ("classify", "x.png", "--bundle", "b"),
+            WORKER_EXTRA,
+        ),
+        ("kafka", ("run",), WORKER_EXTRA),
+        ("torch", ("trainer", "evaluate", "a.pt", "data", "--templates", "data"), "genprint[trainer]"),
+        ("onnx", ("exporter", "export", "a.pt", "out", "--data", "data"), "genprint[exporter]"),
+    ],
+)
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(
+    missing: str, arguments: tuple[str, ...], install: str, tmp_path: Path
+) -> None:
+    block = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from genprint.__main__ import main\n"
+        "main()\n"
+    )
+    done = fresh(block, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"genprint {arguments[0]}: {missing} is not installed; pip install {install}\n"
+
+
+@pytest.mark.parametrize("module", ["worker", "trainer", "exporter", "bundle"])
+def test_files_of_the_working_directory_are_not_taken_for_ours(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise SystemExit('a file of the user')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "genprint", "exporter", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "export" in done.stdout
+
+
+def test_the_version_says_what_a_bug_report_needs() -> None:
+    report, _ = run("--version")
+    lines = report.splitlines()
+    assert lines[0].startswith("genprint ")
+    for package in PACKAGES:
+        assert any(line.startswith(f"{package} ") for line in lines)
+    assert any(line.startswith("ONNX Runtime providers: ") and "CPUExecutionProvider" in line for line in lines)
+    assert any(line.startswith("CUDA devices: ") for line in lines)
+    assert str(Path.home()) not in report
