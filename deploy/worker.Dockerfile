@@ -32,6 +32,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=certificates,target=/etc/pip.certificates \
     /opt/pip/bin/pip --python /opt/genprint/bin/python install ".[worker-${DEVICE}]"
 COPY bundle bundle
+COPY genprint genprint
 COPY worker worker
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=certificates,target=/etc/pip.certificates \
@@ -60,5 +61,5 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; \
         c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('GENPRINT_HTTP__PORT', '9464')), timeout=4); \
         c.request('GET', '/live'); sys.exit(c.getresponse().status != 200)"]
-ENTRYPOINT ["python", "-m", "worker"]
+ENTRYPOINT ["genprint"]
 CMD ["run"]

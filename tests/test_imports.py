@@ -150,3 +150,13 @@ def test_onnx_runtime_reports_to_nobody(module: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("part", FLOORS)
+def test_the_picture_of_the_rooms_shows_them_all(part: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    picture = page[page.index("## The rooms") : page.index("## Where to start reading")]
+    # A column of a narrow box breaks long words.
+    words = set(picture.replace("synth-", "synthesis").split())
+    words |= {word.rstrip(",") for word in words}
+    assert {room for floor in FLOORS[part] for room in floor} <= words

@@ -157,7 +157,7 @@ def stream(paths: Paths) -> tuple[list[Answer], int, float]:
         answers: dict[str, Answer] = {}
         with (paths.folder / "verdicts.jsonl").open("w") as file:
             for turn in (1, 2):
-                _run("worker", "produce", paths.test, env=worker_environment(broker, valkey) | _sources(paths))
+                _run("produce", paths.test, env=worker_environment(broker, valkey) | _sources(paths))
                 answers |= read_verdicts(reader, turn * images, answers, file, worker)
         seconds = time.monotonic() - started
         with urllib.request.urlopen(f"http://{LOOPBACK}:{worker.port}/metrics", timeout=10) as response:
@@ -251,13 +251,14 @@ def _has_bundle(paths: Paths, recipe: Path) -> bool:
     return True
 
 
-def _step(title: str, program: str, *arguments: object) -> None:
+def _step(title: str, *words: object) -> None:
     console.rule(title)
-    _run(program, *arguments)
+    _run(*words)
 
 
-def _run(program: str, *arguments: object, env: dict[str, str] | None = None) -> None:
-    subprocess.run([sys.executable, "-m", program, *map(str, arguments)], cwd=ROOT, env=env, check=True)
+def _run(*words: object, env: dict[str, str] | None = None) -> None:
+    """``genprint WORDS``, from this checkout."""
+    subprocess.run([sys.executable, "-m", "genprint", *map(str, words)], cwd=ROOT, env=env, check=True)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -63,7 +63,7 @@ def test_the_worker_has_a_health_check_and_a_stop_signal() -> None:
     stage = last_stage(WORKER)
     assert re.search(r"^HEALTHCHECK (?:.*\\\n)*.*'/live'", stage, re.MULTILINE)
     assert "\nSTOPSIGNAL SIGTERM\n" in stage
-    assert '\nENTRYPOINT ["python", "-m", "worker"]\n' in stage
+    assert '\nENTRYPOINT ["genprint"]\n' in stage
 
 
 def copied(dockerfile: Path) -> set[str]:
@@ -79,8 +79,9 @@ def test_the_context_holds_what_is_copied_and_no_more() -> None:
 
 
 def test_each_image_holds_its_own_programs() -> None:
-    assert copied(WORKER) & {"bundle", "worker", "trainer", "exporter"} == {"bundle", "worker"}
-    assert copied(TRAINER) & {"bundle", "worker", "trainer", "exporter"} == {"bundle", "trainer", "exporter"}
+    parts = {"bundle", "genprint", "worker", "trainer", "exporter"}
+    assert copied(WORKER) & parts == {"bundle", "genprint", "worker"}
+    assert copied(TRAINER) & parts == {"bundle", "trainer", "exporter"}
 
 
 def extras() -> dict[str, list[str]]:

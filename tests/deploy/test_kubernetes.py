@@ -458,7 +458,7 @@ def test_user_command_and_mount_are_those_of_the_image() -> None:
     workers = rendered("cpu").of("StatefulSet")[0]
     context = workers.get("spec.template.spec.securityContext")
     assert f"USER {context['runAsUser']}:{context['runAsGroup']}" in dockerfile
-    assert 'ENTRYPOINT ["python", "-m", "worker"]' in dockerfile
+    assert 'ENTRYPOINT ["genprint"]' in dockerfile
     assert workers.get("spec.template.spec.containers")[0]["args"] == ["run"]
     bundle = rendered("cpu").of("ConfigMap")[0].get("data.GENPRINT_BUNDLE")
     assert f"GENPRINT_BUNDLE={bundle}" in dockerfile
