@@ -9,8 +9,16 @@ from deploy.local.apache_kafka import ApacheKafka, unavailable_reason
 from deploy.local.embedded_broker import EmbeddedBroker
 from deploy.local.valkey import Valkey
 from tests.fixtures_bundle import tiny_bundle, tiny_checkpoint, tiny_checkpoint_path, tiny_data
+from tests.open_sockets import no_socket_is_left, pytest_fixture_setup
 
-__all__ = ["tiny_bundle", "tiny_checkpoint", "tiny_checkpoint_path", "tiny_data"]  # fixtures, found by their names here
+__all__ = [  # fixtures and a hook, found by their names here
+    "no_socket_is_left",
+    "pytest_fixture_setup",
+    "tiny_bundle",
+    "tiny_checkpoint",
+    "tiny_checkpoint_path",
+    "tiny_data",
+]
 
 
 def _require_apache_kafka() -> None:

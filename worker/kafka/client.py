@@ -35,6 +35,7 @@ from worker.errors import (
     UndecodableBatch,
 )
 from worker.kafka.assignor import PerTopicAssignor
+from worker.kafka.closing import close_producer, opened
 from worker.kafka.connection import ACCESS_DENIED, check_topics, connection, reach, silent_client, start_error
 from worker.kafka.record_batches import Unreadable, read_leniently
 from worker.messages.records import Message, Partition, Progress, Record
@@ -85,7 +86,8 @@ class KafkaBroker:
         instance = s.instance_id or uuid.uuid4().hex
         reach(s)
         try:
-            self._consumer = KafkaConsumer(
+            self._consumer = opened(
+                KafkaConsumer,
                 **connection(s),
                 **_CLIENT_ONLY,
                 group_id=s.group_id,
@@ -107,7 +109,8 @@ class KafkaBroker:
             _fetch_in_time(self._consumer)
             check_topics(s)
             self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
-            self._producer = KafkaProducer(
+            self._producer = opened(
+                KafkaProducer,
                 **connection(s),
                 **_CLIENT_ONLY,
                 **producer_options(s, self._max_message_bytes),
@@ -215,7 +218,7 @@ class KafkaBroker:
         self._consumer = self._producer = None
         try:
             if producer is not None:
-                producer.close(timeout=2)
+                close_producer(producer, 2)
         except errors.KafkaError as error:
             _log.warning("producer not closed cleanly", why=str(error))
         finally:
@@ -424,7 +427,8 @@ class ImageSender:
         """
         reach(self._settings)
         try:
-            self._producer = KafkaProducer(
+            self._producer = opened(
+                KafkaProducer,
                 **connection(self._settings),
                 **_CLIENT_ONLY,
                 **producer_options(self._settings, self._settings.max_message_bytes),
@@ -466,7 +470,7 @@ class ImageSender:
     def close(self) -> None:
         """Disconnect."""
         if self._producer is not None:
-            self._producer.close(timeout=5)
+            close_producer(self._producer, 5)
             self._producer = None
 
 
@@ -485,7 +489,7 @@ def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[st
 def topic_limit(settings: KafkaSettings) -> int:
     """Smallest ``max.message.bytes`` of the topics we write to; the client's own limit where the broker won't say."""
     topics = (settings.retry_topic, settings.dead_topic, settings.verdicts_topic)
-    admin = KafkaAdminClient(**connection(settings))
+    admin = opened(KafkaAdminClient, **connection(settings))
     try:
         wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, {_TOPIC_LIMIT: None}) for topic in topics]
         found = admin.describe_configs(wanted, config_filter="all")["topic"]

@@ -7,6 +7,7 @@ client is made, and tells at once what no repetition would mend.
 """
 
 import logging
+import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +15,9 @@ from typing import Any
 
 from kafka import errors
 from kafka.admin import KafkaAdminClient
-from kafka.net.inet import create_connection
-from kafka.net.manager import KafkaConnectionManager
-from kafka.net.selector import NetworkSelector
-from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from worker.errors import BrokerUnreachable, StartupError, TopicMissing
+from worker.kafka.closing import Loop, Manager, opened
 from worker.kafka.topics import worker_operations
 from worker.operations.tls import client_context, tls_trouble
 from worker.settings import KafkaSettings
@@ -93,7 +91,7 @@ def check_topics(settings: KafkaSettings) -> None:
         TopicMissing, BrokerUnreachable: names them all.
     """
     needed = worker_operations(settings)
-    admin = KafkaAdminClient(**connection(settings))
+    admin = opened(KafkaAdminClient, **connection(settings))
     try:
         found = {topic["name"]: topic for topic in admin.describe_topics(list(needed))}
     finally:
@@ -162,21 +160,15 @@ def turned_away(error: Exception, settings: KafkaSettings) -> str:
     return str(error)
 
 
-class _Manager(KafkaConnectionManager):  # type: ignore[misc]
-    """Closes what comes to nothing, keeps why, and reads an answer to its end.
+class _Manager(Manager):
+    """Reads an answer to its end.
 
     A broker hangs up right after it has said that the password is wrong, and kafka-python throws away what it has read
     when the end of the connection comes with it.
     """
 
-    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
-        options = self.config["socket_options"]
-        sock = await create_connection(self._net, node.host, node.port, options, timeout_at=timeout_at)
-        if self.ssl_enabled:
-            context = self.config["ssl_context"]
-            transport = KafkaSSLTransport(self._net, sock, host=node.host, ssl_context=context)
-        else:
-            transport = KafkaTCPTransport(self._net, sock, host=node.host)
+    def transport(self, sock: socket.socket, host: str) -> Any:
+        transport = super().transport(sock, host)
         receive = transport._sock_recv  # noqa: SLF001 - there is no public way
 
         def receive_first() -> tuple[bytes, Exception | None]:
@@ -184,19 +176,11 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             return data, None if data else error  # the next reading meets the end again
 
         transport._sock_recv = receive_first  # noqa: SLF001
-        try:
-            await transport.handshake()
-        except OSError as error:
-            transport.close()
-            raise errors.KafkaConnectionError(f"Handshake failed: {error}") from error
-        except GeneratorExit:  # we wait no longer
-            transport.close()
-            raise
         return transport
 
 
 def _probe_server(options: Mapping[str, Any], limit_s: float, settings: KafkaSettings) -> None:
-    net = NetworkSelector(**options)
+    net = Loop(**options)
     manager = _Manager(net, **options)
     try:
         manager.run(_probe_cluster, manager, time.monotonic() + limit_s, settings)

@@ -16,6 +16,7 @@ from kafka.structs import OffsetAndMetadata
 
 from worker.errors import BrokerError, PublishAborted, StartupError, TopicMissing
 from worker.kafka.client import KafkaBroker, topic_limit
+from worker.kafka.closing import opened
 from worker.kafka.connection import connection, reach, silent_client, start_error
 from worker.kafka.span import Point, Span
 from worker.messages.records import Partition, Progress, Record
@@ -154,7 +155,8 @@ class ReplayBroker(KafkaBroker):
     def _prepare(self) -> Plan:
         """The span that this run was begun with; begins it if nobody has."""
         s = self._settings
-        consumer = KafkaConsumer(
+        consumer = opened(
+            KafkaConsumer,
             **connection(s),
             group_id=s.group_id,
             enable_auto_commit=False,
@@ -226,7 +228,7 @@ class ReplayBroker(KafkaBroker):
         if name in consumer.topics():
             return
         limit = topic_limit(self._settings.model_copy(update={"retry_topic": self._settings.dead_topic}))
-        admin = KafkaAdminClient(**connection(self._settings))
+        admin = opened(KafkaAdminClient, **connection(self._settings))
         try:
             topic = {name: {"num_partitions": partitions, "configs": {"max.message.bytes": str(limit)}}}
             admin.create_topics(topic, wait_for_metadata=True)

@@ -24,6 +24,7 @@ from kafka.admin import (
 )
 
 from worker.errors import BrokerError, BrokerUnreachable, StartupError
+from worker.kafka.closing import opened
 from worker.kafka.connection import connection, reach, start_error
 from worker.kafka.topics import (
     Difference,
@@ -153,7 +154,7 @@ class TopicAdmin:
     def __enter__(self) -> Self:
         reach(self._settings)
         try:
-            self._client = KafkaAdminClient(**connection(self._settings))
+            self._client = opened(KafkaAdminClient, **connection(self._settings))
         except errors.KafkaError as error:
             raise start_error(error, self._settings) from error
         return self

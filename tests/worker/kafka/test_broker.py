@@ -19,13 +19,18 @@ Start = Callable[..., Broker]
         pytest.param("apache", marks=pytest.mark.integration),
     ]
 )
-def edge(request: pytest.FixtureRequest) -> Edge:
+def edge(request: pytest.FixtureRequest) -> Iterator[Edge]:
+    with closing(_edge(request)) as edge:
+        yield edge
+
+
+def _edge(request: pytest.FixtureRequest) -> Edge:
     match request.param:
         case "memory":
             return MemoryEdge()
         case "embedded":
             # It shows aborted transactions to read_committed readers, so it is served at least once, and it does not
-            # bring two cooperative members to an assignment within 30 s.
+            # bring two cooperative members to an assignment within the deadline.
             return KafkaEdge(request.getfixturevalue("embedded_broker").bootstrap, atomic=False, rebalances=False)
         case _:
             return KafkaEdge(request.getfixturevalue("apache_kafka").bootstrap, atomic=True, rebalances=True)

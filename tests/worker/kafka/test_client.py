@@ -1,5 +1,8 @@
 """What only a real broker can show about ``worker.kafka.client``."""
 
+from collections.abc import Iterator
+from contextlib import closing
+
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # documented there
 from kafka.structs import MemberState
@@ -15,8 +18,13 @@ from worker.messages.records import Message, Partition, Progress, Record
 pytestmark = pytest.mark.integration
 
 
-def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: ApacheKafka) -> None:
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+@pytest.fixture
+def edge(apache_kafka: ApacheKafka) -> Iterator[KafkaEdge]:
+    with closing(KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)) as edge:
+        yield edge
+
+
+def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: ApacheKafka, edge: KafkaEdge) -> None:
     small = f"{edge.settings.dead_topic}.small"
     create_topics(apache_kafka.bootstrap, {small: 1}, config={"max.message.bytes": "50000"})
     broker = edge.broker(edge.settings.model_copy(update={"dead_topic": small}))
@@ -34,8 +42,9 @@ def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: 
         broker.close()
 
 
-def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(apache_kafka: ApacheKafka) -> None:
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(
+    apache_kafka: ApacheKafka, edge: KafkaEdge
+) -> None:
     topic = edge.settings.images_topic
     for name in ("good", "odd-name", "harmed", "fine"):
         edge.produce(topic, key=None, value=name.encode(), headers=((f"header-{name}", b"x"),), number=0)
@@ -61,8 +70,7 @@ def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(apache
     assert [record.undecodable for record in found] == [None, None, "the checksum of its batch is wrong", None]
 
 
-def test_a_rebalance_that_the_client_has_forgotten_is_finished(apache_kafka: ApacheKafka) -> None:
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+def test_a_rebalance_that_the_client_has_forgotten_is_finished(edge: KafkaEdge) -> None:
     broker = edge.broker()
     broker.start()
     try:
@@ -78,8 +86,7 @@ def test_a_rebalance_that_the_client_has_forgotten_is_finished(apache_kafka: Apa
         broker.close()
 
 
-def test_records_of_a_paused_partition_come_when_it_goes_on(apache_kafka: ApacheKafka) -> None:
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+def test_records_of_a_paused_partition_come_when_it_goes_on(edge: KafkaEdge) -> None:
     topic = edge.settings.images_topic
     paused, other = Partition(topic, 0), Partition(topic, 1)
     for number in range(6):
@@ -104,9 +111,10 @@ def test_records_of_a_paused_partition_come_when_it_goes_on(apache_kafka: Apache
     assert [record.offset for record in found if record.partition == paused] == [0, 1, 2]
 
 
-def test_partitions_that_are_added_are_taken_up(apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partitions_that_are_added_are_taken_up(
+    apache_kafka: ApacheKafka, edge: KafkaEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worker.kafka.client._METADATA_AGE_MS", 500)
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
     added = Partition(edge.settings.images_topic, 2)
     broker = edge.broker()
     broker.start()
@@ -121,10 +129,7 @@ def test_partitions_that_are_added_are_taken_up(apache_kafka: ApacheKafka, monke
         broker.close()
 
 
-def test_a_connection_that_is_gone_holds_up_no_transaction(
-    apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+def test_a_connection_that_is_gone_holds_up_no_transaction(edge: KafkaEdge, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = edge.broker()
     broker.start()
     try:
@@ -139,8 +144,7 @@ def test_a_connection_that_is_gone_holds_up_no_transaction(
         broker.close()
 
 
-def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(apache_kafka: ApacheKafka) -> None:
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(edge: KafkaEdge) -> None:
     broker = edge.broker()
     broker.start()
     found: list[Record] = []
@@ -162,8 +166,7 @@ def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(apache_kafka: 
         broker.close()
 
 
-def test_a_fetch_that_leaves_a_partition_out_waits_for_less(apache_kafka: ApacheKafka) -> None:
-    edge = KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)
+def test_a_fetch_that_leaves_a_partition_out_waits_for_less(edge: KafkaEdge) -> None:
     broker = edge.broker()
     broker.start()
     try:

@@ -47,6 +47,9 @@ class Edge(Protocol):
     def read(self, topic: str, count: int) -> list[Stored]:
         """Committed records of a topic, at least ``count`` of them unless the deadline passes."""
 
+    def close(self) -> None:
+        """Disconnect what it produces with; its members are closed by those who made them."""
+
 
 class MemoryEdge:
     """``tests.worker.pipeline.memory_broker``."""
@@ -68,6 +71,9 @@ class MemoryEdge:
 
     def read(self, topic: str, count: int) -> list[Stored]:  # noqa: ARG002 - nothing to wait for
         return [stored for partition in self.cluster.partitions(topic) for stored in self.cluster.logs[partition]]
+
+    def close(self) -> None:
+        """Nothing is connected."""
 
 
 @dataclass
@@ -127,6 +133,9 @@ class KafkaEdge:
         finally:
             reader.close()
         return found
+
+    def close(self) -> None:
+        self._producer.close()
 
 
 def topics(settings: KafkaSettings) -> tuple[str, str, str, str]:
