@@ -205,7 +205,7 @@ def _wrong_with_program(name: str, command: Any, words: list[str], *, is_whole: 
         yield f"{name}: no such program"
         return
     unbound = [word.strip("[]") for word in words]
-    redirection = next((i for i, word in enumerate(unbound) if re.match(r"\d?[<>](?!.*>$)", word)), len(unbound))
+    redirection = next((i for i, word in enumerate(unbound) if re.match(r"\d?(>>?|<)(?!.*>$)", word)), len(unbound))
     yield from _wrong_with_call(name, command, unbound[:redirection], is_whole=is_whole)
 
 
@@ -427,7 +427,7 @@ python -m exporter export … --alpha 0.05
 genprint run --bundle build/bundle --set kafka.group_id=x > log
 .venv/bin/genprint exporter inspect BUNDLE --json | head -1
 genprint trainer train DATA OUT [--recipe trainer/recipes/s1.toml] && genprint topics check --config FILE
-python -m genprint settings --json
+python -m genprint settings --json >> settings.json
 docker run genprint/worker:cpu settings
 python -m tests.chaos --markdown
 python -m venv .anything --strange
