@@ -5,7 +5,10 @@ Commands are looked up in process, in what ``--help`` is made from; nothing that
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -15,13 +18,15 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from trainer.training.systems import SYSTEMS, system
 from worker.operations.reference import metrics_rows, settings_rows
 
 ROOT = Path(__file__).parent.parent
 README, FOLDER, INDEX = ROOT / "README.md", ROOT / "docs", ROOT / "docs" / "README.md"
-DOCUMENTS = [README, *sorted(FOLDER.glob("*.md"))]
+CITATION = ROOT / "CITATION.cff"
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(FOLDER.rglob("*.md"))]
 
 PARTS = ("bundle", "worker", "trainer", "exporter", "deploy", "tests", "docs")
 SETTINGS = {row["setting"]: row for row in settings_rows()}
@@ -48,6 +53,8 @@ FILE = re.compile(rf"(?:{'|'.join(PARTS)})/[\w./-]+")
 FILE_TYPES = {"py", "md", "toml", "json", "yaml", "yml", "txt"}
 ELLIPSES = {"…", "..."}
 SHELL = {"|", "||", "&&", ";", "&"}
+BELOW = ("trainer", "exporter")
+"""Parts whose commands stand below their name in ``genprint``; the worker's stand at the top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ def commands_of(text: str) -> Iterator[Command]:
         if line.is_code:
             yield from (Command(line.number, words, is_whole=True) for words in _split(line.text))
     for number, span in spans_of(text):
-        if re.match(r"(python3? -m|make) ", span):
+        if re.match(r"(genprint|python3? -m|make) ", span):
             yield from (Command(number, words, is_whole=False) for words in _split(span))
 
 
@@ -179,23 +186,27 @@ def wrong_with(words: Sequence[str], *, is_whole: bool) -> Iterator[str]:
     if rest[:1] == ["make"]:
         yield from _wrong_with_make(rest[1:])
         return
+    if rest and rest[0].rpartition("/")[2] == "genprint":
+        yield from _wrong_with_program("genprint", genprint(), rest[1:], is_whole=is_whole)
+        return
     for i, word in enumerate(rest[:-2]):
         is_launcher = re.fullmatch(r"python3?(\.\d+)?|torchrun", word.rpartition("/")[2])
         if is_launcher and "-m" in rest[i:-1]:
             at = rest.index("-m", i)
-            if rest[at + 1].partition(".")[0] in PARTS:
-                yield from _wrong_with_program(rest[at + 1], rest[at + 2 :], is_whole=is_whole)
+            program = rest[at + 1]
+            if program == "genprint" or program.partition(".")[0] in PARTS:
+                command = genprint() if program == "genprint" else command_line(program)
+                yield from _wrong_with_program(f"python -m {program}", command, rest[at + 2 :], is_whole=is_whole)
             return
 
 
-def _wrong_with_program(program: str, words: list[str], *, is_whole: bool) -> Iterator[str]:
-    command = command_line(program)
+def _wrong_with_program(name: str, command: Any, words: list[str], *, is_whole: bool) -> Iterator[str]:
     if command is None:
-        yield f"python -m {program}: no such program"
+        yield f"{name}: no such program"
         return
     unbound = [word.strip("[]") for word in words]
-    redirection = next((i for i, word in enumerate(unbound) if re.match(r"\d?[<>](?!.*>$)", word)), len(unbound))
-    yield from _wrong_with_call(f"python -m {program}", command, unbound[:redirection], is_whole=is_whole)
+    redirection = next((i for i, word in enumerate(unbound) if re.match(r"\d?(>>?|<)(?!.*>$)", word)), len(unbound))
+    yield from _wrong_with_call(name, command, unbound[:redirection], is_whole=is_whole)
 
 
 def _wrong_with_call(name: str, command: Any, words: list[str], *, is_whole: bool) -> Iterator[str]:
@@ -261,6 +272,19 @@ def command_line(program: str) -> Any:
         app = typer.Typer(add_completion=False)
         app.command()(module.main)
     return typer.main.get_command(app)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands by name, as typer's own groups have them."""
+
+    commands: Mapping[str, Any]
+
+
+@cache
+def genprint() -> Group:
+    """The commands of ``genprint``: the worker's, and those of the other parts below their names."""
+    return Group({**command_line("worker").commands, **{part: command_line(part) for part in BELOW}})
 
 
 @cache
@@ -361,10 +385,20 @@ def test_the_index_names_every_document_once() -> None:
     )
 
 
+def test_the_citation_is_valid_and_of_this_version() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.citation-file-format"]
+    done = subprocess.run([*command, str(CITATION)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    cited = yaml.safe_load(CITATION.read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (str(cited["version"]), cited["license"]) == (project["version"], project["license"])
+
+
 def test_there_is_something_to_read() -> None:
     text = README.read_text() + (FOLDER / "getting-started.md").read_text()
     words = {command.words[:4] for command in commands_of(text)}
-    assert {("make", "demo"), ("python", "-m", "worker", "run"), ("python", "-m", "exporter", "export")} <= words
+    assert ("make", "demo") in words
+    assert {("genprint", "run", "--bundle"), ("genprint", "exporter", "export")} <= {one[:3] for one in words}
     assert sum(len(LINK.findall(line)) for _, line in prose_of(text)) > 5
     assert {"kafka.group_id", "redis.url"} <= SETTINGS.keys()
     assert {"demo", "test", "clean"} <= makefile()[0].keys()
@@ -390,6 +424,11 @@ python -m trainer evaluate CHECKPOINT DATA --templates DATA [--template one|mean
 torchrun --nproc-per-node 2 -m trainer train DATA CHECKPOINT
 python -m deploy.local up --broker apache --port 9092 &
 python -m exporter export … --alpha 0.05
+genprint run --bundle build/bundle --set kafka.group_id=x > log
+.venv/bin/genprint exporter inspect BUNDLE --json | head -1
+genprint trainer train DATA OUT [--recipe trainer/recipes/s1.toml] && genprint topics check --config FILE
+python -m genprint settings --json >> settings.json
+docker run genprint/worker:cpu settings
 python -m tests.chaos --markdown
 python -m venv .anything --strange
 CI=true make test
@@ -399,7 +438,8 @@ make PYTHON=python3.12
 
     make chaos OPTIONS='--only kill,proxy --scale 0.2'
 
-`python -m worker settings`, `python -m worker replay`, `make clean`, `kafka.delivery = "at_least_once"`, `images.dead`,
+`python -m worker settings`, `genprint replay`, `genprint trainer …`, `genprint …`,
+`make clean`, `kafka.delivery = "at_least_once"`, `images.dead`,
 `GENPRINT_*`, `GENPRINT_KAFKA__*`, `genprint_*`, `genprint_stage_seconds_bucket`, `genprint:lag_records:sum`,
 `worker/kafka/client.py`, `events.md`, `trainer/models/`, `kafka.errors.KafkaError`,
 `genprint_events_total{outcome="x"}`.
@@ -435,6 +475,11 @@ def test_a_good_page_is_left_alone() -> None:
         ("```\npython -m trainr train\n```", None),
         ("Say `python -m exporter exprt`.", "python -m exporter exprt: no such command, only export"),
         ("Say `python -m worker schema --yaml`.", "python -m worker schema --yaml: no such option"),
+        ("```\ngenprint serve\n```", "genprint serve: no such command, only run"),
+        ("```\nA=1 .venv/bin/genprint run --bundel x\n```", "genprint run --bundel: no such option"),
+        ("```\npython -m genprint worker run\n```", "python -m genprint worker: no such command"),
+        ("```\ngenprint trainer train a b --epoch 3\n```", "genprint trainer train --epoch: no such option"),
+        ("Pass it to `genprint exporter exprt`.", "genprint exporter exprt: no such command, only export"),
         ("```\nmake everything\n```", "make everything: no such target"),
         ("```\nmake bench OPTION='--quick'\n```", "make OPTION=: no such variable"),
         ("```\nmake bench OPTIONS='--fast'\n```", "python -m tests.bench --fast: no such option"),
