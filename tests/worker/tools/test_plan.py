@@ -414,7 +414,7 @@ def test_what_the_user_can_mend_is_one_line(arguments: list[str], expected: str)
 def commands(page: str) -> list[tuple[list[str], str]]:
     """Each ``plan … --markdown`` in a block of code, and what stands below that block."""
     joined = page.replace(" \\\n", " ")
-    pieces = re.split(r"^    python -m worker (plan .*--markdown)$", joined, flags=re.MULTILINE)
+    pieces = re.split(r"^    genprint (plan .*--markdown)$", joined, flags=re.MULTILINE)
     return [(shlex.split(command), below) for command, below in zip(pieces[1::2], pieces[2::2], strict=True)]
 
 
