@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.errors import BundleCorrupt
+from bundle.scores import conformal_p_value
 
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -106,7 +107,7 @@ class TemplateLibrary:
         """Of one embedding, from its nearest labels and their distances."""
         own = self._calibration[order[0]]
         as_far = len(own) - bisect_left(own, distances[0])
-        p_value = (1 + as_far) / (len(own) + 1)
+        p_value = conformal_p_value(as_far, len(own))
         candidates = tuple(Candidate(self.labels[i], distance) for i, distance in zip(order, distances, strict=True))
         return Match(candidates, p_value, p_value > alpha)
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from bundle.manifest import Calibration, OperatingPoint, Thresholds
 from bundle.scores import log_odds, probability
+from trainer.evaluation.metrics import proportion
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -63,12 +63,12 @@ def choose_thresholds(logits: Floats, generated: Flags, calibration: Calibration
 
 
 def _point(threshold: float, error: str, target: float, wrong: int, count: int) -> OperatingPoint:
-    interval = binomtest(wrong, count).proportion_ci(0.95, method="exact")
+    observed = proportion(wrong, count)
     return OperatingPoint(
         threshold=threshold,
         error="false_positive_rate" if error == "false_positive_rate" else "false_negative_rate",
         target=target,
-        observed=wrong / count,
-        interval_95=(float(interval.low), float(interval.high)),
+        observed=observed.rate,
+        interval_95=(observed.low, observed.high),
         count=count,
     )

@@ -4,11 +4,11 @@ Calibrated on held-out logits alone; the decisions are those of two thresholds o
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 import numpy as np
 
+from bundle.scores import conformal_p_value
 from trainer.arrays import Flags, Floats64, Numbers, Scores
 from trainer.evaluation.metrics import check_both_kinds
 
@@ -45,7 +45,8 @@ class ConformalKinds:
         """``float[N]`` -> ``float64[N, 2]``, of real and of generated."""
         as_high = len(self.real) - np.searchsorted(self.real, logits, "left")
         as_low = np.searchsorted(self.generated, logits, "right")
-        return np.stack([(1 + as_high) / (len(self.real) + 1), (1 + as_low) / (len(self.generated) + 1)], axis=1)
+        p_values = conformal_p_value(as_high, len(self.real)), conformal_p_value(as_low, len(self.generated))
+        return np.stack(p_values, axis=1)
 
     def decide(self, logits: Scores, alpha: float) -> Numbers:
         """``REAL``, ``GENERATED`` or ``UNSURE`` for each: ``int64[N]``."""
@@ -97,19 +98,6 @@ class RiskCoverage:
         ends = np.append(np.flatnonzero(ranked[:-1] != ranked[1:]), len(ranked) - 1)
         counts = ends + 1
         return cls(counts / len(ranked), np.cumsum(wrong[order])[ends] / counts)
-
-    @cached_property
-    def area(self) -> float:
-        """The mean risk over all coverages (AURC), each point standing for the images that it adds."""
-        return float(np.sum(self.risk * np.diff(self.coverage, prepend=0.0)))
-
-    def coverage_at(self, risk: float) -> float:
-        """The largest coverage with no more than this risk, found on these images; 0 where there is none."""
-        return float(self.coverage[self.risk <= risk].max(initial=0.0))
-
-    def risk_at(self, coverage: float) -> float:
-        """The risk at the smallest coverage that is not below this one, in [0, 1]."""
-        return float(self.risk[np.searchsorted(self.coverage, coverage - 1e-12)])
 
 
 def _last(ascending: Scores, alpha: float) -> float:

@@ -169,19 +169,27 @@ def average_precision(scores: Values, positive: Flags, photograph: Numbers, resa
 
 
 def tpr_at_fpr(scores: Scores, positive: Flags, photograph: Numbers, resamples: Resamples, fpr: float) -> Estimate:
-    """The mean over cells of ``metrics.tpr_at_fpr``, each resample with a threshold of its own."""
+    """The mean over cells of the largest true positive rate that any threshold with at most this ``fpr`` reaches.
+
+    Each resample has a threshold of its own. Without interpolation, so that it is a rate that a threshold really has.
+    """
     hits = np.broadcast_to(positive, scores.shape)
     return _over_thresholds(scores, hits, positive, photograph, resamples, partial(_tpr_at_fpr, fpr=fpr))
 
 
 def tnr_at_tpr(scores: Scores, positive: Flags, photograph: Numbers, resamples: Resamples, tpr: float) -> Estimate:
-    """The mean over cells of ``metrics.tnr_at_tpr``, each resample with a threshold of its own."""
+    """The mean over cells of the largest true negative rate that any threshold with at least this ``tpr`` reaches.
+
+    Each resample has a threshold of its own.
+    """
     # Read the other way round: the negatives found by a threshold that at most 1 - tpr of the positives reach.
     return tpr_at_fpr(-scores, ~positive, photograph, resamples, 1 - tpr)
 
 
 def coverage_at(scores: Values, wrong: Flags, photograph: Numbers, resamples: Resamples, risk: float) -> Estimate:
-    """The mean over cells of ``abstention.RiskCoverage.coverage_at``, each resample with a threshold of its own.
+    """The mean over cells of the largest coverage (``abstention.RiskCoverage``) at no more than ``risk``; 0 if none.
+
+    Each resample has a threshold of its own.
 
     Args:
         scores: ``float[S, D, N]``, how sure the decision on each file is.

@@ -11,13 +11,12 @@ probabilities, so they stand for the closed set, for the open one and for the bi
 else come from the training images alone. Every label is as likely as any other beforehand, however few its images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 from scipy.special import logsumexp
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import make_pipeline
@@ -25,23 +24,13 @@ from sklearn.preprocessing import StandardScaler
 
 from bundle.manifest import Label
 from trainer.arrays import Floats, Floats64, Numbers
-from trainer.data.folder import ImageFolder, label_ids
-from trainer.evaluation.metrics import Binary, ClosedSet, binary, closed_set
-from trainer.evaluation.traces import measure
-from trainer.inspection.metadata import read_metadata, tabulate
 from trainer.inspection.separation import metadata_forest
 
 Kind = Literal["metadata", "statistics"]
 Features = npt.NDArray[np.float32]
 """``float32[N, F]``."""
-Report = Callable[[int, int], None]
-"""Called with the number of images done and their total."""
 _MOST: Final = 1e6
 """Log-odds where there is nothing else."""
-
-
-def _quiet(_done: int, _total: int) -> None:
-    pass
 
 
 class _Discriminant(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit-learn is untyped
@@ -57,16 +46,6 @@ class _Discriminant(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit
             scores = np.stack([np.zeros_like(scores), scores], axis=1)
         even = scores - np.log(self.priors_)
         return np.asarray(even - logsumexp(even, axis=1, keepdims=True), np.float64)
-
-
-class Floor(BaseModel):
-    """What one of the floors reaches on a set of images."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: Kind
-    closed_set: ClosedSet
-    binary: Binary | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,17 +85,6 @@ class Judge:
         shares = np.asarray(self._classifier.predict_proba(features), np.float64)
         return np.log(np.maximum(shares, np.finfo(np.float64).tiny))
 
-    def floor(self, features: Features, truth: Numbers) -> Floor:
-        """Figures of ``float32[N, F]`` with the labels ``int64[N]``."""
-        judged = self.judge(features)
-        generated = np.array([label.kind == "generator" for label in self.labels])[truth]
-        names = tuple(label.name for label in self.labels)
-        return Floor(
-            kind=self.kind,
-            closed_set=closed_set(truth, judged.predicted, names),
-            binary=binary(judged.logits, generated),
-        )
-
 
 def fit_metadata(features: Features, numbers: Numbers, labels: Sequence[Label], seed: int = 0) -> Judge:
     """A forest on ``metadata.tabulate(...)``, with the labels ``int64[N]``."""
@@ -126,47 +94,6 @@ def fit_metadata(features: Features, numbers: Numbers, labels: Sequence[Label], 
 def fit_statistics(features: Features, numbers: Numbers, labels: Sequence[Label]) -> Judge:
     """A discriminant on ``traces.measure(...)``, with the labels ``int64[N]``."""
     return Judge("statistics", labels, make_pipeline(StandardScaler(), _Discriminant()).fit(features, numbers), numbers)
-
-
-def metadata_floor(train: ImageFolder, test: ImageFolder, labels: Sequence[Label], progress: Report = _quiet) -> Floor:
-    """What files alone tell of ``test`` after a look at those of ``train``.
-
-    Raises:
-        OSError: a file is gone that was there when the folder was read.
-        UnknownClass: a class is none of ``labels``.
-    """
-    known, asked = (metadata_of(folder, progress) for folder in (train, test))
-    return fit_metadata(known, label_ids(train, labels), labels).floor(asked, label_ids(test, labels))
-
-
-def statistics_floor(
-    train: ImageFolder, test: ImageFolder, labels: Sequence[Label], progress: Report = _quiet
-) -> Floor:
-    """What hand-made statistics of the views that a network sees tell of ``test``, after a look at ``train``.
-
-    Raises:
-        UnknownClass: a class is none of ``labels``.
-    """
-    known, asked = (statistics_of(folder, progress) for folder in (train, test))
-    return fit_statistics(known, label_ids(train, labels), labels).floor(asked, label_ids(test, labels))
-
-
-def metadata_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
-    """Of all files of a folder, ``float32[N, F]``."""
-    read = []
-    for index in range(len(folder)):
-        read.append(read_metadata(folder.encoded(index)))
-        progress(index + 1, len(folder))
-    return tabulate(read).values
-
-
-def statistics_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
-    """Of all views of a folder, ``float32[N, F]``, few of them in memory at a time."""
-    parts = []
-    for start in range(0, len(folder), 128):
-        parts.append(measure(folder.pixels(slice(start, start + 128))))
-        progress(min(start + 128, len(folder)), len(folder))
-    return np.concatenate(parts)
 
 
 def _log_odds(logs: Floats64, chosen: npt.NDArray[np.bool_]) -> Floats:

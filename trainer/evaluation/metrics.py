@@ -5,13 +5,10 @@ is the question of ``reliability.py``, what is rejected as unknown of ``open_set
 ``bootstrap.py``.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from trainer.arrays import Flags, Floats, Numbers, Scores
 from trainer.errors import TooFewClasses
@@ -40,21 +37,6 @@ class Binary(BaseModel):
     average_precision: float
     accuracy_at_zero: float
     """At logit > 0, uncalibrated."""
-
-
-class RealPositive(BaseModel):
-    """The figures of S2's Table 1, where *real* is the positive class, and the two that no threshold can trade."""
-
-    model_config = ConfigDict(frozen=True)
-
-    accuracy: float
-    """Of all images, as S2 prints it: with equal numbers of both kinds the mean of ``tpr`` and ``tnr``."""
-    tpr: float
-    """Share of reals that are taken for real."""
-    tnr: float
-    """Share of generated images that are taken for generated."""
-    auroc: float
-    tnr_at_tpr_95: float
 
 
 class OperatingPoint(BaseModel):
@@ -127,39 +109,6 @@ def average_precision(scores: Scores, positive: Flags) -> float:
     return float(average_precision_score(positive, scores))
 
 
-def mean_average_precision(sets: Iterable[tuple[Scores, Flags]]) -> float:
-    """The plain mean of the AP of several test sets, each with reals of its own (S3's mAP, over generators)."""
-    return float(np.mean([average_precision(scores, positive) for scores, positive in sets]))
-
-
-def tpr_at_fpr(scores: Scores, positive: Flags, fpr: float) -> float:
-    """The largest share of positives found by a threshold that at most ``fpr`` of the negatives reach.
-
-    The threshold is taken on these images; without interpolation, so that it is a rate that a threshold really has.
-    """
-    rates = _roc(scores, positive)
-    return float(rates[1][rates[0] <= fpr + 1e-12].max())
-
-
-def tnr_at_tpr(scores: Scores, positive: Flags, tpr: float) -> float:
-    """The largest share of negatives left below a threshold that at least ``tpr`` of the positives reach."""
-    rates = _roc(scores, positive)
-    return float(1 - rates[0][rates[1] >= tpr - 1e-12].min())
-
-
-def real_positive(logits: Scores, generated: Flags, threshold: float = 0.0) -> RealPositive:
-    """S2's figures from our logits, which say *generated*: an image is called real where its logit is <= threshold."""
-    check_both_kinds(generated)
-    called_real = logits <= threshold
-    return RealPositive(
-        accuracy=float(np.mean(called_real != generated)),
-        tpr=float(np.mean(called_real[~generated])),
-        tnr=float(np.mean(~called_real[generated])),
-        auroc=auroc(-logits, ~generated),
-        tnr_at_tpr_95=tnr_at_tpr(-logits, ~generated, 0.95),
-    )
-
-
 def threshold_at_fpr(real_scores: Scores, fpr: float) -> float:
     """The lowest threshold that at most ``fpr`` of these reals reach, from calibration images.
 
@@ -223,13 +172,6 @@ def closed_set(truth: Numbers, predicted: Numbers, labels: tuple[str, ...]) -> C
         recall={name: float(confusion[i, i] / totals[i]) for i, name in enumerate(labels) if totals[i]},
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
     )
-
-
-def _roc(scores: Scores, positive: Flags) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """False and true positive rates of every threshold, from (0, 0) to (1, 1)."""
-    check_both_kinds(positive)
-    false, true, _ = roc_curve(positive, scores, drop_intermediate=False)
-    return false, true
 
 
 def check_both_kinds(positive: Flags) -> None:

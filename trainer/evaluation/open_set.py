@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from bundle.scores import conformal_p_value
 from bundle.templates import TemplateLibrary
 from trainer.arrays import Floats, Floats64, Numbers
 from trainer.errors import DataMissing
-from trainer.evaluation.metrics import Proportion, auroc, oscr, proportion
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,46 +69,9 @@ class Calibration:
             found = distances[mine, i]
             as_far = len(own) - np.searchsorted(own, found)
             scale = float(np.median(own)) + np.finfo(np.float32).tiny
-            p_value[mine] = (1 + as_far) / (len(own) + 1)
+            p_value[mine] = conformal_p_value(as_far, len(own))
             score[mine] = (scale / (scale + found.astype(np.float64)) + as_far) / (len(own) + 1)
         return Judged(nearest, p_value, score)
-
-
-class Rejection(BaseModel):
-    """How well images of unknown generators are told from those of known ones."""
-
-    model_config = ConfigDict(frozen=True)
-
-    auroc: float
-    """Of known against unknown images, by ``Judged.score``."""
-    oscr: float
-    alpha: float
-    false_unknown: Proportion
-    """Known images that are rejected. Alpha on average over calibration sets: with 200 images a label, the rate of a
-    label that one set leads to has itself a standard deviation of 1.5 points at alpha = 5 %."""
-    rejected: Proportion
-    """Unknown images that are."""
-    accepted_and_right: Proportion
-    """Of the known images."""
-
-    @property
-    def as_promised(self) -> bool:
-        """Whether the exact interval of the observed false-unknown rate contains alpha."""
-        return self.false_unknown.low <= self.alpha <= self.false_unknown.high
-
-
-def rejection(known: Judged, truth: Numbers, unknown: Judged, alpha: float) -> Rejection:
-    """Of images of known labels ``truth`` (``int64[N]``), and of images of none; both one at least."""
-    right, accepted = known.nearest == truth, known.p_value > alpha
-    scores = np.concatenate([known.score, unknown.score])
-    return Rejection(
-        auroc=auroc(scores, np.arange(len(scores)) < len(truth)),
-        oscr=oscr(known.score, right, unknown.score),
-        alpha=alpha,
-        false_unknown=proportion(int((~accepted).sum()), len(truth)),
-        rejected=proportion(int((unknown.p_value <= alpha).sum()), len(unknown.p_value)),
-        accepted_and_right=proportion(int((accepted & right).sum()), len(truth)),
-    )
 
 
 def _complete(distances: tuple[Floats, ...]) -> tuple[Floats, ...]:

@@ -154,6 +154,12 @@ class Study:
             raise NotInCorpus(f"{self._tests}: test images of {len(found)} of {known}, at least {least} needed")
         return found
 
+    def training_classes(self, variant: Variant, generators: Iterable[str]) -> tuple[Classes, Classes]:
+        """Training and validation images of photographs and these generators."""
+        names = tuple(generators)
+        train = self.corpus.classes(names, "train", self.least(variant))
+        return train, self.corpus.classes(names, "val", self.scale.val)
+
     def calibration(self, generators: Iterable[str]) -> tuple[Picture, ...]:
         """Calibration images of photographs and these generators."""
         classes = self.corpus.classes(generators, "calib", self.scale.calib)
@@ -187,11 +193,6 @@ class Study:
             names = sorted(self.random)
             option = f"--pretrained {names[0]}=FILE"
             yield f"{', '.join(names)} from random weights, the publication's from ImageNet's: {option}"
-
-    @property
-    def seeds(self) -> range:
-        """Of the backbones."""
-        return range(self.scale.seeds)
 
     def seeds_of(self, variant: Variant) -> range:
         """No more than the variant allows."""
@@ -245,6 +246,10 @@ class Study:
             loop.train(config, folders["train"], out, folders.get("val"), self.console)
 
         return Trained(key_of(inputs), self.steps.file("train", inputs, "pt", make), config)
+
+    def train_seeds(self, variant: Variant, train: Classes, val: Classes | None = None, **over: Any) -> list[Trained]:
+        """Networks of the variant on the same images, one for each of its seeds; ``over`` as in ``config``."""
+        return [self.train(self.config(variant, seed, **over), train, val) for seed in self.seeds_of(variant)]
 
     def fine_tune(self, trained: Trained, new: Classes, known: Classes, seed: int) -> Trained:
         """S1's triplet fine-tuning on all images of ``new`` and of ``known``; see ``trainer.models.few_shot``."""

@@ -112,26 +112,18 @@ def _floors_after(study: Study, changes: Sequence[Transform]) -> dict[tuple[str,
 
 def _trained(study: Study, variant: Variant) -> Mapping[str, list[Trained]]:
     """Column -> a network a seed."""
-    nets: dict[str, list[Trained]] = {column: [] for column in (*study.generators, MIXED)}
-    for seed in study.seeds_of(variant):
-        config = study.config(variant, seed)
-        every = tuple(study.generators.values())
-        count = study.least(variant)
-        val = study.corpus.classes(every, "val", study.scale.val)
-        if not config.binary:
-            trained = study.train(config, study.corpus.classes(every, "train", count), val)
-            for column_nets in nets.values():
-                column_nets.append(trained)
-            continue
-        for column, generator in study.generators.items():
-            classes = study.corpus.classes([generator], "train", count)
-            pair = study.corpus.classes([generator], "val", study.scale.val)
-            nets[column].append(study.train(config, classes, pair))
-        reals = study.corpus.photographs("train", None if count is None else count * len(every))
-        share = max(1, len(reals) // len(every))
-        mixed = {"real": reals, **{name: study.corpus.fakes(name, "train", share) for name in every}}
-        nets[MIXED].append(study.train(config, mixed, val))
-    return nets
+    every, count = tuple(study.generators.values()), study.least(variant)
+    train, val = study.training_classes(variant, every)
+    if not study.config(variant, seed=0).binary:
+        return dict.fromkeys((*study.generators, MIXED), study.train_seeds(variant, train, val))
+    nets = {
+        column: study.train_seeds(variant, *study.training_classes(variant, [generator]))
+        for column, generator in study.generators.items()
+    }
+    reals = study.corpus.photographs("train", None if count is None else count * len(every))
+    share = max(1, len(reals) // len(every))
+    mixed = {"real": reals, **{name: study.corpus.fakes(name, "train", share) for name in every}}
+    return {**nets, MIXED: study.train_seeds(variant, mixed, val)}
 
 
 def _names(study: Study, generator: str | None) -> tuple[str, ...]:

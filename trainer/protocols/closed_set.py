@@ -87,13 +87,9 @@ def fewest(study: Study) -> int:
 
 def trained_namers(study: Study, variant: Variant) -> list[Namer]:
     """A backbone a seed, trained on all generators, with its templates."""
-    generators = tuple(study.generators.values())
-    train = study.corpus.classes(generators, "train", study.least(variant))
-    val = study.corpus.classes(generators, "val", study.scale.val)
-    return [
-        make_namer(study, variant, study.train(study.config(variant, seed), train, val), train, seed=seed)
-        for seed in study.seeds_of(variant)
-    ]
+    train, val = study.training_classes(variant, study.generators.values())
+    nets = study.train_seeds(variant, train, val)
+    return [make_namer(study, variant, trained, train, seed=seed) for seed, trained in enumerate(nets)]
 
 
 def summary(after: dict[str, Estimate], changes: Sequence[Transform]) -> dict[str, Estimate]:

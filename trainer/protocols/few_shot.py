@@ -123,9 +123,8 @@ def _kept(study: Study, shots: int) -> dict[str, str]:
 def backbones_without(study: Study, variant: Variant, family: str) -> list[Backbone]:
     """A network a seed that has never seen ``family``, and the images that it was trained on."""
     known = [generator for generator in study.generators.values() if generator != family]
-    train = study.corpus.classes(known, "train", study.least(variant))
-    val = study.corpus.classes(known, "val", study.scale.val)
-    return [(study.train(study.config(variant, seed), train, val), train) for seed in study.seeds_of(variant)]
+    train, val = study.training_classes(variant, known)
+    return [(trained, train) for trained in study.train_seeds(variant, train, val)]
 
 
 def namer_with(

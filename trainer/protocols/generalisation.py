@@ -125,7 +125,7 @@ def trained_on(study: Study, trial: Trial, name: str) -> tuple[list[Trained], st
     if trial.simulation is not None:
         train, val = simulate(study, train[REAL], trial.simulation)
     train = {label: _part(pictures, trial.share) for label, pictures in train.items()}
-    return [study.train(study.config(trial, seed), train, val) for seed in study.seeds_of(trial)], remark
+    return study.train_seeds(trial, train, val), remark
 
 
 def generator_of(study: Study, name: str, setting: str) -> str:

@@ -95,9 +95,8 @@ def orders_of(names: Sequence[str], count: int) -> list[list[str]]:
 
 
 def _steps(study: Study, variant: Variant, shots: int, families: Sequence[str]) -> list[Step]:
-    train = study.corpus.classes(families[:1], "train", study.least(variant))
-    val = study.corpus.classes(families[:1], "val", study.scale.val)
-    backbones = [(study.train(study.config(variant, seed), train, val), train) for seed in study.seeds_of(variant)]
+    train, val = study.training_classes(variant, families[:1])
+    backbones = [(trained, train) for trained in study.train_seeds(variant, train, val)]
     return [_step(study, variant, backbones, families[: step + 1], shots) for step in range(len(families))]
 
 

@@ -29,8 +29,6 @@ def run(study: Study) -> Findings:
     """Table ``auroc``."""
     settings: Settings = study.settings(Settings)
     (generator,) = list(study.generators.values())[:1]
-    train = {row: study.corpus.classes([generator], "train", study.least(v)) for row, v in settings.variants.items()}
-    val = study.corpus.classes([generator], "val", study.scale.val)
     pictures = study.both_kinds([generator])
     test = study.corpus.classes([generator], "test", study.scale.test)
     stored, smallest = min((min(decode(some[0].extent.read()).image.size), label) for label, some in test.items())
@@ -38,11 +36,9 @@ def run(study: Study) -> Findings:
     found: dict[tuple[str, str], Measured] = {}
     for row, variant in settings.variants.items():
         sample = Sample.of(study, pictures, len(study.seeds_of(variant)))
+        train, val = study.training_classes(variant, [generator])
         for size in usable:
-            nets = [
-                study.train(study.config(variant, seed, size=size, fit="resize"), train[row], val)
-                for seed in study.seeds_of(variant)
-            ]
+            nets = study.train_seeds(variant, train, val, size=size, fit="resize")
             logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
             found[row, f"{size}x{size}"] = percent_of(sample.auroc(logits))
     for size in usable:  # of the images as stored: the same at every size

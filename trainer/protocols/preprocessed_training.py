@@ -68,10 +68,7 @@ def _gains(means: dict[str, dict[str, Estimate]]) -> dict[tuple[str, str], Measu
 
 
 def _tested(study: Study, variant: Variant, source: str) -> dict[str, dict[str, Estimate]]:
-    generator = study.generators[source]
-    train = study.corpus.classes([generator], "train", study.least(variant))
-    val = study.corpus.classes([generator], "val", study.scale.val)
-    nets = [study.train(study.config(variant, seed), train, val) for seed in study.seeds_of(variant)]
+    nets = study.train_seeds(variant, *study.training_classes(variant, [study.generators[source]]))
     found = {}
     for target, family in study.tested.items():
         pictures = study.both_kinds([family])

@@ -109,12 +109,10 @@ def run(study: Study) -> Findings:
 
 
 def _backbones(study: Study, variant: Variant, generators: Sequence[str]) -> list[Backbone]:
-    train = study.corpus.classes(generators, "train", study.least(variant))
-    val = study.corpus.classes(generators, "val", study.scale.val)
+    train, val = study.training_classes(variant, generators)
     calib = study.calibration(generators)
     found = []
-    for seed in study.seeds_of(variant):
-        trained = study.train(study.config(variant, seed), train, val)
+    for seed, trained in enumerate(study.train_seeds(variant, train, val)):
         namer = make_namer(study, variant, trained, train, seed=seed)
         numbers = np.array([namer.library.labels.index(picture.label) for picture in calib])
         found.append(Backbone(namer, tuple(generators), Calibration.of(namer.distances(calib), numbers)))

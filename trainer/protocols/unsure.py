@@ -78,10 +78,7 @@ def _rows(
 
 
 def _trained(study: Study, variant: Variant) -> list[Trained]:
-    generators = tuple(study.generators.values())
-    train = study.corpus.classes(generators, "train", study.least(variant))
-    val = study.corpus.classes(generators, "val", study.scale.val)
-    return [study.train(study.config(variant, seed), train, val) for seed in study.seeds_of(variant)]
+    return study.train_seeds(variant, *study.training_classes(variant, study.generators.values()))
 
 
 def _judge(study: Study, net: Trained) -> Judge:

@@ -6,8 +6,7 @@ import pytest
 from bundle.templates import TemplateLibrary
 from trainer.arrays import Floats, Numbers
 from trainer.errors import DataMissing
-from trainer.evaluation import metrics
-from trainer.evaluation.open_set import Calibration, Judged, rejection
+from trainer.evaluation.open_set import Calibration
 
 LABELS = ("flow", "real", "style")
 
@@ -79,22 +78,6 @@ def test_calibration_images_at_distance_zero_are_no_obstacle() -> None:
 def test_a_label_without_calibration_images_is_refused() -> None:
     with pytest.raises(DataMissing, match="label 1 has no calibration image"):
         Calibration.of(np.ones((2, 2), np.float32), np.array([0, 0]))
-
-
-def test_rejection_by_hand() -> None:
-    known = Judged(np.array([0, 0, 1, 1]), np.array([0.9, 0.02, 0.5, 0.3]), np.array([0.9, 0.02, 0.5, 0.3]))
-    unknown = Judged(np.array([1, 1]), np.array([0.4, 0.01]), np.array([0.4, 0.01]))
-    found = rejection(known, np.array([0, 0, 1, 0]), unknown, alpha=0.05)
-
-    assert (found.false_unknown.hits, found.false_unknown.count) == (1, 4)
-    assert (found.rejected.hits, found.rejected.count) == (1, 2)
-    assert found.accepted_and_right.hits == 2
-    # Pairs of a known and an unknown image that are in the right order: 2, 1, 2, 1 of 2.
-    assert found.auroc == pytest.approx(6 / 8)
-    assert found.oscr == pytest.approx(5 / 8)  # without those of the last, which is misnamed
-    assert found.oscr == metrics.oscr(known.score, np.array([True, True, True, False]), unknown.score)
-    assert found.as_promised
-    assert not found.model_copy(update={"alpha": 0.99}).as_promised
 
 
 def test_a_label_rejects_about_alpha_of_its_own_whatever_they_look_like() -> None:
