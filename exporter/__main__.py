@@ -16,8 +16,8 @@ from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
 from exporter.errors import BadOptions, ExportError
 from exporter.export import STEPS, ExportOptions, export
+from trainer.choices import TemplateMethod
 from trainer.errors import TrainerError
-from trainer.evaluation.templates import TemplateMethod
 from trainer.training.checkpoint import load_checkpoint
 from trainer.training.report import report_skipped
 

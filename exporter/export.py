@@ -26,12 +26,13 @@ from exporter.contents.calibration import choose_thresholds, fit_platt
 from exporter.contents.card import model_card
 from exporter.errors import BadOptions, ExportDataMissing
 from exporter.graph import Outputs, check_parity, export_graph, runner
+from trainer.choices import TemplateMethod
 from trainer.data.folder import ImageFolder, label_ids
 from trainer.data.layouts import list_images
 from trainer.errors import UnknownClass
 from trainer.evaluation.evaluate import calibrates_on_degraded, degraded_copies
 from trainer.evaluation.metrics import binary, closed_set
-from trainer.evaluation.templates import TemplateMethod, default_template_method, templates_of
+from trainer.evaluation.templates import default_template_method, templates_of
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.embedding import embed
 from trainer.training.systems import system

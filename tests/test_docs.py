@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import typer
 
-from trainer.training.systems import SYSTEMS, system
+from trainer.choices import SYSTEMS
+from trainer.training.systems import system
 from worker.operations.reference import metrics_rows, settings_rows
 
 ROOT = Path(__file__).parent.parent

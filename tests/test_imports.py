@@ -36,7 +36,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("models", "evaluation"),
         ("training", "synthesis", "inspection"),
         ("data",),
-        ("arrays", "versions", "errors"),
+        ("arrays", "versions", "choices", "errors"),
     ),
     "exporter": (("__main__",), ("export",), ("source",), ("onnx", "contents"), ("errors",)),
 }
@@ -114,6 +114,10 @@ def test_every_room_has_its_floor(part: str) -> None:
     ("module", "absent"),
     [
         ("worker.__main__", HEAVY | {"trainer", "exporter", "tests", "deploy"}),
+        (
+            "trainer.__main__",
+            HEAVY | {"numpy", "PIL", "cv2", "matplotlib", "pydantic", "timm", "worker", "exporter", "tests", "deploy"},
+        ),
         ("bundle.store", HEAVY | {"worker", "onnxruntime", "kafka", "redis", "aiohttp"}),
     ],
 )

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.arrays import Flags, Numbers
+from trainer.choices import TemplateMethod
 from trainer.data.folder import ImageFolder
 from trainer.errors import DataMissing, UnknownClass
 from trainer.evaluation.evaluate import calibrates_on_degraded, degraded_copies
 from trainer.evaluation.metrics import Proportion, auroc, proportion
 from trainer.evaluation.open_set import Calibration
-from trainer.evaluation.templates import TemplateMethod, templates_of
+from trainer.evaluation.templates import templates_of
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.embedding import embed
 

@@ -8,10 +8,11 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from trainer.arrays import Images
+from trainer.choices import TemplateMethod
 from trainer.data.augment import degraded_copy
 from trainer.data.folder import ImageFolder, label_ids
 from trainer.evaluation.metrics import Binary, ClosedSet, binary, closed_set
-from trainer.evaluation.templates import TemplateMethod, templates_of
+from trainer.evaluation.templates import templates_of
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.embedding import embed
 from trainer.training.systems import system

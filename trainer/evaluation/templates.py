@@ -10,13 +10,11 @@ from torch import nn
 from bundle.manifest import Label
 from bundle.templates import TemplateLibrary
 from trainer.arrays import Floats, Images, Numbers
+from trainer.choices import TemplateMethod
 from trainer.data.folder import ImageFolder, label_ids
 from trainer.errors import BadConfig
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.systems import system
-
-TemplateMethod = Literal["one", "mean", "own"]
-"""A label's template: one random training image (S1's), the mean of all, or what training itself made (``System``)."""
 
 
 def default_template_method(checkpoint: Checkpoint, otherwise: TemplateMethod = "mean") -> TemplateMethod:

@@ -7,11 +7,10 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainer.choices import ScaleName, TemplateMethod
 from trainer.errors import BadConfig
-from trainer.evaluation.templates import TemplateMethod
 from trainer.experiments.section import Cell, Measured, Table
 
-ScaleName = Literal["smoke", "mini", "full"]
 SCALES: Final[tuple[ScaleName, ...]] = get_args(ScaleName)
 RECIPES: Final = Path(__file__).parent.parent / "recipes" / "protocols"
 

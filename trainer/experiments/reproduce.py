@@ -14,15 +14,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from trainer.choices import ScaleName
+from trainer.data.output import check_new_file, check_writable
 from trainer.errors import BadConfig, NotInCorpus
 from trainer.experiments import html_report
 from trainer.experiments.corpus import Corpus, map_names
 from trainer.experiments.readable import readable
-from trainer.experiments.recipe import Recipe, ScaleName, names, read_recipe
+from trainer.experiments.recipe import Recipe, names, read_recipe
 from trainer.experiments.section import Section, show
 from trainer.experiments.steps import Steps, alone
 from trainer.experiments.study import PRETRAINED, Findings, Study
@@ -67,11 +68,14 @@ def reproduce(
             publication has; a row that no experiment has; weights of no network, or that are not there.
         NotInCorpus: it lacks what the experiment needs (one of several is left out and said).
         DataError: the corpus cannot be used.
+        OutputExists: a folder stands where the report should go.
+        OutputUnwritable: results cannot be written to ``out``.
         FolderInUse: another run is writing to ``out``.
     """
     chosen = {name: read_recipe(name) for given in protocols for name in (names() if given == "all" else [given])}
     _check(chosen.values(), rows, stand_ins, pretrained or {})
     recipes = {name: recipe.only(rows) for name, recipe in chosen.items()}
+    _check_output(out)
     with alone(out):
         root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
         steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
@@ -97,13 +101,16 @@ def reproduce(
 
 
 def write_report(out: Path) -> Path:
-    """The HTML report of all sections that are in ``out``, in the order of the protocols.
+    """Write the HTML report of all sections that are in ``out``, in the order of the protocols.
 
     Raises:
-        BadConfig: there is none.
+        BadConfig: see ``read_sections``.
+        OutputExists: a folder stands where the report should go.
+        OutputUnwritable: nothing can be written to ``out``.
     """
     sections = read_sections(out)
     path = out / REPORT
+    check_new_file(path, force=True)
     staging = path.with_suffix(".part")
     staging.write_text(html_report.render(sections))
     staging.replace(path)
@@ -122,7 +129,7 @@ def read_sections(out: Path) -> tuple[Section, ...]:
     order = {name: number for number, name in enumerate(names())}
     try:
         sections = [Section.model_validate_json(path.read_text()) for path in paths]
-    except ValidationError as error:
+    except ValueError as error:
         raise BadConfig(f"{out / 'sections'}: of another version; run `trainer reproduce` again") from error
     return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol, s.tested_on)))
 
@@ -145,26 +152,6 @@ def listing() -> Table:
         recipe = read_recipe(name)
         table.add_row(name, recipe.title, recipe.source)
     return table
-
-
-def parse_pairs(pairs: Sequence[str], option: str, value: str) -> dict[str, str]:
-    """``NAME=VALUE`` each.
-
-    Args:
-        pairs: as given.
-        option: where, for people: ``--map``.
-        value: what is expected, for people: ``FOLDER``.
-
-    Raises:
-        BadConfig: one is not.
-    """
-    found = {}
-    for pair in pairs:
-        name, equals, given = pair.partition("=")
-        if not (name and equals and given):
-            raise BadConfig(f"{option} {pair}: expected NAME={value}")
-        found[name] = given
-    return found
 
 
 def _run(name: str, study: Study) -> Section:
@@ -209,6 +196,12 @@ def _check(
             raise BadConfig(f"--pretrained {network}: no such network, only {', '.join(PRETRAINED)}")
         if not file.is_file():
             raise BadConfig(f"--pretrained {network}={file}: no such file")
+
+
+def _check_output(out: Path) -> None:
+    for folder in ("steps", "sets", "sections"):
+        check_writable(out / folder / "file")
+    check_new_file(out / REPORT, force=True)
 
 
 def _given(data: Path | None, scale: ScaleName) -> Path:

@@ -21,11 +21,12 @@ from rich.progress import Progress
 from bundle.manifest import Preprocessing
 from bundle.preprocess import DecodedImage, decode, make_views
 from trainer.arrays import Floats, Pixels
+from trainer.choices import ScaleName
 from trainer.data.entries import REAL, Extent
 from trainer.data.transforms import CLEAN, Transform
 from trainer.errors import BadConfig, NotInCorpus
 from trainer.experiments.corpus import Corpus, Picture
-from trainer.experiments.recipe import Recipe, Scale, ScaleName, Variant, merged
+from trainer.experiments.recipe import Recipe, Scale, Variant, merged
 from trainer.experiments.section import Figure, Measured, Table
 from trainer.experiments.steps import Steps, key_of
 from trainer.models.few_shot import FewShotConfig, few_shot

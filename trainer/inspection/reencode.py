@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path, PurePath
-from typing import Final, Literal
+from typing import Final
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, decoder_version, make_views
 from bundle.store import whole_directory
+from trainer.choices import Fit, ImageFormat
 from trainer.data.entries import Entry, is_image
 from trainer.data.folder import Unreadable, read_each
 from trainer.data.layouts import Layout, Listing, list_images
@@ -28,11 +29,8 @@ from trainer.data.output import check_free
 from trainer.data.shards import sample_key
 from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
 
-Format = Literal["jpeg", "png", "webp"]
-Fit = Literal["crop", "resize"]
-
 REPORT: Final = "reencode.json"
-_SUFFIXES: Final[dict[Format, str]] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_SUFFIXES: Final[dict[ImageFormat, str]] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
 class Reencoding(BaseModel):
@@ -40,7 +38,7 @@ class Reencoding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Format
+    format: ImageFormat
     quality: int = Field(default=95, ge=1, le=100)
     """Of JPEG (4:2:0, libjpeg's tables) and WebP; PNG has none."""
     size: int | None = Field(default=None, ge=1, le=4096)
