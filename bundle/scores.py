@@ -54,6 +54,10 @@ def probability(logit: float, calibration: Calibration, prior_generated: float |
     """Calibrated probability of *generated*, at another prior than the bundle's if given.
 
     ``sigmoid(scale * logit + bias + log-odds(prior) - log-odds(calibration prior))``.
+
+    >>> calibration = Calibration(scale=1, bias=0, prior_generated=0.5, count_real=100, count_generated=100)
+    >>> probability(0.0, calibration), round(probability(0.0, calibration, prior_generated=0.1), 6)
+    (0.5, 0.1)
     """
     shift = 0.0 if prior_generated is None else log_odds(prior_generated) - log_odds(calibration.prior_generated)
     return sigmoid(calibration.scale * logit + calibration.bias + shift)
@@ -75,6 +79,9 @@ def conformal_p_value(as_extreme: int | npt.NDArray[np.int64], count: int) -> fl
 
     If an image is exchangeable with the calibration images, its p-value is at or below alpha with a probability of at
     most alpha (Vovk et al. 2005).
+
+    >>> conformal_p_value(1, 99)
+    0.02
 
     Args:
         as_extreme: how many of the calibration images are at least as extreme as the image.

@@ -244,7 +244,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("out", ["{file}/a", "{file}/a/b", "/proc/a"])
+@pytest.mark.parametrize("out", ["{file}/a", "{file}/a/b", "{circle}/a", "{nowhere}/a", "/proc/a"])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -262,7 +262,10 @@ def test_where_nothing_can_be_written_it_is_said_before_any_work(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("words")
-    out = out.format(file=file)
+    circle, nowhere = tmp_path / "circle", tmp_path / "nowhere"
+    circle.symlink_to(circle)
+    nowhere.symlink_to(tmp_path / "absent")
+    out = out.format(file=file, circle=circle, nowhere=nowhere)
     names = {"out": out, "data": str(make_folder())}
     result = CliRunner().invoke(app, [argument.format(**names) for argument in arguments])
     assert result.exit_code == 2, result.output

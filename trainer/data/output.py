@@ -14,11 +14,11 @@ def check_free(out: Path, *, force: bool) -> None:
         OutputExists: it is there and not empty, and ``force`` is not given; or it is the current directory or above it.
         OutputUnwritable: see ``check_writable``.
     """
+    check_writable(out)
     if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
         raise OutputExists(f"{out}: exists and is not empty; choose another place or pass --force")
     if holds_working_directory(out):
         raise OutputExists(f"{out}: is the current directory or above it; choose another place")
-    check_writable(out)
 
 
 def check_new_file(out: Path, *, force: bool) -> None:
@@ -41,13 +41,25 @@ def check_writable(path: Path) -> None:
     Folders that are missing above it can be made later; the nearest one that exists must take a file now.
 
     Raises:
-        OutputUnwritable: a file stands where a folder is needed, or nothing can be created there.
+        OutputUnwritable: a file stands where a folder is needed, links lead in a circle, or nothing can be created.
     """
     folder = path.parent
     try:
-        while not folder.exists() and folder != folder.parent:
+        path.resolve()
+        while not _is_there(folder) and folder != folder.parent:
             folder = folder.parent
         with TemporaryFile(dir=folder):
             pass
+    except RuntimeError as error:  # as Python reports a circle of links before 3.13
+        raise OutputUnwritable(f"{path}: cannot be written: its links lead in a circle") from error
     except OSError as error:
         raise OutputUnwritable(f"{path}: cannot be written: {folder}: {error.strerror}") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything is there, also a link that leads nowhere."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

@@ -13,7 +13,7 @@ from trainer.evaluation.metrics import (
     average_precision,
     binary,
     closed_set,
-    operating_point,
+    detection_rates,
     oracle,
     oscr,
     proportion,
@@ -80,7 +80,7 @@ def test_equal_reals_are_all_below_the_threshold_or_all_above_it() -> None:
 
 
 def test_an_operating_point_counts_both_kinds() -> None:
-    found = operating_point(1.0, np.array([0.0, 1.0, 2.0, 0.5, 1.5]), np.array([False, False, True, True, True]))
+    found = detection_rates(1.0, np.array([0.0, 1.0, 2.0, 0.5, 1.5]), np.array([False, False, True, True, True]))
     assert (found.detected.hits, found.detected.count) == (2, 3)
     assert (found.false_alarms.hits, found.false_alarms.count) == (1, 2)
 
