@@ -184,7 +184,14 @@ class EncodedImage:
 
 
 def decode(data: bytes, limits: Limits | None = None) -> DecodedImage:
-    """Header and pixels in one step; see ``EncodedImage`` for what is raised."""
+    """Read header and pixels in one step; see ``EncodedImage`` for what is raised.
+
+    >>> buffer = io.BytesIO()
+    >>> Image.new("L", (6, 4), 255).save(buffer, "PNG")
+    >>> decoded = decode(buffer.getvalue())
+    >>> decoded.facts.format, decoded.image.size, decoded.image.mode
+    ('PNG', (6, 4), 'RGB')
+    """
     return EncodedImage(data, limits or Limits()).decode()
 
 
@@ -196,6 +203,14 @@ def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
 
     Raises:
         TooManyPixels: a very elongated image would grow beyond the ceiling by resizing or padding.
+
+    >>> image = Image.new("RGB", (6, 4), (10, 20, 30))
+    >>> decoded = DecodedImage(ImageFacts("PNG", 6, 4, bytes=80, animated=False), image, orientation=1)
+    >>> views = make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="five", size=4)),)))
+    >>> views.shape, views[0, 0, 0].tolist()
+    ((5, 4, 4, 3), [10, 20, 30])
+    >>> make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="centre", size=8)),))).shape  # too small
+    (0, 8, 8, 3)
     """
     cuts = [cut for view in preprocessing.views for cut in _cut(decoded, view)]
     size = preprocessing.size

@@ -5,7 +5,7 @@ Pure arithmetic, shared by calibration (exporter) and serving (worker), so that 
 
 import math
 from statistics import fmean
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from bundle.manifest import Calibration, Thresholds
 
 Floats = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
 Band = Literal["low", "middle", "high"]
 
 TRIM = 0.2
@@ -53,6 +54,10 @@ def probability(logit: float, calibration: Calibration, prior_generated: float |
     """Calibrated probability of *generated*, at another prior than the bundle's if given.
 
     ``sigmoid(scale * logit + bias + log-odds(prior) - log-odds(calibration prior))``.
+
+    >>> calibration = Calibration(scale=1, bias=0, prior_generated=0.5, count_real=100, count_generated=100)
+    >>> probability(0.0, calibration), round(probability(0.0, calibration, prior_generated=0.1), 6)
+    (0.5, 0.1)
     """
     shift = 0.0 if prior_generated is None else log_odds(prior_generated) - log_odds(calibration.prior_generated)
     return sigmoid(calibration.scale * logit + calibration.bias + shift)
@@ -63,6 +68,26 @@ def band(value: float, thresholds: Thresholds) -> Band:
     if value >= thresholds.high.threshold:
         return "high"
     return "low" if value < thresholds.low.threshold else "middle"
+
+
+@overload
+def conformal_p_value(as_extreme: int, count: int) -> float: ...
+@overload
+def conformal_p_value(as_extreme: npt.NDArray[np.int64], count: int) -> Floats64: ...
+def conformal_p_value(as_extreme: int | npt.NDArray[np.int64], count: int) -> float | Floats64:
+    """``(1 + as_extreme) / (count + 1)``: the conformal p-value of one image, or of each of several.
+
+    If an image is exchangeable with the calibration images, its p-value is at or below alpha with a probability of at
+    most alpha (Vovk et al. 2005).
+
+    >>> conformal_p_value(1, 99)
+    0.02
+
+    Args:
+        as_extreme: how many of the calibration images are at least as extreme as the image.
+        count: how many calibration images there are.
+    """
+    return (1 + as_extreme) / (count + 1)
 
 
 def log_odds(share: float) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.errors import BundleCorrupt
+from bundle.scores import conformal_p_value
 
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -76,6 +77,12 @@ class TemplateLibrary:
         """L2 distance of each embedding to each label's nearest template: ``float32[N, D]`` -> ``float32[N, L]``.
 
         ``|e|^2 + |t|^2 - 2 e t`` for all pairs at once; in float64, so that what cancels is below float32's precision.
+
+        >>> none = np.empty(0, np.float32)
+        >>> templates = np.array([[0, 0], [3, 4]], np.float32)
+        >>> library = TemplateLibrary(("real", "gan"), templates, np.array([0, 1]), np.array([9, 9]), (none, none))
+        >>> library.distances(np.array([[0, 0], [3, 0]], np.float32)).tolist()
+        [[0.0, 5.0], [3.0, 4.0]]
         """
         vectors, squares, starts = self._by_label
         rows = embeddings.astype(np.float64)
@@ -96,17 +103,27 @@ class TemplateLibrary:
         return [distances.tolist() for distances in self.calibration]
 
     def match(self, embeddings: Floats, alpha: float, best: int = 5) -> list[Match]:
-        """The nearest labels of each of ``float32[N, D]``, with the conformal p-value of the nearest."""
+        """The nearest labels of each of ``float32[N, D]``, with the conformal p-value of the nearest.
+
+        >>> templates = np.array([[0, 0], [3, 4]], np.float32)
+        >>> own = np.array([1, 2, 3], np.float32)  # of each label's calibration images to their template
+        >>> library = TemplateLibrary(("real", "gan"), templates, np.array([0, 1]), np.array([9, 9]), (own, own))
+        >>> near, far = library.match(np.array([[3, 3], [3, 14]], np.float32), alpha=0.3)
+        >>> near.candidates
+        (Candidate(label='gan', distance=1.0), Candidate(label='real', distance=4.242640495300293))
+        >>> (near.p_value, near.accepted), (far.p_value, far.accepted)
+        ((1.0, True), (0.25, False))
+        """
         distances = self.distances(embeddings)
         order = np.argsort(distances, axis=1, kind="stable")[:, :best]
         nearest = np.take_along_axis(distances, order, axis=1)
         return [self._match(*row, alpha) for row in zip(order.tolist(), nearest.tolist(), strict=True)]
 
     def _match(self, order: list[int], distances: list[float], alpha: float) -> Match:
-        """Of one embedding, from its nearest labels and their distances."""
+        """The match of one embedding, from the indices of its nearest labels and their distances."""
         own = self._calibration[order[0]]
         as_far = len(own) - bisect_left(own, distances[0])
-        p_value = (1 + as_far) / (len(own) + 1)
+        p_value = conformal_p_value(as_far, len(own))
         candidates = tuple(Candidate(self.labels[i], distance) for i, distance in zip(order, distances, strict=True))
         return Match(candidates, p_value, p_value > alpha)
 

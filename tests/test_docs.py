@@ -20,7 +20,8 @@ import pytest
 import typer
 import yaml
 
-from trainer.training.systems import SYSTEMS, system
+from trainer.choices import SYSTEMS
+from trainer.training.systems import system
 from worker.operations.reference import metrics_rows, settings_rows
 
 ROOT = Path(__file__).parent.parent

@@ -121,6 +121,10 @@ NOT_FOR_HELP = {"numpy", "pydantic", "PIL", "onnxruntime", "kafka", "redis", "ai
         ("genprint.__main__", HEAVY | NOT_FOR_HELP | {"trainer", "exporter", "tests", "deploy"}),
         ("worker.__main__", HEAVY | NOT_FOR_HELP | {"trainer", "exporter", "tests", "deploy"}),
         ("exporter.__main__", HEAVY | NOT_FOR_HELP - {"pydantic"} | {"worker", "tests", "deploy"}),
+        (
+            "trainer.__main__",
+            HEAVY | NOT_FOR_HELP | {"cv2", "matplotlib", "timm", "worker", "exporter", "tests", "deploy"},
+        ),
         ("worker.tools.serve", HEAVY | {"trainer", "exporter", "tests", "deploy"}),
         ("bundle.store", HEAVY | {"worker", "onnxruntime", "kafka", "redis", "aiohttp"}),
     ],

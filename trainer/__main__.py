@@ -1,64 +1,68 @@
-"""``python -m trainer``: make training data, train, evaluate."""
+"""``python -m trainer``: make training data, train, evaluate.
+
+Libraries that take seconds to load (PyTorch, scikit-learn, ...) are imported by the commands that need them, so that
+``--help``, shell completion and mistyped options answer at once.
+"""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
-from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from trainer.data.folder import ImageFolder
+from trainer.choices import SYSTEMS, Fit, ImageFormat, ScaleName, SimulatorKind, TemplateMethod
 from trainer.data.layouts import Layout
-from trainer.errors import BadConfig, OutputExists, SplitUnknown, TrainerError
-from trainer.evaluation.attribute import attribute
-from trainer.evaluation.attribute import show as show_attribution
-from trainer.evaluation.evaluate import evaluate, show
-from trainer.evaluation.templates import TemplateMethod, default_template_method
-from trainer.experiments import reproduce as reproduction
-from trainer.experiments.recipe import ScaleName
-from trainer.inspection.examine import inspect
-from trainer.inspection.reencode import Fit, Format, Reencoding, reencode
-from trainer.inspection.show import show as show_inspection
-from trainer.models.few_shot import FewShotConfig, few_shot
-from trainer.synthesis import simulate as simulation
-from trainer.synthesis import synth as synthesis
-from trainer.synthesis.photographs import SPLITS
-from trainer.training import loop
-from trainer.training.checkpoint import load_checkpoint
-from trainer.training.config import TrainConfig
-from trainer.training.report import report_skipped
-from trainer.training.systems import SYSTEMS, parse_settings, read_config
+from trainer.errors import BadConfig, SplitUnknown, TrainerError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from trainer.data.folder import ImageFolder
+    from trainer.training.config import TrainConfig
 
 app = typer.Typer(
-    help="Make training data, train a detector, evaluate it.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Make training data, train a detector, evaluate it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
-FEW_SHOT = FewShotConfig()
-TEMPLATE = "One random image a class, the mean of all, or what training itself made; default: that, where it does,"
+PROGRAM = "genprint trainer"
+"""What error lines begin with."""
+TEMPLATE = (
+    "Template of each class: one (a random image of it), mean (of all its images) or own (made by training itself). "
+    "Default: own where the system makes templates, otherwise"
+)
+JSON = "Print JSON, for programs."
+LAYOUT = "How DATA is laid out; recognised if not given."
+REAL = "Class of real photographs; may be repeated. Default: real."
 
-Options = TypeVar("Options", bound=BaseModel)
+Options = TypeVar("Options", bound="BaseModel")
 
 
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    real: Annotated[Path | None, typer.Option(help="Photographs; default: those in scikit-image and -learn.")] = None,
-    size: Annotated[int, typer.Option(help="Side of an image, in pixels.")] = 64,
-    train: Annotated[int, typer.Option(help="Images a class to train on.")] = 450,
-    calib: Annotated[int, typer.Option(help="Images a class to calibrate on.")] = 100,
-    test: Annotated[int, typer.Option(help="Images a class to test on.")] = 60,
-    shrink: Annotated[float, typer.Option(help="Make photographs so many times smaller first.")] = 1.75,
+    real: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs; default: those that scikit-image and scikit-learn install."),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of each image, in pixels.")] = 64,
+    train: Annotated[int, typer.Option(help="Training images of each class.")] = 450,
+    calib: Annotated[int, typer.Option(help="Calibration images of each class.")] = 100,
+    test: Annotated[int, typer.Option(help="Test images of each class.")] = 60,
+    shrink: Annotated[float, typer.Option(help="Make photographs smaller by this factor first.")] = 1.75,
     steps: Annotated[int, typer.Option(help="Training steps of each autoencoder.")] = 200,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
 ) -> None:
-    """Make a training set from photographs alone: real patches and what four autoencoders make of them."""
+    """Make a small training set from photographs alone: real patches, and fakes by four small autoencoders."""
     values = {
         "size": size,
         "train": train,
@@ -69,9 +73,12 @@ def synth(
         "seed": seed,
     }
     with one_line_errors():
-        config = checked(synthesis.SynthConfig, values)
+        from trainer.synthesis.photographs import SPLITS
+        from trainer.synthesis.synth import SynthConfig, synthesise
+
+        config = checked(SynthConfig, values)
         with step_bar("cutting patches") as report:
-            made = synthesis.synthesise(out, real, config, force=force, progress=report)
+            made = synthesise(out, real, config, force=force, progress=report)
     table = Table("split", "photographs", "images a class", title=str(out))
     for split in SPLITS:
         table.add_row(split, ", ".join(made.photographs[split]), str(made.images[split]))
@@ -83,27 +90,39 @@ def synth(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="A folder with one sub-folder a class.")],
+    data: Annotated[Path, typer.Argument(help="A folder with one sub-folder for each class.")],
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings; options go over it.")] = None,
-    system: Annotated[str | None, typer.Option(help=f"{', '.join(SYSTEMS)}; s1 where nothing says so.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Other images of the same classes, to watch.")] = None,
-    real: Annotated[list[str] | None, typer.Option(help="Sub-folder of photographs; may be repeated.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings; options override it.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help=f"The detector to train: {', '.join(SYSTEMS)}. Default: s1.")
+    ] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(help="Other images of the same classes, whose accuracy is reported after each epoch."),
+    ] = None,
+    real: Annotated[
+        list[str] | None, typer.Option(help="Sub-folder of real photographs; may be repeated. Default: real.")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")] = None,
-    fit: Annotated[str | None, typer.Option(help="resize (whole image) or crop (centre, as stored).")] = None,
-    binary: Annotated[bool | None, typer.Option("--binary", help="One output: generated or not.")] = None,
-    flip: Annotated[bool | None, typer.Option("--flip", help="Mirror half of the images.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="resize (the whole image) or crop (the centre, with pixels as stored).")
+    ] = None,
+    binary: Annotated[
+        bool | None, typer.Option("--binary", help="Decide between real and generated alone, with a single output.")
+    ] = None,
+    flip: Annotated[bool | None, typer.Option("--flip", help="Mirror half of the training images.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in a training step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the first epoch.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode and augment.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode and augment images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random choices.")] = None,
     more: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE: any other setting of the system; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE: any other setting of the system; may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint at OUT.")] = False,
 ) -> None:
-    """Train on any folder with one sub-folder a class; under torchrun, on all its processes."""
+    """Train a detector on a folder with one sub-folder for each class; under torchrun, on several processes."""
     overrides: dict[str, Any] = {
         "system": system,
         "real": tuple(real) if real else None,
@@ -118,9 +137,12 @@ def train(
         "seed": seed,
     }
     with one_line_errors():
+        from trainer.data.output import check_new_file
+        from trainer.training import loop
+        from trainer.training.systems import parse_settings, read_config
+
         config = read_config(recipe, overrides | parse_settings(more or []))
-        if out.exists() and not force:
-            raise OutputExists(f"{out}: exists; choose another name or say --force")
+        check_new_file(out, force=force)
         loop.train(config, data, out, val, stderr())
     if is_first_process():
         stdout().print(f"wrote {out}")
@@ -128,21 +150,23 @@ def train(
 
 @app.command("few-shot")
 def few_shot_command(
-    checkpoint: Annotated[Path, typer.Argument(help="Of S1, written by `train` or by `few-shot`.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of system s1, written by `train` or `few-shot`.")],
     data: Annotated[Path, typer.Argument(help="A folder with the known classes, to replay, and the new ones.")],
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
     new: Annotated[
-        list[str] | None, typer.Option(help="Class to learn; may be repeated. Default: those it does not know.")
+        list[str] | None,
+        typer.Option(help="Class to learn; may be repeated. Default: all that the checkpoint does not know."),
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="Images of each new class, drawn; default all.")] = None,
-    replay: Annotated[int, typer.Option(help="Images of each known class, drawn.")] = FEW_SHOT.replay,
+    shots: Annotated[int | None, typer.Option(help="Images of each new class, drawn at random; default: all.")] = None,
+    replay: Annotated[int, typer.Option(help="Images of each known class, drawn at random.")] = 100,
     triplets: Annotated[
-        Literal["all", "new"], typer.Option(help="All of a batch, or those with an image of a new class.")
-    ] = FEW_SHOT.triplets,
-    epochs: Annotated[int, typer.Option(help="0 adds the class without training.")] = FEW_SHOT.epochs,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = FEW_SHOT.batch,
-    lr: Annotated[float, typer.Option(help="Learning rate of the first epoch.")] = FEW_SHOT.lr,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = FEW_SHOT.seed,
+        Literal["all", "new"],
+        typer.Option(help="Triplets to learn from: all of a batch, or those with an image of a new class."),
+    ] = "all",
+    epochs: Annotated[int, typer.Option(help="Passes over the images; 0 adds the class without training.")] = 10,
+    batch: Annotated[int, typer.Option(help="Images in a training step.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate of the first epoch.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint at OUT.")] = False,
 ) -> None:
     """Teach a checkpoint new classes by a few images of each: S1's triplet fine-tuning."""
@@ -156,26 +180,35 @@ def few_shot_command(
         "seed": seed,
     }
     with one_line_errors():
+        from trainer.data.output import check_new_file
+        from trainer.models.few_shot import FewShotConfig, few_shot
+        from trainer.training.checkpoint import load_checkpoint
+
         config = checked(FewShotConfig, values)
-        if out.exists() and not force:
-            raise OutputExists(f"{out}: exists; choose another name or say --force")
+        check_new_file(out, force=force)
         few_shot(load_checkpoint(checkpoint), data, out, new or [], config, stderr())
     stdout().print(f"wrote {out}")
 
 
 @app.command("evaluate")
 def evaluate_command(
-    checkpoint: Annotated[Path, typer.Argument(help="What `train` wrote.")],
-    data: Annotated[Path, typer.Argument(help="Images that it was not trained on, one sub-folder a class.")],
-    templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
-    split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
-    templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
-    template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} or else one.")] = None,
-    seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint written by `train`.")],
+    data: Annotated[Path, typer.Argument(help="Images that it was not trained on, one sub-folder for each class.")],
+    templates: Annotated[Path, typer.Option(help="Images to make templates of: the training folder.")],
+    split: Annotated[str | None, typer.Option(help="Which split of DATA to test, if it has several.")] = None,
+    templates_split: Annotated[
+        str | None, typer.Option(help="Which split of --templates to take, if it has several.")
+    ] = None,
+    template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of random templates.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
-    """Top-1 by template, AUROC and AP of the binary decision, confusion matrix."""
+    """Test a checkpoint: accuracy by nearest template, real against generated (AUROC, AP), and a confusion matrix."""
     with one_line_errors():
+        from trainer.evaluation.evaluate import evaluate, show
+        from trainer.evaluation.templates import default_template_method
+        from trainer.training.checkpoint import load_checkpoint
+
         loaded = load_checkpoint(checkpoint)
         console = stderr()
         with console.status("reading and embedding images"):
@@ -190,33 +223,48 @@ def evaluate_command(
 
 @app.command("attribute")
 def attribute_command(
-    checkpoint: Annotated[Path, typer.Argument(help="What `train` wrote.")],
-    data: Annotated[Path, typer.Argument(help="Images of any families, one sub-folder each; or of one, without.")],
-    templates: Annotated[Path, typer.Option(help="Where templates are taken from: the training folder.")],
-    calibration: Annotated[Path, typer.Option(help="Other images of the same classes: how far their own ones lie.")],
-    split: Annotated[str | None, typer.Option(help="Which of DATA, where it comes in splits.")] = None,
-    templates_split: Annotated[str | None, typer.Option(help="Likewise, of --templates.")] = None,
-    calibration_split: Annotated[str | None, typer.Option(help="Likewise, of --calibration.")] = None,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint written by `train`.")],
+    data: Annotated[
+        Path, typer.Argument(help="Images of known or unknown origin, in sub-folders or in the folder itself.")
+    ],
+    templates: Annotated[Path, typer.Option(help="Images to make templates of: the training folder.")],
+    calibration: Annotated[
+        Path, typer.Option(help="Other images of the same classes; they say how far from its template a class's lie.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Which split of DATA to attribute, if it has several.")] = None,
+    templates_split: Annotated[
+        str | None, typer.Option(help="Which split of --templates to take, if it has several.")
+    ] = None,
+    calibration_split: Annotated[
+        str | None, typer.Option(help="Which split of --calibration to take, if it has several.")
+    ] = None,
     mapped: Annotated[
         list[str] | None,
-        typer.Option("--map", help="FOLDER=LABEL: the family of a folder of another name; may be repeated."),
+        typer.Option("--map", help="FOLDER=LABEL: the label of a sub-folder of another name; may be repeated."),
     ] = None,
-    template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} or else mean.")] = None,
+    template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} mean.")] = None,
     calibrate_degraded: Annotated[
         bool | None,
         typer.Option(
             "--calibrate-degraded/--calibrate-pristine",
-            help="Calibrate on degraded copies (JPEG, resized, ...) as well; default: where training has such copies.",
+            help="Calibrate on degraded copies (JPEG, resized, ...) as well, or on the images as stored alone. "
+            "Default: with copies where the system is trained on such copies.",
         ),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Share of known images that may be unknown.", min=0, max=1)] = 0.05,
-    seed: Annotated[int, typer.Option(help="Which image becomes the template.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    alpha: Annotated[
+        float, typer.Option(help="Share of images of known classes that may be called unknown.", min=0, max=1)
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of random templates.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
-    """Which family made each image of any folder, or that none of the known did."""
+    """Name the generator of each image, or call it unknown if no known class explains it."""
     with one_line_errors():
+        from trainer.evaluation.attribute import attribute, show
+        from trainer.evaluation.templates import default_template_method
+        from trainer.training.checkpoint import load_checkpoint
+
         loaded = load_checkpoint(checkpoint)
-        labels = reproduction.parse_pairs(mapped or [], "--map", "LABEL")
+        labels = parse_pairs(mapped or [], "--map", "LABEL")
         console = stderr()
         with console.status("reading and embedding images"):
             found = attribute(
@@ -233,43 +281,50 @@ def attribute_command(
     if json:
         sys.stdout.write(found.model_dump_json(indent=1) + "\n")
     else:
-        show_attribution(found, stdout())
+        show(found, stdout())
 
 
 @app.command("inspect")
 def inspect_command(
     data: Annotated[Path, typer.Argument(help="A folder, a list (CSV, JSON) or a shard.")],
-    layout: Annotated[Layout | None, typer.Option(help="How it is laid out; default: recognised.")] = None,
-    real: Annotated[list[str] | None, typer.Option(help="Class of photographs; may be repeated.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    layout: Annotated[Layout | None, typer.Option(help=LAYOUT)] = None,
+    real: Annotated[list[str] | None, typer.Option(help=REAL)] = None,
+    json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
-    """What is in a data set: counts, containers, duplicates, and whether metadata alone tell the classes apart."""
+    """Look into a data set: counts, formats, duplicates, and whether metadata alone tell the classes apart."""
     with one_line_errors(), progress_bar("reading images") as report:
+        from trainer.inspection.examine import inspect
+        from trainer.inspection.show import show
+
         inspection = inspect(data, layout, real or ["real"], report)
     if json:
         sys.stdout.write(inspection.model_dump_json(indent=1) + "\n")
     else:
-        show_inspection(inspection, stdout())
+        show(inspection, stdout())
 
 
 @app.command("simulate")
 def simulate_command(
     data: Annotated[Path, typer.Argument(help="A folder, a list (CSV, JSON) or a shard; only real images are read.")],
     out: Annotated[Path, typer.Argument(help="The folder to write: `real` beside folders of fakes.")],
-    kind: Annotated[simulation.Kind, typer.Option(help="autogan, or dip (deep image prior).")],
-    real: Annotated[list[str] | None, typer.Option(help="Class of photographs; may be repeated.")] = None,
-    size: Annotated[int, typer.Option(help="Side of the centre taken of each image, in pixels.")] = 256,
-    images: Annotated[int | None, typer.Option(help="Real images to take, drawn; default all.")] = None,
-    layout: Annotated[Layout | None, typer.Option(help="How it is laid out; default: recognised.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which images, where they are in splits.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    kind: Annotated[SimulatorKind, typer.Option(help="What makes the fakes: autogan, or dip (deep image prior).")],
+    real: Annotated[list[str] | None, typer.Option(help=REAL)] = None,
+    size: Annotated[int, typer.Option(help="Side of the centre to take of each image, in pixels.")] = 256,
+    images: Annotated[int | None, typer.Option(help="Real images to take, drawn at random; default: all.")] = None,
+    layout: Annotated[Layout | None, typer.Option(help=LAYOUT)] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of DATA to read, if it has several.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     more: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE: width, steps and others; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE: any other setting of the simulator (width, steps); may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
 ) -> None:
-    """Make fakes to train on from real images alone: what AutoGAN or deep image priors make of them."""
+    """Make fakes to train on from real images alone, by AutoGAN or by deep image priors."""
     with one_line_errors(), step_bar("reading images") as report:
+        from trainer.synthesis import simulate as simulation
+        from trainer.training.systems import parse_settings
+
         how = checked(simulation.KINDS[kind], parse_settings(more or []))
         config = checked(simulation.SimulateConfig, {"how": how, "size": size, "images": images, "seed": seed})
         made = simulation.simulate(
@@ -287,17 +342,21 @@ def simulate_command(
 def reencode_command(
     data: Annotated[Path, typer.Argument(help="A folder, a list (CSV, JSON) or a shard.")],
     out: Annotated[Path, typer.Argument(help="The folder to write, in the same layout.")],
-    to: Annotated[Format, typer.Option("--format", help="Of all images.")],
-    quality: Annotated[int, typer.Option(help="Of JPEG and WebP.")] = 95,
+    to: Annotated[ImageFormat, typer.Option("--format", help="The format of all images.")],
+    quality: Annotated[int, typer.Option(help="Quality of JPEG and WebP, 1 to 100.")] = 95,
     size: Annotated[int | None, typer.Option(help="Side of a square, in pixels; default: sizes stay.")] = None,
-    fit: Annotated[Fit, typer.Option(help="crop (centre, as stored; smaller ones are left out) or resize.")] = "crop",
-    layout: Annotated[Layout | None, typer.Option(help="How it is laid out; default: recognised.")] = None,
-    max_unreadable: Annotated[int, typer.Option(help="Broken images that are left out before it stops.")] = 20,
+    fit: Annotated[
+        Fit, typer.Option(help="With --size: crop (the centre; smaller images are left out) or resize.")
+    ] = "crop",
+    layout: Annotated[Layout | None, typer.Option(help=LAYOUT)] = None,
+    max_unreadable: Annotated[int, typer.Option(help="Stop at more unreadable images than this.")] = 20,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
 ) -> None:
-    """Write a data set anew with containers alike: one format, quality and, if wanted, size; no tags."""
+    """Copy a data set with all files alike: one format, quality and, if wanted, size; no metadata."""
     values = {"format": to, "quality": quality, "size": size, "fit": fit}
     with one_line_errors(), progress_bar("encoding images") as report:
+        from trainer.inspection.reencode import Reencoding, reencode
+
         reencoding = checked(Reencoding, values)
         done = reencode(
             data, out, reencoding, layout=layout, max_unreadable=max_unreadable, force=force, progress=report
@@ -308,91 +367,42 @@ def reencode_command(
     stdout().print(f"wrote {done.written} images to {out}")
 
 
-def read(
-    config: TrainConfig, path: Path, split: str | None, option: str, console: Console, least: int = 2
-) -> ImageFolder:
-    """Images as a trained network is served them; what was left out is said.
-
-    Args:
-        config: of the training.
-        path: a data set of any layout.
-        split: which of its images, or None.
-        option: what chooses the split.
-        console: where it is said.
-        least: so many classes.
-
-    Raises:
-        SplitUnknown: names the option.
-        DataError: see ``ImageFolder.read``.
-    """
-    try:
-        folder = ImageFolder.read(
-            path, config.preprocessing, split=split, least=least, max_unreadable=config.max_unreadable
-        )
-    except SplitUnknown as error:
-        raise SplitUnknown(f"{option}: {error}") from error
-    report_skipped(folder, console)
-    return folder
-
-
-def checked(kind: type[Options], values: dict[str, Any]) -> Options:
-    """The options as one value.
-
-    Raises:
-        BadConfig: names the first that cannot be.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadConfig(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """For something that tells how many of how many are done; silent where stderr is no terminal."""
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-@contextmanager
-def step_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """For something that tells what it is doing as well."""
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
-
-
 @app.command("reproduce")
 def reproduce_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Experiments, TOML files of one's own, or `all`.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The corpus, in splits; smoke makes one if not given.")] = None,
-    out: Annotated[Path, typer.Option(help="Results, and what is kept to go on from.")] = Path("build/reproduce"),
-    scale: Annotated[ScaleName, typer.Option(help="How much of everything.")] = "smoke",
-    test: Annotated[Path | None, typer.Option(help="Test on these images in place of the corpus's own.")] = None,
-    real: Annotated[list[str] | None, typer.Option(help="The corpus's photographs; may be repeated.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments (see --list), recipe files, or `all`.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set, in splits; scale smoke makes a small one if not given.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of results, and of finished steps that a later run takes over.")
+    ] = Path("build/reproduce"),
+    scale: Annotated[
+        ScaleName, typer.Option(help="How many images, seeds and epochs: smoke (minutes), mini or full.")
+    ] = "smoke",
+    test: Annotated[Path | None, typer.Option(help="Test on the images of this data set instead.")] = None,
+    real: Annotated[list[str] | None, typer.Option(help=REAL)] = None,
     stand_ins: Annotated[
-        list[str] | None, typer.Option("--map", help="NAME=FOLDER: what stands for a published generator.")
+        list[str] | None,
+        typer.Option("--map", help="NAME=FOLDER: the class of DATA that stands for a published generator."),
     ] = None,
     rows: Annotated[
-        list[str] | None, typer.Option("--only", help="A row of the tables, ours for instance; may be repeated.")
+        list[str] | None, typer.Option("--only", help="Run only this row of the tables; may be repeated.")
     ] = None,
     pretrained: Annotated[
-        list[str] | None, typer.Option(help="NETWORK=FILE: ImageNet's weights, resnet50=a.pth for instance.")
+        list[str] | None, typer.Option(help="NETWORK=FILE: ImageNet's weights, as in resnet50=a.pth; may be repeated.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Take nothing over from an earlier run.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Say which experiments there are.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Work out all steps anew.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the experiments and exit.")] = False,
+    json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
     """Repeat published experiments: published and measured figures side by side, and one HTML report."""
     with one_line_errors():
+        from trainer.experiments import reproduce as reproduction
+
         if listed or not names:
             stdout().print(reproduction.listing())
             return
-        weights = reproduction.parse_pairs(pretrained or [], "--pretrained", "FILE")
+        weights = parse_pairs(pretrained or [], "--pretrained", "FILE")
         sections = reproduction.reproduce(
             names,
             data,
@@ -400,7 +410,7 @@ def reproduce_command(
             scale,
             test=test,
             real=real or ["real"],
-            stand_ins=reproduction.parse_pairs(stand_ins or [], "--map", "FOLDER"),
+            stand_ins=parse_pairs(stand_ins or [], "--map", "FOLDER"),
             rows=rows or (),
             pretrained={network: Path(file) for network, file in weights.items()},
             fresh=fresh,
@@ -415,11 +425,13 @@ def reproduce_command(
 
 @app.command("report")
 def report_command(
-    out: Annotated[Path, typer.Argument(help="What `reproduce` wrote.")],
-    json: Annotated[bool, typer.Option("--json", help="All its figures, for machines.")] = False,
+    out: Annotated[Path, typer.Argument(help="The folder that `reproduce` wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="Print all its figures as JSON, for programs.")] = False,
 ) -> None:
-    """Write the HTML report of all experiments in OUT anew, without running any."""
+    """Write the HTML report of all experiments in OUT again, without running any."""
     with one_line_errors():
+        from trainer.experiments import reproduce as reproduction
+
         path = reproduction.write_report(out)
         sections = reproduction.read_sections(out)
     if json:
@@ -428,29 +440,124 @@ def report_command(
         stdout().print(f"wrote {path}")
 
 
+def read(
+    config: "TrainConfig", path: Path, split: str | None, option: str, console: Console, least: int = 2
+) -> "ImageFolder":
+    """Read images as a trained network is served them, and report those that are skipped.
+
+    Args:
+        config: the configuration that the network was trained with.
+        path: a data set of any layout.
+        split: which of its images, or None.
+        option: the option that chooses the split, for errors.
+        console: where skipped images are reported.
+        least: the fewest classes that will do.
+
+    Raises:
+        SplitUnknown: names the option.
+        DataError: see ``ImageFolder.read``.
+    """
+    from trainer.data.folder import ImageFolder
+    from trainer.training.report import report_skipped
+
+    try:
+        folder = ImageFolder.read(
+            path, config.preprocessing, split=split, least=least, max_unreadable=config.max_unreadable
+        )
+    except SplitUnknown as error:
+        raise SplitUnknown(f"{option}: {error}") from error
+    report_skipped(folder, console)
+    return folder
+
+
+def checked(kind: type[Options], values: dict[str, Any]) -> Options:
+    """The options as one value.
+
+    Raises:
+        BadConfig: names the first option whose value is refused.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadConfig(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+
+
+def parse_pairs(pairs: Sequence[str], option: str, value: str) -> dict[str, str]:
+    """Name -> value of each ``NAME=VALUE``.
+
+    Args:
+        pairs: as given.
+        option: the option that they were given to, for errors: ``--map``.
+        value: what is expected as a value, for errors: ``FOLDER``.
+
+    Raises:
+        BadConfig: one has not that form.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, given = pair.partition("=")
+        if not (name and equals and given):
+            raise BadConfig(f"{option} {pair}: expected NAME={value}")
+        found[name] = given
+    return found
+
+
+@contextmanager
+def step_bar(first: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, silent where that is no terminal; it takes the step, the number done and their total.
+
+    Args:
+        first: the step that is shown until the bar is told another.
+    """
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as bars:
+        task = bars.add_task(first, total=None)
+        yield lambda step, done, total: bars.update(task, description=step, completed=done, total=total)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A ``step_bar`` with a single step."""
+    with step_bar(what) as report:
+        yield lambda done, total: report(what, done, total)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What the user can mend is one line on stderr and status 2; the first process speaks for all."""
+    """Turn an error that the user can mend into one line on stderr and exit status 2.
+
+    Under torchrun only the first process writes it.
+    """
     try:
         yield
     except TrainerError as error:
-        if is_first_process():
-            sys.stderr.write(f"trainer: {error}\n")
-        raise typer.Exit(2) from error
+        _fail(str(error), error)
+    except OSError as error:  # what no check has foreseen: a disk that fills up, a folder that disappears
+        reason = error.strerror or str(error)
+        _fail(reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}", error)
+
+
+def _fail(message: str, error: Exception) -> NoReturn:
+    if is_first_process():
+        sys.stderr.write(f"{PROGRAM}: {message}\n")
+    raise typer.Exit(2) from error
 
 
 def is_first_process() -> bool:
-    """Among those of torchrun."""
+    """Whether this is the first of torchrun's processes, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def stdout() -> Console:
-    """Results."""
+    """A console for results."""
     return Console()
 
 
 def stderr() -> Console:
-    """Progress."""
+    """A console for progress."""
     return Console(stderr=True)
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating[Any]]
-"""Floating-point numbers of any precision."""
+"""Floating-point values of any precision."""
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]

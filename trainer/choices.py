@@ -1,5 +1,6 @@
 """What command-line options can be set to; importing this loads none of the libraries that do the work."""
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 TemplateMethod = Literal["one", "mean", "own"]
@@ -17,7 +18,7 @@ SimulatorKind = Literal["autogan", "dip"]
 ScaleName = Literal["smoke", "mini", "full"]
 """How large an experiment is; see ``recipes/protocols/scales.toml``."""
 
-SYSTEMS: Final[dict[str, str]] = {
+SYSTEMS: Final[Mapping[str, str]] = {
     "s1": "trainer.models.srm_metric",
     "s2": "trainer.models.dcgan_discriminator",
     "s3": "trainer.models.resnet_blur_jpeg",

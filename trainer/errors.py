@@ -5,6 +5,7 @@
     TrainerError
     ├── BadConfig               a recipe or option names an unknown key or a value that cannot be
     ├── OutputExists            something is already where the result should go
+    ├── OutputUnwritable        nothing can be written where the result should go
     ├── FolderInUse             another process is writing where we would
     ├── DataError               the images cannot be used as they are
     │   ├── DataMissing         no such folder, or nothing in it
@@ -32,6 +33,10 @@ class BadConfig(TrainerError):
 
 class OutputExists(TrainerError):
     """Nothing is overwritten without ``--force``."""
+
+
+class OutputUnwritable(TrainerError):
+    """Nothing can be created where the result should go: no permission, no space, or a file above it."""
 
 
 class FolderInUse(TrainerError):

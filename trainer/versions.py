@@ -1,4 +1,4 @@
-"""What a run's numbers depend on beside its inputs, and when it was."""
+"""Records of a run beside its inputs: the installed versions, and the time."""
 
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,7 @@ from bundle.preprocess import decoder_version
 
 
 def installed_versions() -> dict[str, str]:
-    """Of what a run's numbers depend on."""
+    """Versions of the packages and decoders that a run's figures depend on."""
     versions = {"torch": torch.__version__, "decoder": decoder_version()}
     for package in ("genprint", "torchvision", "numpy"):
         try:
@@ -20,5 +20,5 @@ def installed_versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """UTC, ISO 8601, seconds."""
+    """The current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,12 +1,12 @@
 """From logits of held-out images to a calibrated probability and two thresholds."""
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from bundle.manifest import Calibration, OperatingPoint, Thresholds
 from bundle.scores import log_odds, probability
 from trainer.arrays import Flags, Floats
+from trainer.evaluation.metrics import proportion
 
 PRIOR = 0.5
 """Calibration weighs reals and generated images alike, however many there are of each; the worker shifts the prior."""
@@ -60,12 +60,12 @@ def choose_thresholds(logits: Floats, generated: Flags, calibration: Calibration
 
 
 def _point(threshold: float, error: str, target: float, wrong: int, count: int) -> OperatingPoint:
-    interval = binomtest(wrong, count).proportion_ci(0.95, method="exact")
+    observed = proportion(wrong, count)
     return OperatingPoint(
         threshold=threshold,
         error="false_positive_rate" if error == "false_positive_rate" else "false_negative_rate",
         target=target,
-        observed=wrong / count,
-        interval_95=(float(interval.low), float(interval.high)),
+        observed=observed.rate,
+        interval_95=(observed.low, observed.high),
         count=count,
     )

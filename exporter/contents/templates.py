@@ -11,8 +11,9 @@ from exporter.contents.splits import ids_in
 from exporter.errors import BadOptions
 from exporter.source import ExportSource
 from trainer.arrays import Floats
+from trainer.choices import TemplateMethod
 from trainer.data.folder import ImageFolder
-from trainer.evaluation.templates import TemplateMethod, make_templates
+from trainer.evaluation.templates import make_templates
 
 
 def choose_method(source: ExportSource, requested: TemplateMethod | None) -> TemplateMethod:

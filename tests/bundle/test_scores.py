@@ -13,6 +13,7 @@ from bundle.scores import (
     aggregate_embeddings,
     aggregate_logits,
     band,
+    conformal_p_value,
     log_odds,
     probability,
     sigmoid,
@@ -84,3 +85,13 @@ def test_bands_touch_without_overlap() -> None:
 )
 def test_views_disagree_across_both_thresholds(logits: list[float], *, disagree: bool) -> None:
     assert views_disagree(np.array(logits, np.float32), CALIBRATION, thresholds(0.2, 0.8)) is disagree
+
+
+@given(st.lists(st.integers(0, 9), max_size=20), st.integers(0, 9))
+def test_a_conformal_p_value_counts_the_image_itself_among_the_calibration_images(own: list[int], value: int) -> None:
+    """It is the share of all images, the new one among them, that are at least as extreme as the new one."""
+    as_extreme = sum(other >= value for other in own)
+    together = [*own, value]
+    expected = sum(other >= value for other in together) / len(together)
+    assert conformal_p_value(as_extreme, len(own)) == expected
+    assert conformal_p_value(np.array([as_extreme]), len(own)).tolist() == [expected]

@@ -1,19 +1,28 @@
 """The command line, from data to figures, and its one-line errors."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from trainer.__main__ import app
 from trainer.models.dcgan_discriminator import S2Config
+from trainer.models.few_shot import FewShotConfig
+from trainer.synthesis.synth import SynthConfig
 from trainer.training.checkpoint import load_checkpoint
 
 MakeFolder = Callable[..., Path]
+ROOT = Path(__file__).parent.parent.parent
 
 TINY = ["--size", "32", "--fit", "crop", "--epochs", "1", "--batch", "10"]
 CLOSED_FORM = ["--system", "block_spectra", "--size", "32", "--set", "simulated=0"]
@@ -42,7 +51,7 @@ def test_synth_train_evaluate(photographs: Path, tmp_path: Path) -> None:
     assert "top-1 by template" in table.stdout
 
 
-def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_attribute_names_known_families_and_rejects_others(make_folder: MakeFolder, tmp_path: Path) -> None:
     run, checkpoint = CliRunner().invoke, tmp_path / "a.pt"
     known, others = make_folder("known", images=200), make_folder("others", images=200)
     assert run(app, ["train", str(known), str(checkpoint), *CLOSED_FORM]).exit_code == 0
@@ -80,7 +89,7 @@ def test_judge_names_known_families_and_rejects_others(make_folder: MakeFolder, 
         assert said in ended.stderr
 
 
-def test_judge_takes_folders_of_any_name_and_folders_without_sub_folders(
+def test_attribute_takes_folders_of_any_name_and_folders_without_sub_folders(
     make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     run, checkpoint = CliRunner(env={"COLUMNS": "200"}).invoke, tmp_path / "a.pt"
@@ -162,10 +171,10 @@ def test_the_option_that_chooses_a_split_is_named(make_folder: MakeFolder, tmp_p
         said = run(app, [*command, *rest])
         assert (said.exit_code, said.stderr) == (
             2,
-            f"trainer: {option}: {data}: name one of its splits (train, calib, test)\n",
+            f"genprint trainer: {option}: {data}: name one of its splits (train, calib, test)\n",
         )
     said = run(app, ["evaluate", *command[1:5], "--split", "test"])
-    assert said.stderr.startswith("trainer: --templates-split: ")
+    assert said.stderr.startswith("genprint trainer: --templates-split: ")
 
 
 def test_few_shot_teaches_a_checkpoint_another_class(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -180,7 +189,7 @@ def test_few_shot_teaches_a_checkpoint_another_class(make_folder: MakeFolder, tm
     checkpoint = load_checkpoint(taught)
     assert [label.name for label in checkpoint.labels] == ["grid", "real", "new"]
     assert checkpoint.origin.images["new"] == 2
-    assert "say --force" in run(app, command).stderr
+    assert "pass --force" in run(app, command).stderr
 
 
 def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -196,26 +205,32 @@ def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nowhere", "a.pt"], "trainer: nowhere: no such folder\n"),
+        (["train", "nowhere", "a.pt"], "genprint trainer: nowhere: no such folder\n"),
         (["train", "{data}", "a.pt", "--real", "photos"], "found grid, real; name it with --real\n"),
         (
             ["train", "{data}", "a.pt", "--size", "4"],
-            "trainer: size: Input should be greater than or equal to 32, got 4\n",
+            "genprint trainer: size: Input should be greater than or equal to 32, got 4\n",
         ),
-        (["train", "{data}", "a.pt", "--set", "embedding=x"], "trainer: embedding: Input should be a valid integer"),
-        (["train", "{data}", "a.pt", "--set", "embedding"], "trainer: --set embedding: expected KEY=VALUE\n"),
-        (["train", "{data}", "a.pt", "--system", "s9"], "trainer: system: no system 's9', only s1, s2, s3"),
+        (
+            ["train", "{data}", "a.pt", "--set", "embedding=x"],
+            "genprint trainer: embedding: Input should be a valid integer",
+        ),
+        (["train", "{data}", "a.pt", "--set", "embedding"], "genprint trainer: --set embedding: expected KEY=VALUE\n"),
+        (["train", "{data}", "a.pt", "--system", "s9"], "genprint trainer: system: no system 's9', only s1, s2, s3"),
         (["train", "{data}", "a.pt", "--system", "s3"], "give them with --val\n"),
-        (["few-shot", "nowhere.pt", "{data}", "b.pt"], "trainer: nowhere.pt: no checkpoint here"),
+        (["few-shot", "nowhere.pt", "{data}", "b.pt"], "genprint trainer: nowhere.pt: no checkpoint here"),
         (
             ["few-shot", "a.pt", "{data}", "b.pt", "--replay", "0"],
             "--replay: Input should be greater than or equal",
         ),
-        (["train", "{data}", "{data}"], "exists; choose another name or say --force\n"),
-        (["evaluate", "nowhere.pt", "{data}", "--templates", "{data}"], "trainer: nowhere.pt: no checkpoint here"),
-        (["synth", "{data}"], "exists and is not empty; choose another place or say --force\n"),
-        (["synth", "out", "--size", "33"], "trainer: --size: Input should be a multiple of 4, got 33\n"),
-        (["synth", "out", "--real", "nowhere"], "trainer: nowhere: no such folder of photographs\n"),
+        (["train", "{data}", "{data}"], "is a folder; pass the name of a file\n"),
+        (
+            ["evaluate", "nowhere.pt", "{data}", "--templates", "{data}"],
+            "genprint trainer: nowhere.pt: no checkpoint here",
+        ),
+        (["synth", "{data}"], "exists and is not empty; choose another place or pass --force\n"),
+        (["synth", "out", "--size", "33"], "genprint trainer: --size: Input should be a multiple of 4, got 33\n"),
+        (["synth", "out", "--real", "nowhere"], "genprint trainer: nowhere: no such folder of photographs\n"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(
@@ -227,6 +242,79 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     assert message in result.stderr
     assert result.stderr.strip().count("\n") == 0
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("out", ["{file}/a", "{file}/a/b", "{circle}/a", "{nowhere}/a", "/proc/a"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["synth", "{out}"],
+        ["train", "nowhere", "{out}"],
+        ["few-shot", "nowhere.pt", "nowhere", "{out}"],
+        ["simulate", "{data}", "{out}", "--kind", "autogan"],
+        ["reencode", "{data}", "{out}", "--format", "png"],
+        ["reproduce", "s1-table1", "--out", "{out}"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_where_nothing_can_be_written_it_is_said_before_any_work(
+    arguments: list[str], out: str, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("words")
+    circle, nowhere = tmp_path / "circle", tmp_path / "nowhere"
+    circle.symlink_to(circle)
+    nowhere.symlink_to(tmp_path / "absent")
+    out = out.format(file=file, circle=circle, nowhere=nowhere)
+    names = {"out": out, "data": str(make_folder())}
+    result = CliRunner().invoke(app, [argument.format(**names) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"genprint trainer: {out}")
+    assert ": cannot be written: " in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["train", "few-shot"])
+def test_a_folder_is_no_place_for_a_checkpoint(command: str, tmp_path: Path) -> None:
+    arguments = {"train": ["nowhere"], "few-shot": ["nowhere.pt", "nowhere"]}[command]
+    result = CliRunner().invoke(app, [command, *arguments, str(tmp_path), "--force"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"genprint trainer: {tmp_path}: is a folder; pass the name of a file\n"
+
+
+def test_an_error_of_the_system_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "a.pt"))
+
+    monkeypatch.setattr("trainer.training.loop.train", full)
+    result = CliRunner().invoke(app, ["train", "nowhere", str(tmp_path / "a.pt")])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"genprint trainer: {tmp_path / 'a.pt'}: No space left on device\n"
+
+
+def test_the_defaults_of_options_are_those_of_the_configurations() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    configurations = {"few-shot": FewShotConfig(), "synth": SynthConfig()}
+    for command, configuration in configurations.items():
+        defaults = {option.name: option.default for option in commands[command].params}
+        shared = type(configuration).model_fields.keys() & defaults.keys()
+        assert len(shared) >= 6
+        assert {name: defaults[name] for name in shared} == {name: getattr(configuration, name) for name in shared}
+
+
+def test_help_loads_no_large_library() -> None:
+    heavy = ("torch", "numpy", "sklearn", "scipy", "skimage", "matplotlib", "PIL", "cv2", "timm")
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from trainer.__main__ import app\n"
+        "for arguments in (['--help'], ['train', '--help'], ['reproduce', '--help'], ['train', '--nonsense']):\n"
+        "    CliRunner().invoke(app, arguments)\n"
+        f"print(*[name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
 
 def test_inspect_and_reencode(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -245,9 +333,12 @@ def test_inspect_and_reencode(make_folder: MakeFolder, tmp_path: Path) -> None:
     assert "24 x 24" in table.stdout
 
     for arguments, message in (
-        (["inspect", "nowhere"], "trainer: nowhere: no such folder\n"),
-        (["reencode", str(data), str(out), "--format", "png"], "say --force\n"),
-        (["reencode", str(data), "x", "--format", "png", "--quality", "0"], "trainer: --quality: Input should be"),
+        (["inspect", "nowhere"], "genprint trainer: nowhere: no such folder\n"),
+        (["reencode", str(data), str(out), "--format", "png"], "pass --force\n"),
+        (
+            ["reencode", str(data), "x", "--format", "png", "--quality", "0"],
+            "genprint trainer: --quality: Input should be",
+        ),
     ):
         wrong = run(app, arguments)
         assert wrong.exit_code == 2

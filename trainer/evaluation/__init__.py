@@ -1,1 +1,1 @@
-"""How good a detector is: metrics, open set, calibration, intervals, floors."""
+"""How good a detector is: metrics, open set, calibration, intervals, trivial baselines."""

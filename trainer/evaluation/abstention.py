@@ -1,31 +1,33 @@
-"""When the detector should leave an image undecided: conformal sets over {real, generated}, and risk against coverage.
+"""When a detector should leave an image undecided: conformal sets over {real, generated}, and risk against coverage.
 
-Calibrated on held-out logits alone; the decisions are those of two thresholds on the logit, which a bundle serves.
+The sets are calibrated on held-out logits alone. Their decisions equal those of two thresholds on the logit, which a
+bundle serves.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 import numpy as np
 
+from bundle.scores import conformal_p_value
 from trainer.arrays import Flags, Floats64, Numbers, Scores
 from trainer.evaluation.metrics import check_both_kinds
 
 REAL, GENERATED, UNSURE = 0, 1, -1
-"""What ``ConformalKinds.decide`` says."""
+"""The decisions of ``ConformalKinds.decide``."""
 
 
 @dataclass(frozen=True, eq=False)
 class ConformalKinds:
-    """Conformal sets over {real, generated}, class-conditional (Vovk et al. 2005, *Mondrian*).
+    """Class-conditional conformal sets over {real, generated} (Vovk et al. 2005, *Mondrian*).
 
-    A kind is in an image's set where its p-value is above alpha; *unsure* is a set of both kinds, or of none. Either
-    kind is missing from the set of at most alpha of its own images, if they are exchangeable with the calibration's.
+    A kind is in an image's set if its p-value is above alpha; the decision is *unsure* if the set has both kinds, or
+    none. A kind is missing from the sets of at most alpha of its own images, if these are exchangeable with the
+    calibration images.
 
     Attributes:
-        real: ``float[n]``, logits of calibration reals, ascending.
-        generated: ``float[m]``, of generated images, ascending.
+        real: ``float[n]``, ascending logits of real calibration images.
+        generated: ``float[m]``, ascending logits of generated ones.
     """
 
     real: Scores
@@ -33,7 +35,7 @@ class ConformalKinds:
 
     @classmethod
     def of(cls, logits: Scores, generated: Flags) -> Self:
-        """From calibration images: ``float[N]``, ``bool[N]``.
+        """Calibrate on images with these logits ``float[N]``, and whether each is generated: ``bool[N]``.
 
         Raises:
             TooFewClasses: all are of one kind.
@@ -42,36 +44,37 @@ class ConformalKinds:
         return cls(np.sort(logits[~generated]), np.sort(logits[generated]))
 
     def p_values(self, logits: Scores) -> Floats64:
-        """``float[N]`` -> ``float64[N, 2]``, of real and of generated."""
+        """P-values of *real* and of *generated* for logits ``float[N]``: ``float64[N, 2]``."""
         as_high = len(self.real) - np.searchsorted(self.real, logits, "left")
         as_low = np.searchsorted(self.generated, logits, "right")
-        return np.stack([(1 + as_high) / (len(self.real) + 1), (1 + as_low) / (len(self.generated) + 1)], axis=1)
+        p_values = conformal_p_value(as_high, len(self.real)), conformal_p_value(as_low, len(self.generated))
+        return np.stack(p_values, axis=1)
 
     def decide(self, logits: Scores, alpha: float) -> Numbers:
-        """``REAL``, ``GENERATED`` or ``UNSURE`` for each: ``int64[N]``."""
+        """Decide ``REAL``, ``GENERATED`` or ``UNSURE`` for logits ``float[N]``: ``int64[N]``."""
         real, generated = (self.p_values(logits) > alpha).T
         return np.where(real == generated, UNSURE, np.where(generated, GENERATED, REAL))
 
     def band(self, alpha: float) -> tuple[float, float]:
-        """The logits (low, high) that are *unsure*, both included; the same decisions as two thresholds.
+        """The interval (low, high) of logits that are *unsure*, both ends included, as ``decide`` decides.
 
-        Below ``low`` is real, above ``high`` generated. Infinite on a side where too few calibration images are left
-        to decide anything.
+        Logits below ``low`` are real, those above ``high`` generated. A side is infinite where there are too few
+        calibration images to decide anything at this alpha.
         """
-        # The real kind is in the set up to `last_real`, the generated one from `first_generated` on.
+        # *Real* is in the set up to `last_real`, *generated* from `first_generated` on.
         last_real = _last(self.real, alpha)
         first_generated = -_last(-self.generated[::-1], alpha)
-        if first_generated <= last_real:  # both in between
+        if first_generated <= last_real:  # both kinds are in the sets in between
             return first_generated, last_real
-        # None in between: from just above the one to just below the other.
+        # No kind is in the sets in between: from just above the one to just below the other.
         below = np.nextafter(last_real, np.inf, dtype=self.real.dtype)
         above = np.nextafter(first_generated, -np.inf, dtype=self.generated.dtype)
         return float(below), float(above)
 
     def likelier(self, logits: Scores) -> tuple[Flags, Floats64]:
-        """Whether *generated* has the larger p-value, ``bool[N]``, and one minus the smaller one, ``float64[N]``.
+        """Whether *generated* has the larger p-value, ``bool[N]``, and one minus the smaller p-value, ``float64[N]``.
 
-        The second is the confidence for a ``RiskCoverage``: from the surest on, decisions of an ever larger alpha.
+        The second is the confidence for a ``RiskCoverage``: a threshold on it gives the decisions at one alpha.
         """
         real, generated = self.p_values(logits).T
         return generated > real, 1 - np.minimum(real, generated)
@@ -79,11 +82,11 @@ class ConformalKinds:
 
 @dataclass(frozen=True, eq=False)
 class RiskCoverage:
-    """Error among the images decided, against how many are, from the surest on (El-Yaniv and Wiener, JMLR 2010).
+    """Error among the decided images against their share, from the surest on (El-Yaniv and Wiener, JMLR 2010).
 
     Attributes:
-        coverage: ``float64[K]``, ascending to 1, a point for each confidence there is.
-        risk: ``float64[K]``.
+        coverage: ``float64[K]``, share of decided images, ascending to 1, with a point for each distinct confidence.
+        risk: ``float64[K]``, error among them.
     """
 
     coverage: Floats64
@@ -91,25 +94,12 @@ class RiskCoverage:
 
     @classmethod
     def of(cls, confidence: Scores, wrong: Flags) -> Self:
-        """``float[N]``, ``bool[N]``; images of equal confidence are decided together."""
+        """The curve of N decisions, ``float[N]`` and ``bool[N]``; images of equal confidence are decided together."""
         order = np.argsort(-confidence, kind="stable")
         ranked = confidence[order]
         ends = np.append(np.flatnonzero(ranked[:-1] != ranked[1:]), len(ranked) - 1)
         counts = ends + 1
         return cls(counts / len(ranked), np.cumsum(wrong[order])[ends] / counts)
-
-    @cached_property
-    def area(self) -> float:
-        """The mean risk over all coverages (AURC), each point standing for the images that it adds."""
-        return float(np.sum(self.risk * np.diff(self.coverage, prepend=0.0)))
-
-    def coverage_at(self, risk: float) -> float:
-        """The largest coverage with no more than this risk, found on these images; 0 where there is none."""
-        return float(self.coverage[self.risk <= risk].max(initial=0.0))
-
-    def risk_at(self, coverage: float) -> float:
-        """The risk at the smallest coverage that is not below this one, in [0, 1]."""
-        return float(self.risk[np.searchsorted(self.coverage, coverage - 1e-12)])
 
 
 def _last(ascending: Scores, alpha: float) -> float:

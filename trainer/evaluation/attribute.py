@@ -1,4 +1,4 @@
-"""What a checkpoint says of any folder: which family made an image, or that none it knows did."""
+"""The generator of each image of any folder, by a checkpoint's templates, or *unknown* where no label explains it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,38 +8,39 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.arrays import Flags, Numbers
+from trainer.choices import TemplateMethod
 from trainer.data.folder import ImageFolder
 from trainer.errors import DataMissing, UnknownClass
 from trainer.evaluation.evaluate import calibrates_on_degraded, degraded_copies
 from trainer.evaluation.metrics import Proportion, auroc, proportion
-from trainer.evaluation.open_set import Calibration
-from trainer.evaluation.templates import TemplateMethod, templates_of
+from trainer.evaluation.open_set import DistanceCalibration
+from trainer.evaluation.templates import templates_of
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.embedding import embed
 
 
 class FolderAttribution(BaseModel):
-    """On the images of one sub-folder."""
+    """The figures of one sub-folder."""
 
     model_config = ConfigDict(frozen=True)
 
     images: int
     label: str | None
-    """What the sub-folder is mapped to or named for; None where that is no label."""
+    """The label that the sub-folder is mapped to or named for; None where it is none of the checkpoint's."""
     generated: Proportion
-    """Log-odds above 0."""
+    """Images with log-odds above 0."""
     unknown: Proportion
-    """Explained by no label at alpha."""
+    """Images that no label explains at alpha."""
     named: dict[str, int]
-    """The others, by their nearest label."""
+    """How many of the other images are nearest to each label."""
     right: Proportion | None
-    """Nearest to ``label``, unknown or not; None where there is none."""
+    """Images nearest to ``label``, unknown or not; None where there is no label."""
     auroc: float | None
-    """Of the images of known labels against these, by how known they look; None where these are known, or none is."""
+    """How well the score ranks images of known labels above these; None where these are known, or no image is."""
 
 
 class Overall(BaseModel):
-    """On the images of all sub-folders that have a label, each image counted alike."""
+    """The figures of all images that have a label, each image counted alike."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,7 +50,7 @@ class Overall(BaseModel):
 
 
 class Attribution(BaseModel):
-    """What ``trainer attribute`` found; ``--json`` prints it."""
+    """The figures of ``trainer attribute``, as ``--json`` prints them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,7 +68,7 @@ def attribute(
     images: ImageFolder,
     templates: ImageFolder,
     calibration: ImageFolder,
-    how: TemplateMethod,
+    method: TemplateMethod,
     alpha: float = 0.05,
     seed: int = 0,
     *,
@@ -78,12 +79,13 @@ def attribute(
 
     Args:
         checkpoint: the network.
-        images: a sub-folder a family; one that is named for a label, or mapped to one, is known.
+        images: sub-folders of images; one that is named for a label, or mapped to one, is known.
         templates: images to take the templates from: the training folder.
-        calibration: other images of the same labels, which say how far a label's own lie; those of others say nothing.
-        how: what a label's template is.
+        calibration: other images of the same labels, which say how far from its template a label's images lie; images
+            of other classes are ignored.
+        method: what a label's template is.
         alpha: share of known images that may be rejected.
-        seed: of the choice where that is one image.
+        seed: draws the image of the method ``one``.
         calibrate_degraded: calibrate on degraded copies of the calibration images as well; None: as the exporter does
             by default.
         mapped: sub-folder -> label, for those that are named otherwise.
@@ -99,27 +101,27 @@ def attribute(
     for folder, use in ((templates, "make templates of"), (calibration, "calibrate on")):
         if missing := sorted({*names} - {*folder.classes}):
             raise DataMissing(f"{folder.root}: no images of {', '.join(missing)} to {use}")
-    numbers = _labels_of_folders(images, names, mapped or {})
-    library = templates_of(checkpoint, templates, lambda images: embed(model, images)[1], how, seed)
+    label_of = _label_ids_of_folders(images, names, mapped or {})
+    library = templates_of(checkpoint, templates, lambda images: embed(model, images)[1], method, seed)
     degraded = calibrates_on_degraded(checkpoint, calibrate_degraded)
     seen = [embed(model, calibration)[1]]
     if degraded:
         seen += [embed(model, copies)[1] for copies in degraded_copies(calibration)]
-    own = np.tile(_numbers_of(calibration.classes, names)[calibration.labels], 1 + degraded)
+    own = np.tile(_label_ids(calibration.classes, names)[calibration.labels], 1 + degraded)
     held_out = np.concatenate(seen)
     library = library.with_calibration({name: held_out[own == i] for i, name in enumerate(names)})
     logits, embeddings = embed(model, images)
-    judged = Calibration.of_library(library).judge(library.distances(embeddings))
-    truth = numbers[images.labels]
-    known, right, unknown = truth >= 0, judged.nearest == truth, judged.p_value <= alpha
+    matches = DistanceCalibration.of_library(library).match(library.distances(embeddings))
+    true_ids = label_of[images.labels]
+    known, right, unknown = true_ids >= 0, matches.nearest == true_ids, matches.p_value <= alpha
     folders = {}
     for number, name in enumerate(images.classes):
-        label = names[numbers[number]] if numbers[number] >= 0 else None
+        label = names[label_of[number]] if label_of[number] >= 0 else None
         these = images.labels == number
-        counts = np.bincount(judged.nearest[these & ~unknown], minlength=len(names)).tolist()
+        counts = np.bincount(matches.nearest[these & ~unknown], minlength=len(names)).tolist()
         against = None
         if label is None and known.any():
-            against = auroc(judged.score[known | these], known[known | these])
+            against = auroc(matches.score[known | these], known[known | these])
         folders[name] = FolderAttribution(
             images=int(these.sum()),
             label=label,
@@ -132,28 +134,28 @@ def attribute(
     overall = None
     if known.any():
         overall = Overall(images=int(known.sum()), right=_share(right, known), unknown=_share(unknown, known))
-    return Attribution(alpha=alpha, template=how, calibrated_on_degraded=degraded, folders=folders, overall=overall)
+    return Attribution(alpha=alpha, template=method, calibrated_on_degraded=degraded, folders=folders, overall=overall)
 
 
-def _labels_of_folders(images: ImageFolder, names: Sequence[str], mapped: Mapping[str, str]) -> Numbers:
-    """Of each sub-folder, the index of its label or -1: ``int64[C]``."""
+def _label_ids_of_folders(images: ImageFolder, names: Sequence[str], mapped: Mapping[str, str]) -> Numbers:
+    """The index of each sub-folder's label, or -1: ``int64[C]``."""
     if missing := [folder for folder in mapped if folder not in images.classes]:
         raise UnknownClass(f"--map: {images.root} has no folder {missing[0]!r}, only {', '.join(images.classes)}")
     if strange := [label for label in mapped.values() if label not in names]:
         raise UnknownClass(f"--map: the checkpoint has no class {strange[0]!r}, only {', '.join(names)}")
-    return _numbers_of([mapped.get(folder, folder) for folder in images.classes], names)
+    return _label_ids([mapped.get(folder, folder) for folder in images.classes], names)
 
 
-def _numbers_of(classes: Sequence[str], names: Sequence[str]) -> Numbers:
+def _label_ids(classes: Sequence[str], names: Sequence[str]) -> Numbers:
     return np.array([names.index(name) if name in names else -1 for name in classes], np.int64)
 
 
-def _share(hits: Flags, of: Flags) -> Proportion:
-    return proportion(int((hits & of).sum()), int(of.sum()))
+def _share(hits: Flags, among: Flags) -> Proportion:
+    return proportion(int((hits & among).sum()), int(among.sum()))
 
 
 def show(attribution: Attribution, console: Console) -> None:
-    """As a table for people."""
+    """Print the figures as a table."""
     copies = ", calibrated on degraded copies as well" if attribution.calibrated_on_degraded else ""
     title = (
         f"Nearest template ({attribution.template}), unknown at alpha {attribution.alpha:g}{copies}; "

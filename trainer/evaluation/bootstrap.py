@@ -1,19 +1,19 @@
-"""How sure a figure is: the hierarchical bootstrap over backbone, draw and photograph.
+"""Confidence intervals by a hierarchical bootstrap over backbones, draws and photographs.
 
 A figure of a trained system varies with the seed of the backbone, with the draw of few-shot images, and with the
-photographs that happen to be in the test set. Each is resampled with replacement as it came about:
+photographs that happen to be in the test set. Each is resampled with replacement, in the way it was sampled:
 
 - **backbones**, S of them;
-- **draws**, within every backbone that was taken (draw anew for each: shared draws would be counted as more than
-  they are);
-- **photographs**, once for all backbones and draws, which saw the same ones (Owen, Annals of Applied Statistics 2007,
+- **draws**, within every backbone that was taken (each backbone needs draws of its own: shared ones would count
+  several times);
+- **photographs**, once for all backbones and draws, which share them (Owen, Annals of Applied Statistics 2007,
   *the pigeonhole bootstrap*). A photograph comes with all its files, one for each class that shows it: files of one
   photograph are not independent.
 
 Bounds are percentiles. Figures computed on the same ``Resamples`` are paired: their difference, mean or worst has an
-interval of its own. With few backbones the interval knows little of how backbones vary (of S the bootstrap sees
-(S - 1)/S of the variance): with three, 95 % intervals held the truth in 94 to 97 % of 500 simulations where photographs
-vary most, and in 89 % where backbones do.
+interval of its own. With few backbones the interval underestimates how backbones vary (from S of them the bootstrap
+sees (S - 1)/S of the variance): with three, 95 % intervals covered the true value in 94 to 97 % of 500 simulations
+where photographs vary most, and in 89 % where backbones do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +31,13 @@ from trainer.evaluation.metrics import check_both_kinds
 Values = npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]
 
 FromCounts = Callable[[Floats64, Floats64, Floats64, Floats64], Floats64]
-"""From how many true and false positives lie at or above each of K thresholds, descending, and how many positives and
-negatives there are: ``float64[B, K]`` twice, ``float64[B]`` twice -> ``float64[B]``."""
+"""A figure of each of B resamples, ``float64[B]``, from counts: true and false positives at or above each of K
+descending thresholds, ``float64[B, K]`` each, then all positives and all negatives, ``float64[B]`` each."""
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 CHUNK = 100
-"""Resamples that are worked on at once, which bounds memory."""
+"""Resamples that are computed at once, which bounds memory."""
 
 
 class Interval(BaseModel):
@@ -52,11 +52,11 @@ class Interval(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """How often each thing is in each of B resamples; row 0 is the sample itself, everything once.
+    """How often each draw and photograph is in each of B resamples; row 0 is the sample itself, with each of them once.
 
     Attributes:
-        cells: ``float64[1 + B, S, D]``, of each draw of each backbone.
-        photographs: ``float64[1 + B, P]``.
+        cells: ``float64[1 + B, S, D]``, counts of each draw of each backbone (a *cell*).
+        photographs: ``float64[1 + B, P]``, counts of each photograph.
     """
 
     cells: Floats64
@@ -64,9 +64,9 @@ class Resamples:
 
     @classmethod
     def draw(cls, backbones: int, draws: int, photographs: int, seed: int, count: int = RESAMPLES) -> Self:
-        """``count`` resamples of S backbones, D draws each (1 where there is no such thing) and P photographs.
+        """Draw ``count`` resamples of S backbones, D draws each (1 where nothing is drawn) and P photographs.
 
-        Photographs come first, so that those of one seed are the same for any S and D.
+        Photographs are drawn first, so that one seed gives the same ones for any S and D.
         """
         rng = np.random.default_rng(seed)
         copies = rng.multinomial(photographs, [1 / photographs] * photographs, size=count)
@@ -78,7 +78,7 @@ class Resamples:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A figure on the sample and on every resample: ``float64[1 + B]``; NaN where a resample has no such figure."""
+    """A figure of the sample and of every resample: ``float64[1 + B]``; NaN where a resample has no such figure."""
 
     found: Floats64
 
@@ -94,7 +94,7 @@ class Estimate:
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """The percentile interval."""
         tail = (1 - confidence) / 2
-        # Between two infinite values there is nothing to interpolate.
+        # Interpolation between two infinite values gives NaN.
         method: Literal["inverted_cdf", "linear"] = "inverted_cdf" if np.isinf(self.found).any() else "linear"
         low, high = np.nanquantile(self.found[1:], [tail, 1 - tail], method=method)
         return Interval(value=float(self.found[0]), low=float(low), high=float(high))
@@ -106,7 +106,7 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def worst(estimates: Sequence[Estimate]) -> Estimate:
-    """The smallest figure, which need not be the same one's in every resample, for instance over families."""
+    """The smallest figure in each resample, for instance over families; it need not be the same family's in all."""
     return Estimate(np.min([estimate.found for estimate in estimates], axis=0))
 
 
@@ -122,14 +122,14 @@ def mean(values: Values, photograph: Numbers, resamples: Resamples) -> Estimate:
 
 
 def quantile_of_draws(values: Values, photograph: Numbers, resamples: Resamples, q: float) -> Estimate:
-    """The q-quantile, over all draws of all backbones, of the mean over files: how bad an unlucky draw is.
+    """The q-quantile, over all draws of all backbones, of the mean over files: the figure of an unlucky draw.
 
-    It is the smallest of these means that at least q of the draws do not exceed.
+    It is the smallest of these means that at least a share q of the draws do not exceed.
     """
     means = _accuracies(values, photograph, resamples).reshape(len(resamples.cells), -1)
     order = np.argsort(means, axis=1)
     below = np.cumsum(np.take_along_axis(resamples.cells.reshape(means.shape), order, axis=1), axis=1)
-    wanted = np.maximum(q * below[:, -1:] - 1e-9, 1e-9)  # never a draw that was not taken
+    wanted = np.maximum(q * below[:, -1:] - 1e-9, 1e-9)  # above 0, so that only draws in the resample count
     first = (below >= wanted).argmax(axis=1)[:, None]
     return Estimate(np.take_along_axis(np.take_along_axis(means, order, axis=1), first, axis=1)[:, 0])
 
@@ -153,9 +153,9 @@ def oscr(scores: Values, known: Flags, right: Flags, photograph: Numbers, resamp
     """The mean OSCR (``metrics.oscr``) of all cells.
 
     Args:
-        scores: ``float[S, D, N]``, how known each image looks, of known and unknown classes.
+        scores: ``float[S, D, N]``, how well known labels explain each image, of known and unknown classes.
         known: ``bool[N]``.
-        right: ``bool[S, D, N]``, whether the nearest label is the image's own; of no matter where it is unknown.
+        right: ``bool[S, D, N]``, whether the nearest label is the image's own; ignored where its class is unknown.
         photograph: ``int64[N]``.
         resamples: of S, D and P.
     """
@@ -169,22 +169,30 @@ def average_precision(scores: Values, positive: Flags, photograph: Numbers, resa
 
 
 def tpr_at_fpr(scores: Scores, positive: Flags, photograph: Numbers, resamples: Resamples, fpr: float) -> Estimate:
-    """The mean over cells of ``metrics.tpr_at_fpr``, each resample with a threshold of its own."""
+    """The mean over cells of the largest true positive rate that any threshold with at most this ``fpr`` reaches.
+
+    Each resample has a threshold of its own. Without interpolation, so that it is a rate that a threshold really has.
+    """
     hits = np.broadcast_to(positive, scores.shape)
     return _over_thresholds(scores, hits, positive, photograph, resamples, partial(_tpr_at_fpr, fpr=fpr))
 
 
 def tnr_at_tpr(scores: Scores, positive: Flags, photograph: Numbers, resamples: Resamples, tpr: float) -> Estimate:
-    """The mean over cells of ``metrics.tnr_at_tpr``, each resample with a threshold of its own."""
-    # Read the other way round: the negatives found by a threshold that at most 1 - tpr of the positives reach.
+    """The mean over cells of the largest true negative rate that any threshold with at least this ``tpr`` reaches.
+
+    Each resample has a threshold of its own.
+    """
+    # With the roles exchanged: the negatives found by a threshold that at most 1 - tpr of the positives reach.
     return tpr_at_fpr(-scores, ~positive, photograph, resamples, 1 - tpr)
 
 
 def coverage_at(scores: Values, wrong: Flags, photograph: Numbers, resamples: Resamples, risk: float) -> Estimate:
-    """The mean over cells of ``abstention.RiskCoverage.coverage_at``, each resample with a threshold of its own.
+    """The mean over cells of the largest coverage (``abstention.RiskCoverage``) at no more than ``risk``; 0 if none.
+
+    Each resample has a threshold of its own.
 
     Args:
-        scores: ``float[S, D, N]``, how sure the decision on each file is.
+        scores: ``float[S, D, N]``, the confidence of the decision on each file.
         wrong: ``bool[S, D, N]``, whether it is wrong.
         photograph: ``int64[N]``.
         resamples: of S, D and P.
@@ -214,11 +222,11 @@ def _accuracies(values: Values, photograph: Numbers, resamples: Resamples) -> Fl
 def _over_thresholds(
     scores: Values, hits: Flags, positive: Flags, photograph: Numbers, resamples: Resamples, figure: FromCounts
 ) -> Estimate:
-    """The mean over cells of a figure of what lies at or above each threshold.
+    """The mean over cells of a figure that depends on the files at or above each threshold.
 
     Args:
         scores: ``float[S, D, N]``.
-        hits: ``bool[S, D, N]``, positives that count as found where they are at or above it.
+        hits: ``bool[S, D, N]``, the positives that count as found if they are at or above it.
         positive: ``bool[N]``.
         photograph: ``int64[N]``.
         resamples: of S, D and P.
@@ -255,7 +263,7 @@ def _at_or_above(scores: Values, copies: Floats64, *kinds: Flags) -> tuple[Float
 
 
 def _area(true: Floats64, false: Floats64, positives: Floats64, negatives: Floats64) -> Floats64:
-    """Under the straight lines between the points, so that ties count half."""
+    """The area under straight lines between the points, so that ties count half."""
     twice = true + np.pad(true, ((0, 0), (1, 0)))[:, :-1]
     area: Floats64 = np.einsum("bk,bk->b", np.diff(false, axis=1, prepend=0), twice) / (2 * positives * negatives)
     return area
@@ -281,5 +289,5 @@ def _mean_of_cells(found: Floats64, resamples: Resamples) -> Floats64:
 
 
 def _ratio(above: Floats64, below: Floats64) -> Floats64:
-    """NaN where a small resample has no file, or none of one kind."""
+    """Divide; NaN where a small resample has no file, or none of one kind."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)

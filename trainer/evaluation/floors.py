@@ -1,23 +1,22 @@
-"""What anyone gets for nothing: the two floors that stand beside every result.
+"""The two trivial baselines, or *floors*, that stand beside every result.
 
-``metadata``: a random forest on what is known of a file without its pixels, its size among it. Where that names the
-source, a network may have learned nothing else.
+``metadata``: a random forest on what is known of a file without its pixels, its size included. If it attributes images
+well, a network may have learned nothing else.
 
 ``statistics``: a linear discriminant with shrinkage (Ledoit and Wolf 2004) on the hand-made statistics of
-``traces.py``. What a network adds to it is what learning was good for.
+``traces.py``. What a network reaches beyond it, it owes to learning.
 
-Both name a label, say how sure they are, and rank *generated* against real, by the log-odds of their class
-probabilities, so they stand for the closed set, for the open one and for the binary decision. Thresholds and everything
-else come from the training images alone. Every label is as likely as any other beforehand, however few its images.
+Both predict a label with a confidence, and rank *generated* against real, by the log-odds of their class probabilities:
+they stand beside results of closed set, open set and binary decision. They learn from the training images alone. All
+labels have the same prior probability, however few images they have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 from scipy.special import logsumexp
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import make_pipeline
@@ -25,27 +24,20 @@ from sklearn.preprocessing import StandardScaler
 
 from bundle.manifest import Label
 from trainer.arrays import Floats, Floats64, Numbers
-from trainer.data.folder import ImageFolder, label_ids
-from trainer.evaluation.metrics import Binary, ClosedSet, binary, closed_set
-from trainer.evaluation.traces import measure
-from trainer.inspection.metadata import read_metadata, tabulate
 from trainer.inspection.separation import metadata_forest
 
-Kind = Literal["metadata", "statistics"]
+FloorKind = Literal["metadata", "statistics"]
 Features = npt.NDArray[np.float32]
 """``float32[N, F]``."""
-Report = Callable[[int, int], None]
-"""Called with the number of images done and their total."""
 _MOST: Final = 1e6
-"""Log-odds where there is nothing else."""
-
-
-def _quiet(_done: int, _total: int) -> None:
-    pass
+"""The largest log-odds, where one side has no probability at all."""
 
 
 class _Discriminant(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit-learn is untyped
-    """Images count alike for the covariance, labels for what is likely: scikit-learn has one weight for both."""
+    """A discriminant whose covariance weights images alike and whose prior weights labels alike.
+
+    Scikit-learn has one weight for both.
+    """
 
     def __init__(self) -> None:
         super().__init__(solver="lsqr", shrinkage="auto")
@@ -53,128 +45,68 @@ class _Discriminant(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit
     def predict_log_proba(self, features: Features) -> Floats64:
         """``float64[N, L]``, from the scores: probabilities of images far from the training images round to 0 and 1."""
         scores = np.asarray(self.decision_function(features), np.float64)
-        if scores.ndim == 1:  # of two labels scikit-learn gives the difference alone
+        if scores.ndim == 1:  # for two labels scikit-learn gives only the difference
             scores = np.stack([np.zeros_like(scores), scores], axis=1)
         even = scores - np.log(self.priors_)
         return np.asarray(even - logsumexp(even, axis=1, keepdims=True), np.float64)
 
 
-class Floor(BaseModel):
-    """What one of the floors reaches on a set of images."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: Kind
-    closed_set: ClosedSet
-    binary: Binary | None
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """What a floor says of N images."""
+class FloorPrediction:
+    """A floor's predictions for N images."""
 
     predicted: Numbers
-    """``int64[N]``, the likeliest label's number."""
+    """``int64[N]``, the id of the likeliest label."""
     logits: Floats
     """``float32[N]``, log-odds of *generated*."""
     confidence: Floats
-    """``float32[N]``, log-odds of ``predicted``: how known an image looks."""
+    """``float32[N]``, log-odds of ``predicted``; the lower, the less the known labels explain the image."""
 
 
-class Judge:
-    """A floor that has seen its training images."""
+class FloorClassifier:
+    """A floor, fitted to its training images."""
 
-    def __init__(self, kind: Kind, labels: Sequence[Label], classifier: Any, numbers: Numbers) -> None:
+    def __init__(self, kind: FloorKind, labels: Sequence[Label], classifier: Any, label_ids: Numbers) -> None:
         self.kind = kind
         self.labels = tuple(labels)
         self._classifier = classifier
-        self._generated = np.array([label.kind == "generator" for label in labels])[np.unique(numbers)]
+        self._generated = np.array([label.kind == "generator" for label in labels])[np.unique(label_ids)]
 
-    def judge(self, features: Features) -> Judged:
-        """Of ``float32[N, F]``."""
+    def predict(self, features: Features) -> FloorPrediction:
+        """Predict labels and log-odds from features ``float32[N, F]``."""
         logs = self._log_probabilities(features)
         likeliest = logs.argmax(axis=1)
-        numbers = self._classifier.classes_[likeliest].astype(np.int64)
+        label_ids = self._classifier.classes_[likeliest].astype(np.int64)
         named = np.arange(logs.shape[1]) == likeliest[:, None]
-        return Judged(numbers, _log_odds(logs, self._generated), _log_odds(logs, named))
+        return FloorPrediction(label_ids, _log_odds(logs, self._generated), _log_odds(logs, named))
 
     def _log_probabilities(self, features: Features) -> Floats64:
         """``float64[N, L]``."""
         if self.kind == "statistics":
             return np.asarray(self._classifier.predict_log_proba(features), np.float64)
-        # A forest's are shares of its trees, zero among them.
+        # A forest's probabilities are shares of its trees, and may be zero.
         shares = np.asarray(self._classifier.predict_proba(features), np.float64)
         return np.log(np.maximum(shares, np.finfo(np.float64).tiny))
 
-    def floor(self, features: Features, truth: Numbers) -> Floor:
-        """Figures of ``float32[N, F]`` with the labels ``int64[N]``."""
-        judged = self.judge(features)
-        generated = np.array([label.kind == "generator" for label in self.labels])[truth]
-        names = tuple(label.name for label in self.labels)
-        return Floor(
-            kind=self.kind,
-            closed_set=closed_set(truth, judged.predicted, names),
-            binary=binary(judged.logits, generated),
-        )
+
+def fit_metadata(features: Features, label_ids: Numbers, labels: Sequence[Label], seed: int = 0) -> FloorClassifier:
+    """Fit a forest to ``metadata.tabulate(...)`` with the labels ``int64[N]``."""
+    return FloorClassifier("metadata", labels, metadata_forest(seed).fit(features, label_ids), label_ids)
 
 
-def fit_metadata(features: Features, numbers: Numbers, labels: Sequence[Label], seed: int = 0) -> Judge:
-    """A forest on ``metadata.tabulate(...)``, with the labels ``int64[N]``."""
-    return Judge("metadata", labels, metadata_forest(seed).fit(features, numbers), numbers)
-
-
-def fit_statistics(features: Features, numbers: Numbers, labels: Sequence[Label]) -> Judge:
-    """A discriminant on ``traces.measure(...)``, with the labels ``int64[N]``."""
-    return Judge("statistics", labels, make_pipeline(StandardScaler(), _Discriminant()).fit(features, numbers), numbers)
-
-
-def metadata_floor(train: ImageFolder, test: ImageFolder, labels: Sequence[Label], progress: Report = _quiet) -> Floor:
-    """What files alone tell of ``test`` after a look at those of ``train``.
-
-    Raises:
-        OSError: a file is gone that was there when the folder was read.
-        UnknownClass: a class is none of ``labels``.
-    """
-    known, asked = (metadata_of(folder, progress) for folder in (train, test))
-    return fit_metadata(known, label_ids(train, labels), labels).floor(asked, label_ids(test, labels))
-
-
-def statistics_floor(
-    train: ImageFolder, test: ImageFolder, labels: Sequence[Label], progress: Report = _quiet
-) -> Floor:
-    """What hand-made statistics of the views that a network sees tell of ``test``, after a look at ``train``.
-
-    Raises:
-        UnknownClass: a class is none of ``labels``.
-    """
-    known, asked = (statistics_of(folder, progress) for folder in (train, test))
-    return fit_statistics(known, label_ids(train, labels), labels).floor(asked, label_ids(test, labels))
-
-
-def metadata_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
-    """Of all files of a folder, ``float32[N, F]``."""
-    read = []
-    for index in range(len(folder)):
-        read.append(read_metadata(folder.encoded(index)))
-        progress(index + 1, len(folder))
-    return tabulate(read).values
-
-
-def statistics_of(folder: ImageFolder, progress: Report = _quiet) -> Features:
-    """Of all views of a folder, ``float32[N, F]``, few of them in memory at a time."""
-    parts = []
-    for start in range(0, len(folder), 128):
-        parts.append(measure(folder.pixels(slice(start, start + 128))))
-        progress(min(start + 128, len(folder)), len(folder))
-    return np.concatenate(parts)
+def fit_statistics(features: Features, label_ids: Numbers, labels: Sequence[Label]) -> FloorClassifier:
+    """Fit a discriminant to ``traces.measure(...)`` with the labels ``int64[N]``."""
+    return FloorClassifier(
+        "statistics", labels, make_pipeline(StandardScaler(), _Discriminant()).fit(features, label_ids), label_ids
+    )
 
 
 def _log_odds(logs: Floats64, chosen: npt.NDArray[np.bool_]) -> Floats:
-    """Of some labels against the rest: ``float32[N]`` of log-probabilities ``float64[N, L]``.
+    """Log-odds of some labels against the rest: ``float32[N]``.
 
     Args:
-        logs: see above.
-        chosen: ``bool[L]`` or ``bool[N, L]``.
+        logs: log-probabilities ``float64[N, L]``.
+        chosen: the labels, ``bool[L]`` or ``bool[N, L]``.
     """
     for_them, against = (logsumexp(np.where(some, logs, -np.inf), axis=1) for some in (chosen, ~chosen))
     odds: Floats = np.clip(for_them - against, -_MOST, _MOST).astype(np.float32)

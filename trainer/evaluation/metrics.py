@@ -1,17 +1,13 @@
-"""Figures of merit: how well scores rank, decide and name; by scikit-learn, ours are the frozen values around them.
+"""Figures of merit: how well scores rank, decide and attribute.
 
-*Generated* is the positive class, with the higher score, unless a name says otherwise. What probabilities are worth
-is the question of ``reliability.py``, what is rejected as unknown of ``open_set.py``, how sure a figure is of
-``bootstrap.py``.
+*Generated* is the positive class, with the higher score, unless a name says otherwise. ``reliability.py`` measures
+probabilities, ``open_set.py`` rejects unknown images, ``bootstrap.py`` gives intervals.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from trainer.arrays import Flags, Floats, Numbers, Scores
 from trainer.errors import TooFewClasses
@@ -39,38 +35,23 @@ class Binary(BaseModel):
     auroc: float
     average_precision: float
     accuracy_at_zero: float
-    """At logit > 0, uncalibrated."""
+    """Accuracy of calling images with a logit above 0 generated, uncalibrated."""
 
 
-class RealPositive(BaseModel):
-    """The figures of S2's Table 1, where *real* is the positive class, and the two that no threshold can trade."""
-
-    model_config = ConfigDict(frozen=True)
-
-    accuracy: float
-    """Of all images, as S2 prints it: with equal numbers of both kinds the mean of ``tpr`` and ``tnr``."""
-    tpr: float
-    """Share of reals that are taken for real."""
-    tnr: float
-    """Share of generated images that are taken for generated."""
-    auroc: float
-    tnr_at_tpr_95: float
-
-
-class OperatingPoint(BaseModel):
-    """What one threshold does: an image is called generated where its score is at or above it."""
+class DetectionRates(BaseModel):
+    """What one threshold detects: an image is called generated if its score is at or above it."""
 
     model_config = ConfigDict(frozen=True)
 
     threshold: float
     detected: Proportion
-    """Of the generated images (Pd)."""
+    """The share of generated images that are called generated (Pd)."""
     false_alarms: Proportion
-    """Of the reals."""
+    """The share of reals that are."""
 
 
 class Oracle(BaseModel):
-    """The threshold that is best on the very images it is judged by: an upper bound, no result (S3, Table 5)."""
+    """The most accurate threshold on the very images it is chosen on: an upper bound, no result (S3, Table 5)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,26 +61,31 @@ class Oracle(BaseModel):
 
 
 class ClosedSet(BaseModel):
-    """How often the nearest template has the right label."""
+    """How often images get their own label, among known labels."""
 
     model_config = ConfigDict(frozen=True)
 
     labels: tuple[str, ...]
     top1: float
     recall: dict[str, float]
-    """Share of each label's own images; labels without images are left out."""
+    """The share of each label's images that get it; labels without images are left out."""
     confusion: tuple[tuple[int, ...], ...]
-    """Rows: truth; columns: prediction."""
+    """Numbers of images: rows are true labels, columns predicted ones."""
 
 
 def proportion(hits: int, count: int) -> Proportion:
-    """``hits`` of ``count`` > 0, with the exact interval."""
+    """The share ``hits / count``, with its exact 95 % interval; ``count`` is above 0.
+
+    >>> found = proportion(9, 10)
+    >>> found.rate, round(found.low, 3), round(found.high, 3)
+    (0.9, 0.555, 0.997)
+    """
     interval = binomtest(hits, count).proportion_ci(0.95, method="exact")
     return Proportion(hits=hits, count=count, rate=hits / count, low=float(interval.low), high=float(interval.high))
 
 
 def binary(logits: Floats, generated: Flags) -> Binary | None:
-    """``float32[N]``, ``bool[N]``; None where one of the two kinds is missing and no ranking exists."""
+    """Figures of logits ``float32[N]`` for images that are generated or not, ``bool[N]``; None if all are alike."""
     if generated.all() or not generated.any():
         return None
     return Binary(
@@ -112,7 +98,10 @@ def binary(logits: Floats, generated: Flags) -> Binary | None:
 
 
 def auroc(scores: Scores, positive: Flags) -> float:
-    """The chance that a positive scores above a negative, ties counting half.
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+
+    >>> auroc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+    0.875
 
     Raises:
         TooFewClasses: all images are of one kind; so do all functions below that need both.
@@ -122,48 +111,24 @@ def auroc(scores: Scores, positive: Flags) -> float:
 
 
 def average_precision(scores: Scores, positive: Flags) -> float:
-    """The mean of the precision over the recalls that are reached, without interpolation (S3's AP)."""
+    """The mean of the precision over the recalls that are reached, without interpolation (S3's AP).
+
+    >>> average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True])) == (1 / 1 + 2 / 3) / 2
+    True
+    """
     check_both_kinds(positive)
     return float(average_precision_score(positive, scores))
 
 
-def mean_average_precision(sets: Iterable[tuple[Scores, Flags]]) -> float:
-    """The plain mean of the AP of several test sets, each with reals of its own (S3's mAP, over generators)."""
-    return float(np.mean([average_precision(scores, positive) for scores, positive in sets]))
-
-
-def tpr_at_fpr(scores: Scores, positive: Flags, fpr: float) -> float:
-    """The largest share of positives found by a threshold that at most ``fpr`` of the negatives reach.
-
-    The threshold is taken on these images; without interpolation, so that it is a rate that a threshold really has.
-    """
-    rates = _roc(scores, positive)
-    return float(rates[1][rates[0] <= fpr + 1e-12].max())
-
-
-def tnr_at_tpr(scores: Scores, positive: Flags, tpr: float) -> float:
-    """The largest share of negatives left below a threshold that at least ``tpr`` of the positives reach."""
-    rates = _roc(scores, positive)
-    return float(1 - rates[0][rates[1] >= tpr - 1e-12].min())
-
-
-def real_positive(logits: Scores, generated: Flags, threshold: float = 0.0) -> RealPositive:
-    """S2's figures from our logits, which say *generated*: an image is called real where its logit is <= threshold."""
-    check_both_kinds(generated)
-    called_real = logits <= threshold
-    return RealPositive(
-        accuracy=float(np.mean(called_real != generated)),
-        tpr=float(np.mean(called_real[~generated])),
-        tnr=float(np.mean(~called_real[generated])),
-        auroc=auroc(-logits, ~generated),
-        tnr_at_tpr_95=tnr_at_tpr(-logits, ~generated, 0.95),
-    )
-
-
 def threshold_at_fpr(real_scores: Scores, fpr: float) -> float:
-    """The lowest threshold that at most ``fpr`` of these reals reach, from calibration images.
+    """The lowest threshold that at most a share ``fpr`` of these real calibration images reach.
 
-    It lies just above one of the scores: the data know nothing of the gap to the next.
+    It lies just above one of the scores: the data tell nothing about the gap to the next.
+
+    >>> reals = np.arange(10.0)
+    >>> threshold = threshold_at_fpr(reals, 0.2)
+    >>> 7 < threshold < 7.001, np.mean(reals >= threshold).item()
+    (True, 0.2)
     """
     descending = np.sort(real_scores)[::-1]
     allowed = int(fpr * len(descending) + 1e-9)
@@ -172,11 +137,16 @@ def threshold_at_fpr(real_scores: Scores, fpr: float) -> float:
     return float(np.nextafter(descending[allowed], np.inf, dtype=descending.dtype))
 
 
-def operating_point(threshold: float, scores: Scores, generated: Flags) -> OperatingPoint:
-    """Pd and false alarms on images that the threshold was not chosen on."""
+def detection_rates(threshold: float, scores: Scores, generated: Flags) -> DetectionRates:
+    """Detections and false alarms at ``threshold``, on images that it was not chosen on.
+
+    >>> found = detection_rates(0.5, np.array([0.2, 0.6, 0.5, 0.9]), np.array([False, False, True, True]))
+    >>> found.detected.rate, found.false_alarms.rate
+    (1.0, 0.5)
+    """
     check_both_kinds(generated)
     called = scores >= threshold
-    return OperatingPoint(
+    return DetectionRates(
         threshold=threshold,
         detected=proportion(int(called[generated].sum()), int(generated.sum())),
         false_alarms=proportion(int(called[~generated].sum()), int((~generated).sum())),
@@ -184,7 +154,7 @@ def operating_point(threshold: float, scores: Scores, generated: Flags) -> Opera
 
 
 def oracle(scores: Scores, generated: Flags) -> Oracle:
-    """The most accurate threshold, half-way between two scores; the lowest of equally good ones."""
+    """The most accurate threshold on these images, half-way between two scores; the lowest of equally good ones."""
     check_both_kinds(generated)
     values, place = np.unique(scores.astype(np.float64), return_inverse=True)
     fakes = np.bincount(place, weights=generated, minlength=len(values))
@@ -197,13 +167,17 @@ def oracle(scores: Scores, generated: Flags) -> Oracle:
 
 
 def oscr(known: Scores, right: Flags, unknown: Scores) -> float:
-    """Area under *known images accepted and rightly named* against *unknown images accepted*, over all thresholds.
+    """Open-set classification rate (Dhamija et al., NeurIPS 2018) as an area over all thresholds.
 
-    Of Dhamija et al. (NeurIPS 2018), here the exact area with ties counting half: the AUROC of rightly named known
-    images against unknown ones, times the share of known images that are rightly named.
+    The curve is the share of known images that are accepted and get their own label, against the share of unknown
+    images that are accepted. The area is exact, with ties counting half: the AUROC of correctly labelled known images
+    against unknown ones, times the share of known images that are correctly labelled.
+
+    >>> oscr(np.array([0.9, 0.8, 0.3, 0.7]), np.array([True, True, True, False]), np.array([0.1, 0.2]))
+    0.75
 
     Args:
-        known: ``float[N]``, how known each image of a known class looks; higher is more.
+        known: ``float[N]``, how well known labels explain each image of a known class; higher is better.
         right: ``bool[N]``, whether its nearest label is its own.
         unknown: ``float[M]``, the same score of images of unknown classes.
     """
@@ -213,9 +187,9 @@ def oscr(known: Scores, right: Flags, unknown: Scores) -> float:
     return auroc(accepted, np.arange(len(accepted)) < right.sum()) * float(right.mean())
 
 
-def closed_set(truth: Numbers, predicted: Numbers, labels: tuple[str, ...]) -> ClosedSet:
-    """``int64[N]`` each, indices into ``labels``."""
-    confusion = confusion_matrix(truth, predicted, labels=range(len(labels)))
+def closed_set(true_ids: Numbers, predicted_ids: Numbers, labels: tuple[str, ...]) -> ClosedSet:
+    """Figures of true and predicted labels, ``int64[N]`` each, indices into ``labels``."""
+    confusion = confusion_matrix(true_ids, predicted_ids, labels=range(len(labels)))
     totals = confusion.sum(axis=1)
     return ClosedSet(
         labels=labels,
@@ -225,15 +199,8 @@ def closed_set(truth: Numbers, predicted: Numbers, labels: tuple[str, ...]) -> C
     )
 
 
-def _roc(scores: Scores, positive: Flags) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """False and true positive rates of every threshold, from (0, 0) to (1, 1)."""
-    check_both_kinds(positive)
-    false, true, _ = roc_curve(positive, scores, drop_intermediate=False)
-    return false, true
-
-
 def check_both_kinds(positive: Flags) -> None:
-    """Raise where ``bool[N]`` has one kind only, before a library answers with NaN."""
+    """Raise ``TooFewClasses`` if ``bool[N]`` has one kind only, before a library answers with NaN."""
     count = int(positive.sum())
     if count in {0, len(positive)}:
         kinds = f"{count} positive and {len(positive) - count} negative images"

@@ -1,30 +1,29 @@
-"""The open set: which images no known label explains.
+"""Open-set recognition: which images no known label explains.
 
-By the conformal p-value of the nearest label, as ``bundle/templates.py`` defines it and the worker serves it,
-calibrated on held-out images alone.
+An image is rejected by the conformal p-value of its nearest label, as ``bundle/templates.py`` defines it and the worker
+serves it, calibrated on held-out images alone.
 """
 
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from bundle.scores import conformal_p_value
 from bundle.templates import TemplateLibrary
 from trainer.arrays import Floats, Floats64, Numbers
 from trainer.errors import DataMissing
-from trainer.evaluation.metrics import Proportion, auroc, oscr, proportion
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """What the labels say about N images.
+class LabelMatches:
+    """The nearest label of each of N images, and how well it explains the image.
 
     Attributes:
         nearest: ``int64[N]``, index of the label with the smallest distance.
         p_value: ``float64[N]``, ``(1 + #{calibration distance >= d}) / (n + 1)`` for that label; accepted above alpha.
-        score: ``float64[N]``, how known the image looks: like ``p_value``, with the images of equal p-values in the
-            order of their distances. A p-value alone ranks nothing beyond the farthest calibration image.
+        score: ``float64[N]``, how well the image is explained: like ``p_value``, with images of equal p-values in
+            the order of their distances. A p-value alone ranks nothing beyond the farthest calibration image.
     """
 
     nearest: Numbers
@@ -33,8 +32,8 @@ class Judged:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
-    """How far a label's own images lie, from images that neither training nor templates have seen.
+class DistanceCalibration:
+    """How far a label's images lie from its templates, measured on images that are in neither training nor templates.
 
     Attributes:
         distances: for each of L labels, ``float32[n]`` ascending.
@@ -43,26 +42,32 @@ class Calibration:
     distances: tuple[Floats, ...]
 
     @classmethod
-    def of(cls, distances: Floats, numbers: Numbers) -> Self:
-        """From ``float32[N, L]`` distances of calibration images to each label, and their own labels ``int64[N]``.
+    def of(cls, distances: Floats, label_ids: Numbers) -> Self:
+        """Calibrate on images with distances ``float32[N, L]`` to each label, and with labels ``int64[N]``.
 
         Raises:
             DataMissing: a label has no calibration image, and would accept everything.
         """
-        own = tuple(np.sort(distances[numbers == i, i]) for i in range(distances.shape[1]))
+        own = tuple(np.sort(distances[label_ids == i, i]) for i in range(distances.shape[1]))
         return cls(_complete(own))
 
     @classmethod
     def of_library(cls, library: TemplateLibrary) -> Self:
-        """As the library has it (``TemplateLibrary.with_calibration``).
+        """Take the calibration of a library (``TemplateLibrary.with_calibration``).
 
         Raises:
             DataMissing: see ``of``.
         """
         return cls(_complete(library.calibration))
 
-    def judge(self, distances: Floats) -> Judged:
-        """``float32[N, L]``, measured as those of the calibration were."""
+    def match(self, distances: Floats) -> LabelMatches:
+        """Find the nearest label of images from their distances ``float32[N, L]`` to each label.
+
+        >>> calibration = DistanceCalibration((np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32)))
+        >>> found = calibration.match(np.array([[2.5, 9], [9, 4]], np.float32))
+        >>> found.nearest.tolist(), found.p_value.tolist()
+        ([0, 1], [0.5, 1.0])
+        """
         nearest = distances.argmin(axis=1)
         p_value, score = np.empty(len(nearest)), np.empty(len(nearest))
         for i, own in enumerate(self.distances):
@@ -70,46 +75,9 @@ class Calibration:
             found = distances[mine, i]
             as_far = len(own) - np.searchsorted(own, found)
             scale = float(np.median(own)) + np.finfo(np.float32).tiny
-            p_value[mine] = (1 + as_far) / (len(own) + 1)
+            p_value[mine] = conformal_p_value(as_far, len(own))
             score[mine] = (scale / (scale + found.astype(np.float64)) + as_far) / (len(own) + 1)
-        return Judged(nearest, p_value, score)
-
-
-class Rejection(BaseModel):
-    """How well images of unknown generators are told from those of known ones."""
-
-    model_config = ConfigDict(frozen=True)
-
-    auroc: float
-    """Of known against unknown images, by ``Judged.score``."""
-    oscr: float
-    alpha: float
-    false_unknown: Proportion
-    """Known images that are rejected. Alpha on average over calibration sets: with 200 images a label, the rate of a
-    label that one set leads to has itself a standard deviation of 1.5 points at alpha = 5 %."""
-    rejected: Proportion
-    """Unknown images that are."""
-    accepted_and_right: Proportion
-    """Of the known images."""
-
-    @property
-    def as_promised(self) -> bool:
-        """Whether the exact interval of the observed false-unknown rate contains alpha."""
-        return self.false_unknown.low <= self.alpha <= self.false_unknown.high
-
-
-def rejection(known: Judged, truth: Numbers, unknown: Judged, alpha: float) -> Rejection:
-    """Of images of known labels ``truth`` (``int64[N]``), and of images of none; both one at least."""
-    right, accepted = known.nearest == truth, known.p_value > alpha
-    scores = np.concatenate([known.score, unknown.score])
-    return Rejection(
-        auroc=auroc(scores, np.arange(len(scores)) < len(truth)),
-        oscr=oscr(known.score, right, unknown.score),
-        alpha=alpha,
-        false_unknown=proportion(int((~accepted).sum()), len(truth)),
-        rejected=proportion(int((unknown.p_value <= alpha).sum()), len(unknown.p_value)),
-        accepted_and_right=proportion(int((accepted & right).sum()), len(truth)),
-    )
+        return LabelMatches(nearest, p_value, score)
 
 
 def _complete(distances: tuple[Floats, ...]) -> tuple[Floats, ...]:

@@ -1,4 +1,4 @@
-"""What a probability is worth: calibration error, proper scores, the reliability table; S3's two-shot calibration."""
+"""Calibration of probabilities: calibration error, proper scores, reliability table; S3's two-shot calibration."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ Binning = Literal["width", "mass"]
 
 
 class Bin(BaseModel):
-    """The images whose probability of *generated* lies close together."""
+    """Images whose probabilities of *generated* lie close together."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,29 +24,33 @@ class Bin(BaseModel):
     high: float
     """The largest."""
     predicted: float
-    """The mean."""
+    """Their mean."""
     observed: Proportion
-    """How many are generated."""
+    """The share of them that is generated."""
 
 
 class Reliability(BaseModel):
-    """How far the probability of *generated* can be taken at its word; smaller is better everywhere."""
+    """How well the probability of *generated* is calibrated; smaller is better everywhere."""
 
     model_config = ConfigDict(frozen=True)
 
     brier: float
     log_loss: float
-    """In nats."""
+    """Mean negative log-likelihood, in nats."""
     ece_equal_width: float
     ece_equal_mass: float
     table: tuple[Bin, ...]
-    """Of equal mass."""
+    """Bins of equal mass."""
 
 
 def reliability(probabilities: Scores, generated: Flags, bins: int = 15) -> Reliability:
-    """Of ``float[N]`` in [0, 1] and ``bool[N]``.
+    """Figures of probabilities ``float[N]`` in [0, 1] for images that are generated or not, ``bool[N]``.
 
-    The figures hold for the share of generated images that these have; calibrate for that prior first.
+    They hold for the share of generated images among these; calibrate for that prior first.
+
+    >>> found = reliability(np.array([0.25, 0.25, 0.25, 0.25]), np.array([True, False, False, False]))
+    >>> found.brier, found.ece_equal_mass
+    (0.1875, 0.0)
     """
     chances = probabilities.astype(np.float64)
     table = reliability_table(chances, generated, bins, "mass")
@@ -60,7 +64,7 @@ def reliability(probabilities: Scores, generated: Flags, bins: int = 15) -> Reli
 
 
 def reliability_table(probabilities: Scores, generated: Flags, bins: int, binning: Binning) -> tuple[Bin, ...]:
-    """Bins of equal width, or of as nearly equal mass as ties allow: equal probabilities stay together.
+    """Bins of equal width, or of masses as equal as ties allow: equal probabilities stay in one bin.
 
     Empty bins are left out. A bin of equal width holds its lower edge; the last one also holds 1.
     """
@@ -74,24 +78,24 @@ def reliability_table(probabilities: Scores, generated: Flags, bins: int, binnin
 def expected_calibration_error(table: tuple[Bin, ...]) -> float:
     """``sum_b n_b / N |mean probability - share of generated images|`` (Naeini et al., AAAI 2015).
 
-    Of the probability of *generated*, not of the confidence in the likelier of the two kinds. It depends on the bins
-    and is never negative, so that a perfectly calibrated detector still shows a small one on a small set.
+    It takes the probability of *generated*, not the confidence in the likelier of the two kinds. It depends on the bins
+    and is never negative, so that on a small set it is above 0 for a perfectly calibrated detector too.
     """
     count = sum(row.observed.count for row in table)
     return sum(row.observed.count / count * abs(row.predicted - row.observed.rate) for row in table)
 
 
 def two_shot_bias(real_crops: Scores, fake_crops: Scores) -> float:
-    """What to add to a detector's logits, learnt from crops of one real and one fake (S3, section A.6, Table 5).
+    """The bias to add to a detector's logits, from crops of one real and one fake image (S3, section A.6, Table 5).
 
     ``P(generated) = sigmoid(w logit + b)`` is fitted by logistic regression to the logits of 128 random crops of each,
-    and only b is taken: calibrated is ``sigmoid(logit + b)``. Two images mostly separate, where the likelihood has no
-    maximum; S3 is silent about it. We take scikit-learn's defaults: ``w^2 / 2`` is added to the summed log loss, b is
-    free.
+    and only b is kept: the calibrated probability is ``sigmoid(logit + b)``. The crops of two images are mostly
+    separable, so that the likelihood has no maximum; S3 does not say what it does then. We take scikit-learn's
+    defaults: ``w^2 / 2`` is added to the summed log loss, b is free.
 
     Args:
-        real_crops: ``float[N]``, logits of the real's crops.
-        fake_crops: ``float[M]``, of the fake's.
+        real_crops: ``float[N]``, logits of the real image's crops.
+        fake_crops: ``float[M]``, logits of the fake's crops.
     """
     logits = np.concatenate([real_crops, fake_crops]).astype(np.float64)[:, None]
     fake = np.arange(len(logits)) >= len(real_crops)

@@ -1,4 +1,4 @@
-"""The template of each label: one random image, a mean, or what training itself made."""
+"""The template of each label: one random image, the mean of all images, or what training itself made."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -10,17 +10,15 @@ from torch import nn
 from bundle.manifest import Label
 from bundle.templates import TemplateLibrary
 from trainer.arrays import Floats, Images, Numbers
+from trainer.choices import TemplateMethod
 from trainer.data.folder import ImageFolder, label_ids
 from trainer.errors import BadConfig
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.systems import system
 
-TemplateMethod = Literal["one", "mean", "own"]
-"""A label's template: one random training image (S1's), the mean of all, or what training itself made (``System``)."""
-
 
 def default_template_method(checkpoint: Checkpoint, otherwise: TemplateMethod = "mean") -> TemplateMethod:
-    """Its system's own templates where it has some; the binary variant has none."""
+    """``own`` if the checkpoint's system has templates of its own, else ``otherwise``; its binary variant has none."""
     has_none = checkpoint.config.binary or system(checkpoint.config.system).templates is None
     return otherwise if has_none else "own"
 
@@ -29,37 +27,37 @@ def templates_of(
     checkpoint: Checkpoint,
     folder: ImageFolder,
     embeddings: Callable[[Images | ImageFolder], Floats],
-    how: TemplateMethod,
+    method: TemplateMethod,
     seed: int,
     added: Sequence[Label] = (),
 ) -> TemplateLibrary:
-    """One template a label, without calibration distances.
+    """One template for each label, without calibration distances.
 
     Args:
-        checkpoint: whose labels.
+        checkpoint: a trained network, and its labels.
         folder: images of these labels, and of the added ones.
-        embeddings: gives ``float32[n, D]`` of images; where templates are from training, those of added labels alone.
-        how: see ``TemplateMethod``.
-        seed: of the choice of ``one``.
-        added: generators that training did not know.
+        embeddings: gives ``float32[n, D]`` of images; for the method ``own`` called with images of added labels alone.
+        method: see ``TemplateMethod``.
+        seed: draws the image of the method ``one``.
+        added: labels of generators that training did not know.
 
     Raises:
         BadConfig: see ``own_templates``.
         UnknownClass: the folder has a class that is no label.
     """
     labels = (*checkpoint.labels, *added)
-    numbers = label_ids(folder, labels)
-    if how == "own":
-        few = {label.name: folder.pixels(np.flatnonzero(numbers == label.id)) for label in added}
+    ids = label_ids(folder, labels)
+    if method == "own":
+        few = {label.name: folder.pixels(np.flatnonzero(ids == label.id)) for label in added}
         return own_templates(checkpoint, {name: embeddings(images) for name, images in few.items()})
-    return make_templates(embeddings(folder), numbers, tuple(label.name for label in labels), how, seed)
+    return make_templates(embeddings(folder), ids, tuple(label.name for label in labels), method, seed)
 
 
 def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = None) -> TemplateLibrary:
     """The template that training made of each label, without calibration distances.
 
     Args:
-        checkpoint: whose labels.
+        checkpoint: a trained network, and its labels.
         new: embeddings ``float32[n, D]`` of further classes, which training did not know: their templates follow.
 
     Raises:
@@ -69,11 +67,12 @@ def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = Non
     kind = system(checkpoint.config.system)
     if kind.templates is None or checkpoint.config.binary:
         variant = " in its binary variant" if checkpoint.config.binary else ""
-        raise BadConfig(f"template: {checkpoint.config.system} has none of its own{variant}; say one or mean")
+        raise BadConfig(f"template: {checkpoint.config.system} has none of its own{variant}; choose one or mean")
     found = kind.templates(checkpoint.weights, len(names))
     if len(found) < len(names):
         raise BadConfig(
-            f"template: {checkpoint.config.system} has {len(found)} of its own for {len(names)} labels; say one or mean"
+            f"template: {checkpoint.config.system} has {len(found)} of its own for {len(names)} labels; "
+            "choose one or mean"
         )
     vectors, counts = [*found.numpy()], [checkpoint.origin.images[name] for name in names]
     for embeddings in (new or {}).values():
@@ -89,24 +88,24 @@ def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = Non
 
 
 def make_templates(
-    embeddings: Floats, numbers: Numbers, names: tuple[str, ...], how: Literal["one", "mean"], seed: int
+    embeddings: Floats, label_ids: Numbers, names: tuple[str, ...], method: Literal["one", "mean"], seed: int
 ) -> TemplateLibrary:
-    """One template a label that has images, without calibration distances.
+    """One template for each label that has images, without calibration distances.
 
     Args:
         embeddings: ``float32[N, D]``.
-        numbers: ``int64[N]``, index into ``names``.
-        names: of the labels.
-        how: the mean of a label's embeddings, or one of them drawn by ``seed``.
-        seed: see ``how``.
+        label_ids: ``int64[N]``, indices into ``names``.
+        names: the labels.
+        method: the mean of a label's embeddings, or one of them drawn by ``seed``.
+        seed: see ``method``.
     """
     rng = np.random.default_rng(seed)
     vectors, counts, present = [], [], []
-    for number, name in enumerate(names):
-        own = embeddings[numbers == number]
+    for label_id, name in enumerate(names):
+        own = embeddings[label_ids == label_id]
         if len(own) == 0:
             continue
-        chosen = own if how == "mean" else own[[rng.integers(len(own))]]
+        chosen = own if method == "mean" else own[[rng.integers(len(own))]]
         vectors.append(chosen.mean(axis=0, dtype=np.float64).astype(np.float32))
         counts.append(len(chosen))
         present.append(name)
@@ -114,7 +113,7 @@ def make_templates(
 
 
 def _library(labels: tuple[str, ...], vectors: Sequence[Floats], counts: Sequence[int]) -> TemplateLibrary:
-    """One template each."""
+    """A library with one template for each label."""
     return TemplateLibrary(
         labels=labels,
         vectors=np.stack(vectors),

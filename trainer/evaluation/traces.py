@@ -1,4 +1,4 @@
-"""A few dozen hand-made statistics of an image in which generators leave traces: what a discriminant gets for nothing.
+"""A few dozen hand-made statistics of an image in which generators leave traces, for the floor ``statistics``.
 
 All are taken of pixels on the 0-255 scale. *Luminance* is the mean of R, G and B; the *residual* is the luminance under
 the high-pass ``[[-1, 2, -1], [2, -4, 2], [-1, 2, -1]] / 4`` (Kodovsky and Fridrich's second-order filter, the
@@ -36,7 +36,7 @@ _RINGS: Final = 8
 _PERIODS: Final = (2, 4, 8)
 _SHIFTS: Final = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2))
 _TINY: Final = 1e-6
-"""So that flat images have finite logarithms; far below what 8 bits can tell."""
+"""Keeps the logarithms of flat images finite; far below the resolution of 8 bits."""
 
 
 def measure(images: Images, batch: int = 256) -> npt.NDArray[np.float32]:
@@ -46,7 +46,7 @@ def measure(images: Images, batch: int = 256) -> npt.NDArray[np.float32]:
 
 
 def names() -> tuple[str, ...]:
-    """Of the statistics, for people."""
+    """The names of the statistics, for people."""
     return tuple(name for name, _ in _statistics(np.zeros((1, 16, 16, 3), np.uint8)))
 
 
@@ -98,9 +98,9 @@ def _neighbours(residual: Planes) -> Iterator[tuple[str, Column]]:
 
 
 def _power(luminance: Planes) -> Planes:
-    """Power spectra, of ``float64[N, side, side]`` with side the largest multiple of 8 that fits, under a Hann window.
+    """Power spectra under a Hann window: ``float64[N, side, side]`` with side the largest multiple of 8 that fits.
 
-    The centre square is taken: so all periods fall on frequencies of their own.
+    They are taken of the centre square, so that every period falls on a frequency of its own.
     """
     height, width = luminance.shape[1:]
     side = min(height, width) // 8 * 8
@@ -165,7 +165,7 @@ def _range(images: Images) -> Iterator[tuple[str, Column]]:
 
 
 def _correlation(one: Planes, other: Planes) -> Column:
-    """Of two planes an image; 0 of flat ones."""
+    """The correlation of two planes for each image; 0 for flat ones."""
     one, other = (values - values.mean(axis=(1, 2), keepdims=True) for values in (one, other))
     scale = np.sqrt((one**2).mean(axis=(1, 2)) * (other**2).mean(axis=(1, 2)))
     return np.asarray((one * other).mean(axis=(1, 2)) / (scale + _TINY), np.float64)

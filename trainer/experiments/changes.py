@@ -1,7 +1,7 @@
-"""What recipes call post-processing.
+"""Post-processing of test images, by the names that recipes use.
 
-``P``, ``beyond``, names of ``trainer.data.transforms``, ``blur:2.5``, ``jpeg:40``, ``resize:0.9``, and ``degraded``:
-what ``augment.degradation`` makes of training images, four copies of each.
+The names are ``P``, ``beyond``, those of ``trainer.data.transforms``, ``blur:2.5``, ``jpeg:40``, ``resize:0.9``, and
+``degraded``: four copies of each image, degraded as ``augment.degraded_copy`` degrades training images.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ def changes_of(names: Sequence[str]) -> tuple[Transform, ...]:
 
 
 def blurred(sigma: float) -> Transform:
-    """Of S3's robustness sweep; 0 changes nothing."""
+    """The blur of S3's robustness sweep; 0 changes nothing."""
     return CLEAN if sigma == 0 else Transform(f"blur:{sigma:g}", partial(blur, sigma=sigma))
 
 
 def coded(quality: int) -> Transform:
-    """Of S3's robustness sweep; the coder's 100 loses little, but something."""
+    """The JPEG coding of S3's robustness sweep; quality 100 is lossy, too."""
     return Transform(f"jpeg:{quality}", partial(jpeg, quality=quality))
 
 

@@ -1,4 +1,4 @@
-"""All sections of a run as one HTML file that loads nothing from anywhere."""
+"""All sections of a run as one self-contained HTML file."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -28,7 +28,7 @@ _LEGEND: Final = (
 
 
 def render(sections: Sequence[Section]) -> str:
-    """In the order given."""
+    """The HTML page of all sections, in their order."""
     body = [
         "<h1>Published experiments, repeated</h1>",
         f"<p>{_LEGEND}</p>",

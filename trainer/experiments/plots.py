@@ -1,4 +1,4 @@
-"""Pictures for the report, each as a ``data:`` address: lines as SVG, images and clouds of points as PNG."""
+"""Figures for the report, each as a ``data:`` address: lines as SVG, images and point clouds as PNG."""
 
 import base64
 import io
@@ -18,29 +18,28 @@ from trainer.arrays import Pixels, Scores
 from trainer.evaluation.reliability import Reliability
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4c9a", "#8c6d31", "#444444")
-"""Okabe and Ito's, which most eyes can tell apart, and three more."""
+"""Okabe and Ito's colours, which the colour-blind can tell apart, and three more."""
 MARKERS: Final = "os^Dvx*P<"
 _MARKED: Final = 30
-"""Points of a line that are all marked; of more, some are, lest marks hide the line."""
+"""A line of more points than this has markers at some of them only, so that the line stays visible."""
 _MAP_POINTS: Final = 1200
-"""t-SNE takes long for more, and nobody could tell them apart."""
-
+"""t-SNE takes long for more points, and they would overlap."""
 
 Points = Sequence[tuple[float, float]]
 
 
 def curves(lines: Mapping[str, Points], *, x: str, y: str) -> str:
-    """Name -> points (x, y)."""
+    """A line diagram: name -> points (x, y)."""
     canvas, axes = _canvas()
     for number, (name, points) in enumerate(lines.items()):
-        every = 1 if len(points) <= _MARKED else 0.1  # of the picture's diagonal
+        every = 1 if len(points) <= _MARKED else 0.1  # of the image's diagonal
         axes.plot(*zip(*points, strict=True), label=name, markevery=every, **_style(number))
     _finish(axes, x, y)
     return _encoded(canvas, "svg")
 
 
 def panels(groups: Mapping[str, Mapping[str, Points]], *, x: str, y: str, limits: tuple[float, float]) -> str:
-    """One small diagram a group: group -> name -> points; lines of one name look the same in all."""
+    """A small diagram for each group: group -> name -> points; a name has the same style in all."""
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
     side = 3.0 if len(groups) > 2 else 4.0
@@ -62,7 +61,7 @@ def panels(groups: Mapping[str, Mapping[str, Points]], *, x: str, y: str, limits
 
 
 def precision_recall(scores: Mapping[str, tuple[Scores, npt.NDArray[np.bool_]]]) -> str:
-    """Name -> (scores ``float[N]``, positive ``bool[N]``); as steps, without interpolation."""
+    """Curves of name -> (scores ``float[N]``, positive ``bool[N]``), as steps without interpolation."""
     canvas, axes = _canvas()
     for number, (name, (values, positive)) in enumerate(scores.items()):
         precision, recall, _ = precision_recall_curve(positive, values)
@@ -86,7 +85,7 @@ def reliability_diagram(found: Mapping[str, Reliability]) -> str:
 
 
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """Rows: truth; columns: prediction; shaded by the share of the row."""
+    """A confusion matrix: rows are true labels, columns predicted ones, shaded by the share of the row."""
     table = np.array(counts, float)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = 1.6 + 0.55 * len(labels)
@@ -105,7 +104,7 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 
 
 def embedding_map(embeddings: Scores, labels: Sequence[str]) -> str:
-    """t-SNE of ``float[N, D]``, of 1,200 at most: neighbours stay neighbours, distances mean nothing."""
+    """A t-SNE map of ``float[N, D]``, of 1,200 at most: neighbours stay neighbours, distances mean nothing."""
     chosen = np.unique(np.linspace(0, len(embeddings) - 1, min(_MAP_POINTS, len(embeddings))).astype(int))
     names = np.array(labels)[chosen]
     perplexity = min(30.0, (len(chosen) - 1) / 3)
@@ -121,10 +120,10 @@ def embedding_map(embeddings: Scores, labels: Sequence[str]) -> str:
     return _encoded(canvas, "png")
 
 
-def images(rows: Mapping[str, Sequence[Pixels]], columns: Sequence[str], *, grey: bool = False) -> str:
-    """A table of pictures: name of the row -> one picture for each column (fewer are left empty)."""
+def image_grid(rows: Mapping[str, Sequence[Pixels]], columns: Sequence[str], *, grey: bool = False) -> str:
+    """A table of images: name of the row -> an image for each column; a row may have fewer."""
     canvas = Canvas(figsize=(1.2 + 1.3 * len(columns), 1.35 * len(rows) + 0.3), layout="constrained")
-    for row, (name, pictures) in enumerate(rows.items()):
+    for row, (name, images) in enumerate(rows.items()):
         for column in range(len(columns)):
             axes = canvas.add_subplot(len(rows), len(columns), row * len(columns) + column + 1)
             axes.set_xticks([])
@@ -133,19 +132,19 @@ def images(rows: Mapping[str, Sequence[Pixels]], columns: Sequence[str], *, grey
                 axes.set_title(columns[column], fontsize=8)
             if column == 0:
                 axes.set_ylabel(name, fontsize=8)
-            if column < len(pictures):
-                axes.imshow(pictures[column], cmap="gray" if grey else None, interpolation="nearest")
+            if column < len(images):
+                axes.imshow(images[column], cmap="gray" if grey else None, interpolation="nearest")
             else:
                 axes.axis("off")
     return _encoded(canvas, "png")
 
 
-def spectrum_picture(spectrum: Scores) -> Pixels:
+def spectrum_image(spectrum: Scores) -> Pixels:
     """A mean log spectrum as grey levels, zero frequency in the middle, between its 1st and 99th percentile."""
     low, high = np.percentile(spectrum, [1, 99.5])
     scaled = (np.fft.fftshift(spectrum) - low) / max(high - low, 1e-12)
-    picture: Pixels = (255 * scaled.clip(0, 1)).astype(np.uint8)
-    return picture
+    image: Pixels = (255 * scaled.clip(0, 1)).astype(np.uint8)
+    return image
 
 
 def _canvas(width: float = 6.4, height: float = 4.0) -> tuple[Canvas, Axes]:

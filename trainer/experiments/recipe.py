@@ -1,4 +1,4 @@
-"""A published experiment as data (``trainer/recipes/protocols``): figures, stand-ins for its data sets, sizes."""
+"""A published experiment as data (``trainer/recipes/protocols``): its figures, stand-ins for its data, scales."""
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
@@ -7,11 +7,10 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainer.choices import ScaleName, TemplateMethod
 from trainer.errors import BadConfig
-from trainer.evaluation.templates import TemplateMethod
 from trainer.experiments.section import Cell, Measured, Table
 
-ScaleName = Literal["smoke", "mini", "full"]
 SCALES: Final[tuple[ScaleName, ...]] = get_args(ScaleName)
 RECIPES: Final = Path(__file__).parent.parent / "recipes" / "protocols"
 
@@ -21,23 +20,24 @@ class _Exact(BaseModel):
 
 
 class Variant(_Exact):
-    """A system as a protocol trains it: its name, and what differs from its defaults."""
+    """A system as a protocol trains it: its name, and the settings that differ from its defaults."""
 
     system: str
     options: dict[str, Any] = {}
     adapt: Literal["none", "triplet"] = "none"
-    """How it learns a new type: by a template alone, or by fine-tuning."""
+    """How it learns a new class: by a template alone, or by S1's triplet fine-tuning."""
     template: TemplateMethod = "one"
-    """Types are named by one random training image each (S1), by the mean of all, or by what training itself made. A
-    type that is learnt later then has the template that the system gives it (``place``), or the mean of its images."""
+    """The template of each class: one random training image (S1), the mean of all, or what training itself made. With
+    the last, a class that is learnt later has the template that the system gives it
+    (``System.template_for_new_class``), or the mean of its images."""
     train: int | None = None
-    """Images a class, where the scale has more."""
+    """At most this many training images of each class."""
     seeds: int | None = None
-    """No more than these of the scale's; what is slow and only for comparison has fewer."""
+    """At most this many of the scale's seeds, for slow systems that are only there for comparison."""
     draws: int | None = None
-    """Likewise."""
+    """At most this many of the scale's draws."""
     replay: int = 100
-    """Images of each known type that take part in fine-tuning."""
+    """Images of each known class that take part in fine-tuning."""
 
 
 class Published(_Exact):
@@ -48,7 +48,7 @@ class Published(_Exact):
     columns: tuple[str, ...]
     published: dict[str, tuple[float, ...]] = {}
     target: dict[str, tuple[float, ...]] = {}
-    """What we set ourselves to reach, ``nan`` where nothing."""
+    """Genprint's own targets, ``nan`` where there is none."""
     at_most: bool | tuple[str, ...] = False
     """Targets are ceilings: all, or those of these columns."""
     note: str = ""
@@ -61,7 +61,7 @@ class Published(_Exact):
         return self
 
     def beside(self, measured: Mapping[tuple[str, str], Measured], note: str = "") -> Table:
-        """Published figures with ours, (row, column) -> figure, beside them; rows and columns of ours alone follow."""
+        """The table with measured figures, (row, column) -> figure, beside published ones; rows of their own follow."""
         rows = tuple(dict.fromkeys([*self.published, *self.target, *(row for row, _ in measured)]))
         columns = tuple(dict.fromkeys([*self.columns, *(column for _, column in measured)]))
         cells = [
@@ -88,29 +88,29 @@ class Published(_Exact):
 
 
 class Scale(_Exact):
-    """How much of everything; None is all there is."""
+    """The size of an experiment; None takes all images."""
 
     train: int | None = Field(default=None, ge=2)
-    """Images a class."""
+    """Images of each class, here and in the three below."""
     val: int | None = Field(default=None, ge=1)
     calib: int | None = Field(default=None, ge=1)
     test: int | None = Field(default=None, ge=2)
     seeds: int = Field(default=1, ge=1)
-    """Backbones of each kind: 0, 1, ..."""
+    """Backbones of each variant; their seeds are 0, 1, ..."""
     draws: int = Field(default=1, ge=1)
-    """Choices of the few images of a new type."""
+    """Random draws of the few images of a new class."""
     shots: tuple[int, ...] = ()
-    """How many images of a new type; the publication's where empty."""
+    """Numbers of images of a new class; empty for the publication's."""
     generators: int | None = Field(default=None, ge=1)
-    """No more than so many of the publication's are gone through, from the first."""
+    """At most this many of the publication's generators, from the first."""
     resamples: int = Field(default=2000, ge=20)
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     common: dict[str, Any] = {}
-    """For every system, over its defaults."""
+    """Settings of every system, over its defaults."""
     systems: dict[str, dict[str, Any]] = {}
-    """System -> what differs from its defaults, over ``common``."""
+    """System -> its settings, over ``common``."""
     settings: dict[str, Any] = {}
-    """Over the recipe's."""
+    """Settings of the protocol, over the recipe's."""
 
 
 class Recipe(_Exact):
@@ -119,17 +119,17 @@ class Recipe(_Exact):
     title: str
     source: str
     question: str
-    """What it asks, in a sentence."""
+    """The question that it answers, in a sentence."""
     protocol: str
-    """Module in ``trainer.protocols``."""
+    """The module in ``trainer.protocols`` that runs it."""
     names: tuple[str, ...] = ()
     """The publication's generators, in its order."""
     maps: dict[str, dict[str, str]] = {}
-    """What stands for ``names`` in a corpus that lacks them: corpus -> the publication's name -> folder. The first
+    """Stand-ins for ``names`` in a corpus that lacks them: corpus -> the publication's name -> folder. The first map
     whose folders are all there is taken."""
     table: tuple[Published, ...] = ()
     settings: dict[str, Any] = {}
-    """Of the protocol; see its ``Settings``."""
+    """Settings of the protocol; see its ``Settings``."""
     smoke: Scale = Scale()
     mini: Scale = Scale()
     full: Scale = Scale()
@@ -140,11 +140,11 @@ class Recipe(_Exact):
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """What it compares, where it compares several."""
+        """The variants that it compares; none if it has only one."""
         return tuple(self.settings.get("variants", {}))
 
     def only(self, rows: Collection[str]) -> "Recipe":
-        """Of its variants these alone; all where it has none of them, or none at all."""
+        """The recipe with only these of its variants; unchanged if it has none of them."""
         if not set(rows) & set(self.rows):
             return self
 
@@ -160,20 +160,22 @@ class Recipe(_Exact):
 
 
 def names() -> tuple[str, ...]:
-    """Of all recipes, in the order in which they are run."""
+    """The names of all recipes, in the order in which they are run."""
     order = tomllib.loads((RECIPES / "scales.toml").read_text())["order"]
     return tuple(str(name) for name in order)
 
 
 def read_recipe(name: str) -> Recipe:
-    """By name, or from a file of one's own; the scales' own defaults lie beneath.
+    """Read a recipe by its name, or from a TOML file; ``scales.toml`` has the defaults of its scales.
 
     Raises:
-        BadConfig: there is none of that name, or a key or value is not one of ours.
+        BadConfig: there is no recipe of that name, or a key or value is not known.
     """
     path = RECIPES / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml" or not path.is_file():
-        raise BadConfig(f"{name}: no protocol of that name and no TOML file; `trainer reproduce --list` names them")
+        raise BadConfig(
+            f"{name}: no experiment of that name and no TOML file; `trainer reproduce --list` lists the experiments"
+        )
     scales = tomllib.loads((RECIPES / "scales.toml").read_text())
     try:
         values = tomllib.loads(path.read_text())
@@ -188,7 +190,7 @@ def read_recipe(name: str) -> Recipe:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged, everything else is replaced."""
+    """``above`` over ``below``: tables are merged, all other values replaced."""
     found = dict(below)
     for key, value in above.items():
         old = found.get(key)

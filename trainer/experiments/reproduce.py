@@ -1,9 +1,8 @@
-"""Published experiments, top to bottom: read this first.
+"""Runs published experiments, top to bottom: read this first.
 
-A recipe (``recipes/protocols``) says what was published and how large each scale is; a module in ``protocols`` does the
-experiment with a ``Study``, whose steps are kept, so that an interrupted run goes on where it stopped. What was found
-becomes a section: tables with published and measured figures side by side, for people, for programs and in one HTML
-report.
+A recipe (``recipes/protocols``) has the published figures and the size of each scale. A module in ``protocols`` runs
+the experiment with a ``Study``, whose steps are kept, so that an interrupted run goes on where it stopped. The result
+is a section: tables with published and measured figures side by side, for people, for programs and in one HTML report.
 """
 
 import json
@@ -14,15 +13,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from trainer.choices import ScaleName
+from trainer.data.output import check_new_file, check_writable
 from trainer.errors import BadConfig, NotInCorpus
 from trainer.experiments import html_report
 from trainer.experiments.corpus import Corpus, map_names
 from trainer.experiments.readable import readable
-from trainer.experiments.recipe import Recipe, ScaleName, names, read_recipe
+from trainer.experiments.recipe import Recipe, names, read_recipe
 from trainer.experiments.section import Section, show
 from trainer.experiments.steps import Steps, alone
 from trainer.experiments.study import PRETRAINED, Findings, Study
@@ -47,31 +47,34 @@ def reproduce(
     fresh: bool,
     console: Console,
 ) -> tuple[Section, ...]:
-    """Do experiments and write ``out/sections/*.json`` and ``out/report.html``; steps stay in ``out/steps``.
+    """Run experiments and write ``out/sections/*.json`` and ``out/report.html``; finished steps stay in ``out/steps``.
 
     Args:
-        protocols: names or TOML files; ``all`` is every one.
+        protocols: names of recipes, or TOML files; ``all`` stands for every recipe.
         data: the corpus, see ``Corpus.read``; None makes a small one (smoke only).
-        out: results, and all that is kept between runs.
-        scale: how much of everything.
+        out: the folder of results and of steps that later runs take over.
+        scale: the size of the experiments.
         test: another data set to test on, in place of the corpus's own test images.
         real: the corpus's folders of photographs.
         stand_ins: the publication's names -> the corpus's generators, over the recipe's own maps.
-        rows: of what the experiments compare, these alone; empty: all.
+        rows: the variants to run; empty for all.
         pretrained: ImageNet's weights by the network's name (``resnet50``), see ``trainer.models.pretrained``.
-        fresh: work everything out anew.
+        fresh: run all steps anew.
         console: where progress goes.
 
     Raises:
-        BadConfig: no such protocol; no data where the scale needs some; a stand-in that is not there, or for what no
-            publication has; a row that no experiment has; weights of no network, or that are not there.
-        NotInCorpus: it lacks what the experiment needs (one of several is left out and said).
+        BadConfig: no such experiment; no data where the scale needs some; a stand-in that the corpus lacks, or for a
+            generator that no publication has; a row that no experiment has; weights of an unknown network, or missing.
+        NotInCorpus: the corpus lacks what the experiment needs (with several experiments, it is skipped and reported).
         DataError: the corpus cannot be used.
+        OutputExists: a folder stands where the report should go.
+        OutputUnwritable: results cannot be written to ``out``.
         FolderInUse: another run is writing to ``out``.
     """
     chosen = {name: read_recipe(name) for given in protocols for name in (names() if given == "all" else [given])}
     _check(chosen.values(), rows, stand_ins, pretrained or {})
     recipes = {name: recipe.only(rows) for name, recipe in chosen.items()}
+    _check_output(out)
     with alone(out):
         root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
         steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
@@ -86,7 +89,7 @@ def reproduce(
             except NotInCorpus as error:
                 if len(recipes) == 1:
                     raise
-                console.print(f"[red]left out: {error}[/]", highlight=False)
+                console.print(f"[red]skipped: {error}[/]", highlight=False)
                 continue
             _write_section(out, section)
             sections.append(section)
@@ -97,13 +100,16 @@ def reproduce(
 
 
 def write_report(out: Path) -> Path:
-    """The HTML report of all sections that are in ``out``, in the order of the protocols.
+    """Write the HTML report of all sections that are in ``out``, in the order of the protocols.
 
     Raises:
-        BadConfig: there is none.
+        BadConfig: see ``read_sections``.
+        OutputExists: a folder stands where the report should go.
+        OutputUnwritable: nothing can be written to ``out``.
     """
     sections = read_sections(out)
     path = out / REPORT
+    check_new_file(path, force=True)
     staging = path.with_suffix(".part")
     staging.write_text(html_report.render(sections))
     staging.replace(path)
@@ -111,10 +117,10 @@ def write_report(out: Path) -> Path:
 
 
 def read_sections(out: Path) -> tuple[Section, ...]:
-    """What runs have left in ``out``.
+    """The sections that runs have written to ``out``, in the order of the recipes.
 
     Raises:
-        BadConfig: nothing, or not ours.
+        BadConfig: there are none, or of another version.
     """
     paths = sorted((out / "sections").glob("*.json"))
     if not paths:
@@ -122,49 +128,29 @@ def read_sections(out: Path) -> tuple[Section, ...]:
     order = {name: number for number, name in enumerate(names())}
     try:
         sections = [Section.model_validate_json(path.read_text()) for path in paths]
-    except ValidationError as error:
+    except ValueError as error:
         raise BadConfig(f"{out / 'sections'}: of another version; run `trainer reproduce` again") from error
     return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol, s.tested_on)))
 
 
 def as_json(sections: Sequence[Section]) -> str:
-    """For programs: everything but the pictures."""
-    return json.dumps([section.without_pictures().model_dump(mode="json") for section in sections], indent=1)
+    """All sections as JSON, without figures."""
+    return json.dumps([section.without_figures().model_dump(mode="json") for section in sections], indent=1)
 
 
 def show_all(sections: Sequence[Section], console: Console) -> None:
-    """For people."""
+    """Print all sections."""
     for section in sections:
         show(section, console)
 
 
 def listing() -> Table:
-    """Which experiments there are."""
+    """A table of all experiments."""
     table = Table("name", "experiment", "source")
     for name in names():
         recipe = read_recipe(name)
         table.add_row(name, recipe.title, recipe.source)
     return table
-
-
-def parse_pairs(pairs: Sequence[str], option: str, value: str) -> dict[str, str]:
-    """``NAME=VALUE`` each.
-
-    Args:
-        pairs: as given.
-        option: where, for people: ``--map``.
-        value: what is expected, for people: ``FOLDER``.
-
-    Raises:
-        BadConfig: one is not.
-    """
-    found = {}
-    for pair in pairs:
-        name, equals, given = pair.partition("=")
-        if not (name and equals and given):
-            raise BadConfig(f"{option} {pair}: expected NAME={value}")
-        found[name] = given
-    return found
 
 
 def _run(name: str, study: Study) -> Section:
@@ -197,7 +183,7 @@ def _run(name: str, study: Study) -> Section:
 def _check(
     recipes: Collection[Recipe], rows: Collection[str], stand_ins: Collection[str], pretrained: Mapping[str, Path]
 ) -> None:
-    """Refuse what none of the experiments knows: it is mistyped."""
+    """Refuse names that none of the experiments knows."""
     known = list(dict.fromkeys(name for recipe in recipes for name in recipe.names))
     if unknown := next((name for name in stand_ins if name not in known), None):
         raise BadConfig(f"--map {unknown}: the publications have only {', '.join(known) or 'generators of the corpus'}")
@@ -211,6 +197,12 @@ def _check(
             raise BadConfig(f"--pretrained {network}={file}: no such file")
 
 
+def _check_output(out: Path) -> None:
+    for folder in ("steps", "sets", "sections"):
+        check_writable(out / folder / "file")
+    check_new_file(out / REPORT, force=True)
+
+
 def _given(data: Path | None, scale: ScaleName) -> Path:
     if data is None:
         raise BadConfig(f"--data: scale {scale!r} needs a corpus; only 'smoke' makes its own")
@@ -218,7 +210,7 @@ def _given(data: Path | None, scale: ScaleName) -> Path:
 
 
 def _smoke_data(out: Path, console: Console) -> Path:
-    """A few images of each of `synth`'s generators, made once."""
+    """A folder with a few images of each of `synth`'s generators, made once."""
     folder = out / "smoke-data"
     if not (folder / "synth.json").exists():
         console.print("[dim]making a small corpus[/]")

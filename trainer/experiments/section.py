@@ -1,4 +1,4 @@
-"""What a protocol found: tables with published and measured figures side by side, pictures, remarks."""
+"""The result of an experiment: tables with published and measured figures side by side, diagrams, remarks."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 NOTHING = "-"
-"""Where there is no figure."""
+"""Shown where there is no figure."""
 
 
 class _Value(BaseModel):
@@ -18,7 +18,7 @@ class _Value(BaseModel):
 
 
 class Measured(_Value):
-    """One figure, with its 95 % bounds where they were worked out."""
+    """One measured figure, with its 95 % bounds where they were computed."""
 
     value: float
     low: float | None = None
@@ -26,14 +26,14 @@ class Measured(_Value):
 
 
 class Cell(_Value):
-    """A figure at its place."""
+    """The figures of one row and column."""
 
     row: str
     column: str
     published: float | None = None
     measured: Measured | None = None
     target: float | None = None
-    """What we set ourselves to reach; met when the bound on its side is."""
+    """Genprint's own target, which is met if the bound on its side meets it."""
     at_most: bool = False
     """The target is a ceiling."""
 
@@ -58,12 +58,12 @@ class Table(_Value):
     note: str = ""
 
     def cell(self, row: str, column: str) -> Cell:
-        """At its place; an empty one where nothing is known."""
+        """The cell of a row and column; an empty one where there is no figure."""
         return next((c for c in self.cells if (c.row, c.column) == (row, column)), Cell(row=row, column=column))
 
 
 class Figure(_Value):
-    """A picture that needs nothing else."""
+    """A diagram or table of images."""
 
     title: str
     image: str
@@ -72,7 +72,7 @@ class Figure(_Value):
 
 
 class Section(_Value):
-    """All that one protocol found in one run."""
+    """All results of one experiment in one run."""
 
     protocol: str
     title: str
@@ -80,33 +80,33 @@ class Section(_Value):
     question: str
     scale: str
     settings: dict[str, Any]
-    """Of the scale: images, seeds, what was changed of the systems' defaults."""
+    """Settings of the scale: images, seeds, changes of the systems' defaults."""
     corpus: str
     tested_on: str = ""
-    """The other data set whose images were tested, where there was one."""
+    """The other data set whose images were tested; empty if there was none."""
     fingerprint: str
     mapping: dict[str, str | None]
-    """The publication's names -> what stands for them here."""
+    """The publication's generators -> the classes that stand for them; None where nothing does."""
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     remarks: tuple[str, ...]
     seconds: float
-    """Of this run; steps that were there already took none."""
+    """Duration of this run, without the steps that an earlier run had finished."""
     versions: dict[str, str]
     created_at: str
 
     @property
     def data(self) -> str:
-        """What it was trained and tested on, for people."""
+        """The data sets for training and testing, for people."""
         return f"{self.corpus}, tested on {self.tested_on}" if self.tested_on else self.corpus
 
-    def without_pictures(self) -> "Section":
-        """For programs."""
+    def without_figures(self) -> "Section":
+        """The section without diagrams, for programs."""
         return self.model_copy(update={"figures": ()})
 
 
 def show(section: Section, console: Console) -> None:
-    """For people: published | measured [95 % bounds]."""
+    """Print a section: published | measured [95 % bounds]."""
     console.rule(f"[bold]{section.protocol}[/] · scale {section.scale} · {section.data}")
     console.print(f"{section.title} ({section.source})", highlight=False)
     names = ", ".join(f"{a} = {b if b is not None else 'not in this corpus'}" for a, b in section.mapping.items())
@@ -126,7 +126,7 @@ def spoken(cell: Cell) -> Iterator[str]:
 
 
 def figure(value: float) -> str:
-    """At most two places; none that say nothing."""
+    """The number with at most two decimals, without trailing zeros."""
     return NOTHING if math.isnan(value) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -137,7 +137,7 @@ def _bounds(measured: Measured) -> str:
 
 
 def _rich(table: Table) -> RichTable:
-    """One line a figure: the columns of some tables would not fit a terminal."""
+    """A table with a line for each figure, as some tables have too many columns for a terminal."""
     targets = any(cell.target is not None for cell in table.cells)
     shown = RichTable(
         "", "", "published", "measured", title=table.title, title_justify="left", caption=table.note or None

@@ -1,7 +1,7 @@
-"""What was worked out stays worked out: each step's result is a file, named by a hash of all that it depends on.
+"""Steps whose results are kept: each result is a file, named by a hash of all inputs that it depends on.
 
-An interrupted run goes on where it stopped, and protocols share what they have in common (a network that one trained,
-another only loads). Files appear whole or not at all.
+So an interrupted run goes on where it stopped, and protocols share steps (a network that one has trained, another only
+loads). Files appear whole or not at all.
 """
 
 import fcntl
@@ -21,12 +21,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Steps:
-    """The results in a folder.
+    """The results of steps, in a folder.
 
     Args:
-        folder: made where it is missing.
-        say: told of each step before it is worked out.
-        fresh: work everything out anew (once; what this object has made it trusts).
+        folder: created if it is missing.
+        say: called with a line on each step before it runs.
+        fresh: run all steps anew, each once: results that this object has written are used again.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None, *, fresh: bool = False) -> None:
@@ -34,7 +34,7 @@ class Steps:
         self._made: set[Path] = set()
 
     def value(self, kind: str, inputs: Mapping[str, Any], model: type[M], compute: Callable[[], M]) -> M:
-        """A pydantic value; ``inputs`` is JSON, and all that ``compute`` depends on."""
+        """A pydantic value, computed or read; ``inputs`` is JSON, and all that ``compute`` depends on."""
         path = self._path(kind, inputs, "json")
         if self._usable(path):
             try:
@@ -48,7 +48,7 @@ class Steps:
         return found
 
     def file(self, kind: str, inputs: Mapping[str, Any], suffix: str, make: Callable[[Path], object]) -> Path:
-        """A file that ``make`` writes at the path it is given; its inputs stand in a JSON file beside it."""
+        """The path of a file that ``make`` writes at the path it is given; a JSON file beside it has the inputs."""
         path = self._path(kind, inputs, suffix)
         if not self._usable(path):
             self._say(f"{kind} {self._brief(inputs)}")
@@ -65,7 +65,7 @@ class Steps:
 
     def _write(self, path: Path, make: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Some writers look at the suffix, so it stays.
+        # Some writers depend on the suffix, so it stays.
         staging = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
         try:
             make(staging)
@@ -81,26 +81,24 @@ class Steps:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder for as long as it lasts.
+    """Keep other runs out of a folder while the context lasts.
 
-    Two that train one network at once make two: equally good ones, but what one says of images means nothing beside
-    what the other says, and steps would mix them.
+    Two runs that train the same network at once would make two different ones, whose embeddings cannot be compared, and
+    steps would mix their outputs.
 
     Raises:
-        FolderInUse: another is in it.
+        FolderInUse: another run is using it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FolderInUse(
-                f"{folder}: another run is at work in it; wait for its end or take another --out"
-            ) from error
+            raise FolderInUse(f"{folder}: another run is using it; wait for its end or choose another --out") from error
         yield
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
-    """sha256 (hex, 16 digits) of the canonical JSON; ``what`` is for people and does not count."""
+    """Sha256 (hex, 16 digits) of the inputs' canonical JSON, without ``what``, which is for people."""
     counted = {name: value for name, value in inputs.items() if name != "what"}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]

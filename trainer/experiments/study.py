@@ -1,4 +1,4 @@
-"""What an experiment works with: its corpus, its sizes, networks trained once, and what they say of images."""
+"""The means of an experiment: its corpus, its scale, networks trained once, and their outputs for images."""
 
 import hashlib
 import os
@@ -21,11 +21,12 @@ from rich.progress import Progress
 from bundle.manifest import Preprocessing
 from bundle.preprocess import DecodedImage, decode, make_views
 from trainer.arrays import Floats, Pixels
+from trainer.choices import ScaleName
 from trainer.data.entries import REAL, Extent
 from trainer.data.transforms import CLEAN, Transform
 from trainer.errors import BadConfig, NotInCorpus
-from trainer.experiments.corpus import Corpus, Picture
-from trainer.experiments.recipe import Recipe, Scale, ScaleName, Variant, merged
+from trainer.experiments.corpus import Corpus, CorpusImage
+from trainer.experiments.recipe import Recipe, Scale, Variant, merged
 from trainer.experiments.section import Figure, Measured, Table
 from trainer.experiments.steps import Steps, key_of
 from trainer.models.few_shot import FewShotConfig, few_shot
@@ -35,17 +36,17 @@ from trainer.training.config import TrainConfig
 from trainer.training.embedding import embed
 from trainer.training.systems import parse_config
 
-Classes = Mapping[str, Sequence[Picture]]
+Classes = Mapping[str, Sequence[CorpusImage]]
 """Label -> its images."""
 
 PRETRAINED: Final = ("resnet18", "resnet34", "resnet50")
-"""Networks of S3 and of Zhang et al. that ImageNet's weights can be given for."""
+"""Networks of S3 and of Zhang et al. that can start from ImageNet's weights."""
 _BATCH: Final = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Outputs:
-    """What a detector says of N images.
+class NetworkOutputs:
+    """A network's outputs for N images.
 
     Attributes:
         logits: ``float32[N]``, log-odds of *generated*.
@@ -58,7 +59,7 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A checkpoint on disk, loaded when it is needed."""
+    """A trained network on disk, loaded when it is needed."""
 
     key: str
     path: Path
@@ -66,17 +67,17 @@ class Trained:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Its content."""
+        """The checkpoint, read from disk."""
         return load_checkpoint(self.path)
 
     @cached_property
     def model(self) -> torch.nn.Module:
-        """As it is served, on the device that there is."""
+        """The network as it is served, on the GPU if there is one."""
         return self.checkpoint.model().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Findings(BaseModel):
-    """What a protocol returns."""
+    """The results of a protocol."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,16 +87,16 @@ class Findings(BaseModel):
 
 
 class Study:
-    """One protocol, on one corpus, at one scale.
+    """One experiment, on one corpus, at one scale.
 
     Attributes:
-        mapping: the publication's names -> the corpus's generators, None where there is none.
-        generators: those of ``mapping`` that the corpus has, no more than the scale's; all that can be trained on where
-            the recipe names none.
-        random: networks that started from random weights where the publication's did from ImageNet's.
+        mapping: the publication's generators -> the corpus's, None where nothing stands for one.
+        generators: those of ``mapping`` that the corpus has, at most the scale's number; if the recipe names none, all
+            that can be trained on.
+        random: networks that started from random weights where the publication's started from ImageNet's.
 
     Raises:
-        NotInCorpus: there are none.
+        NotInCorpus: there are no generators.
     """
 
     def __init__(
@@ -119,16 +120,16 @@ class Study:
         every = named if recipe.names else {name: name for name in corpus.trainable}
         if not every:
             published = ", ".join(recipe.names)
-            raise NotInCorpus(f"{corpus.root}: nothing stands for any of {published}; say --map NAME=FOLDER")
+            raise NotInCorpus(f"{corpus.root}: nothing stands for any of {published}; pass --map NAME=FOLDER")
         self.generators: dict[str, str] = dict(list(every.items())[: self.scale.generators])
         self._mirrored: set[Extent] = set()
 
     @cached_property
     def tested(self) -> dict[str, str]:
-        """Those of ``generators`` that there are test images of: all, unless others than the corpus's own are tested.
+        """Those of ``generators`` that have test images: all, unless another data set is tested.
 
         Raises:
-            NotInCorpus: there are none.
+            NotInCorpus: none has.
         """
         found = {name: folder for name, folder in self.generators.items() if self.corpus.fakes(folder, "test")}
         if not found:
@@ -137,15 +138,15 @@ class Study:
 
     @cached_property
     def kept(self) -> dict[str, str]:
-        """Generators that the corpus keeps from training, with test images."""
+        """Generators with test images but without training images."""
         others = set(self.corpus.generators) - set(self.corpus.trainable)
         return {name: name for name in sorted(others) if self.corpus.fakes(name, "test")}
 
-    def test_classes(self, generators: Iterable[str], least: int = 1) -> dict[str, tuple[Picture, ...]]:
-        """Test images of photographs and these generators, as far as there are any.
+    def test_classes(self, generators: Iterable[str], least: int = 1) -> dict[str, tuple[CorpusImage, ...]]:
+        """Label -> test images, for photographs and those of these generators that have any.
 
         Raises:
-            NotInCorpus: there are fewer than ``least`` such classes.
+            NotInCorpus: fewer than ``least`` classes have.
         """
         wanted = list(generators)
         found = self.corpus.classes(wanted, "test", self.scale.test)
@@ -154,29 +155,35 @@ class Study:
             raise NotInCorpus(f"{self._tests}: test images of {len(found)} of {known}, at least {least} needed")
         return found
 
-    def calibration(self, generators: Iterable[str]) -> tuple[Picture, ...]:
+    def training_classes(self, variant: Variant, generators: Iterable[str]) -> tuple[Classes, Classes]:
+        """Training and validation images of photographs and these generators."""
+        names = tuple(generators)
+        train = self.corpus.classes(names, "train", self.least(variant))
+        return train, self.corpus.classes(names, "val", self.scale.val)
+
+    def calibration(self, generators: Iterable[str]) -> tuple[CorpusImage, ...]:
         """Calibration images of photographs and these generators."""
         classes = self.corpus.classes(generators, "calib", self.scale.calib)
-        return tuple(picture for some in classes.values() for picture in some)
+        return tuple(image for some in classes.values() for image in some)
 
-    def both_kinds(self, generators: Iterable[str]) -> tuple[Picture, ...]:
+    def both_kinds(self, generators: Iterable[str]) -> tuple[CorpusImage, ...]:
         """Test images of these generators and photographs.
 
         Raises:
             NotInCorpus: one of the kinds is missing.
         """
-        pictures = [p for some in self.test_classes(generators).values() for p in some]
-        if len({picture.generated for picture in pictures}) < 2:
-            kind = "photographs" if any(picture.generated for picture in pictures) else "generated images"
+        images = [p for some in self.test_classes(generators).values() for p in some]
+        if len({image.generated for image in images}) < 2:
+            kind = "photographs" if any(image.generated for image in images) else "generated images"
             raise NotInCorpus(f"{self._tests}: no {kind} to test on, and figures of real against generated need both")
-        return tuple(pictures)
+        return tuple(images)
 
     @property
     def _tests(self) -> str:
         return self.corpus.tested_on or str(self.corpus.root)
 
     def remarks(self) -> Iterator[str]:
-        """What has to be said of the run, once it is done."""
+        """Remarks on the run, known once it is done."""
         if untested := [name for name, folder in self.generators.items() if not self.corpus.fakes(folder, "test")]:
             yield f"No test images of {', '.join(untested)}."
         if self.corpus.tested_on and not self.corpus.paired:
@@ -188,17 +195,12 @@ class Study:
             option = f"--pretrained {names[0]}=FILE"
             yield f"{', '.join(names)} from random weights, the publication's from ImageNet's: {option}"
 
-    @property
-    def seeds(self) -> range:
-        """Of the backbones."""
-        return range(self.scale.seeds)
-
     def seeds_of(self, variant: Variant) -> range:
-        """No more than the variant allows."""
+        """The seeds of the variant's backbones: the scale's, at most as many as the variant allows."""
         return range(min(self.scale.seeds, variant.seeds or self.scale.seeds))
 
     def settings(self, model: type[BaseModel]) -> Any:
-        """The protocol's own, of recipe and scale.
+        """The protocol's settings: the recipe's, with the scale's over them.
 
         Raises:
             BadConfig: a key or value is not the protocol's.
@@ -211,9 +213,9 @@ class Study:
             raise BadConfig(f"{self.recipe.protocol}: settings.{where}: {first['msg']}") from error
 
     def config(self, variant: Variant, seed: int, **over: Any) -> TrainConfig:
-        """The system's defaults, the scale's changes, the variant's, ``over``: later ones win.
+        """The system's defaults, under the scale's settings, the variant's, and ``over``.
 
-        Weights that were given for its network come with it.
+        Pretrained weights that were given for its network are set.
         """
         scale = {**self.scale.common, **self.scale.systems.get(variant.system, {})}
         values = {"system": variant.system, **scale, **variant.options, **over, "seed": seed}
@@ -227,37 +229,41 @@ class Study:
         return config
 
     def train(self, config: TrainConfig, classes: Classes, val: Classes | None = None) -> Trained:
-        """A network of that config on these images, trained now or before.
+        """A network of that config trained on these images, now or by an earlier step.
 
-        ``val`` only reaches systems that are steered by it.
+        ``val`` is used only by systems whose training depends on it.
         """
         used = {"train": classes} | ({"val": val} if val is not None and config.needs_val else {})
-        images_of = ", ".join(f"{len(pictures)} {name}" for name, pictures in classes.items())
+        images_of = ", ".join(f"{len(images)} {name}" for name, images in classes.items())
         inputs = {
             "what": f"{config.system} on {images_of}, seed {config.seed}",
             "config": _config_of(config),
-            "data": {split: [self.corpus.digest(p) for p in images.values()] for split, images in used.items()},
+            "data": {split: [self.corpus.digest(p) for p in some.values()] for split, some in used.items()},
             "labels": list(classes),
         }
 
         def make(out: Path) -> None:
-            folders = {split: self._folder(images) for split, images in used.items()}
+            folders = {split: self._folder(some) for split, some in used.items()}
             loop.train(config, folders["train"], out, folders.get("val"), self.console)
 
         return Trained(key_of(inputs), self.steps.file("train", inputs, "pt", make), config)
+
+    def train_seeds(self, variant: Variant, train: Classes, val: Classes | None = None, **over: Any) -> list[Trained]:
+        """Networks of the variant on the same images, one for each of its seeds; ``over`` as in ``config``."""
+        return [self.train(self.config(variant, seed, **over), train, val) for seed in self.seeds_of(variant)]
 
     def fine_tune(self, trained: Trained, new: Classes, known: Classes, seed: int) -> Trained:
         """S1's triplet fine-tuning on all images of ``new`` and of ``known``; see ``trainer.models.few_shot``."""
         base = trained.config.model_dump()
         settings = FewShotConfig(
-            replay=max(len(pictures) for pictures in known.values()),
+            replay=max(len(images) for images in known.values()),
             seed=seed,
             **{key: base[key] for key in ("epochs", "batch", "lr", "lr_decay")},
         )
         inputs = {
-            "what": f"of {', '.join(f'{len(pictures)} {name}' for name, pictures in new.items())}",
+            "what": f"of {', '.join(f'{len(images)} {name}' for name, images in new.items())}",
             "checkpoint": trained.key,
-            "data": [[name, self.corpus.digest(pictures)] for name, pictures in {**known, **new}.items()],
+            "data": [[name, self.corpus.digest(images)] for name, images in {**known, **new}.items()],
             "new": sorted(new),
             "settings": settings.model_dump(mode="json"),
         }
@@ -271,71 +277,74 @@ class Study:
     def outputs(
         self,
         trained: Trained,
-        pictures: Sequence[Picture],
+        images: Sequence[CorpusImage],
         change: Transform = CLEAN,
         preprocessing: Preprocessing | None = None,
-    ) -> Outputs:
-        """Logits and embeddings, worked out now or before.
+    ) -> NetworkOutputs:
+        """Logits and embeddings of images, computed or taken from an earlier step.
 
-        Steps are the images of one label at a time, so that other selections of labels share them.
+        There is a step for the images of each label, so that other selections of labels share them.
         """
         cut = preprocessing or trained.config.preprocessing
         if cut.views[0].resize.mode == "none":
             sides = self.corpus.sides
-            self._mirrored |= {p.extent for p in pictures if sides.get(p.extent, cut.size) < cut.size}
+            self._mirrored |= {p.extent for p in images if sides.get(p.extent, cut.size) < cut.size}
         parts = [
-            self._outputs(trained, tuple(run), change, cut)
-            for _, run in groupby(pictures, key=lambda picture: picture.label)
+            self._outputs(trained, tuple(run), change, cut) for _, run in groupby(images, key=lambda image: image.label)
         ]
         logits = np.concatenate([part.logits for part in parts])
-        return Outputs(logits, np.concatenate([part.embeddings for part in parts]))
+        return NetworkOutputs(logits, np.concatenate([part.embeddings for part in parts]))
 
-    def _outputs(self, trained: Trained, pictures: Sequence[Picture], change: Transform, cut: Preprocessing) -> Outputs:
+    def _outputs(
+        self, trained: Trained, images: Sequence[CorpusImage], change: Transform, cut: Preprocessing
+    ) -> NetworkOutputs:
         inputs = {
-            "what": f"of {len(pictures)} images of {pictures[0].label}, {change.name}",
+            "what": f"of {len(images)} images of {images[0].label}, {change.name}",
             "checkpoint": trained.key,
-            "pictures": self.corpus.digest(pictures),
+            "pictures": self.corpus.digest(images),
             "change": change.name,
             "preprocessing": cut.digest,
         }
-        path = self.steps.file("outputs", inputs, "npz", lambda out: self._judge(trained, pictures, change, cut, out))
+        path = self.steps.file(
+            "outputs", inputs, "npz", lambda out: self._save_outputs(trained, images, change, cut, out)
+        )
         with np.load(path) as arrays:
-            return Outputs(arrays["logits"], arrays["embeddings"])
+            return NetworkOutputs(arrays["logits"], arrays["embeddings"])
 
     def draws_of(self, variant: Variant) -> range:
-        """No more than the variant allows."""
+        """The variant's draws of few images: the scale's, at most as many as the variant allows."""
         return range(min(self.scale.draws, variant.draws or self.scale.draws))
 
     def least(self, variant: Variant) -> int | None:
-        """Training images a class."""
+        """Training images of each class: the smaller number of scale and variant; None for all."""
         given = [count for count in (self.scale.train, variant.train) if count is not None]
         return min(given, default=None)
 
     def _folder(self, classes: Classes) -> Path:
-        digest = key_of({"sets": [[name, self.corpus.digest(pictures)] for name, pictures in classes.items()]})
+        digest = key_of({"sets": [[name, self.corpus.digest(images)] for name, images in classes.items()]})
         folder = self._work / "sets" / digest
         if folder.exists():
             return folder
         staging = folder.with_name(f".{digest}")
         shutil.rmtree(staging, ignore_errors=True)
-        for name, pictures in classes.items():
+        for name, images in classes.items():
             (staging / name).mkdir(parents=True)
-            for number, picture in enumerate(pictures):
-                place = staging / name / f"{number:06}"
-                if picture.extent.length is None:
-                    place.symlink_to(picture.extent.file.resolve())
-                else:  # a stretch of a shard
-                    place.write_bytes(picture.extent.read())
+            for number, image in enumerate(images):
+                file = staging / name / f"{number:06}"
+                if image.extent.length is None:
+                    file.symlink_to(image.extent.file.resolve())
+                else:  # part of a shard
+                    file.write_bytes(image.extent.read())
         staging.replace(folder)
         return folder
 
-    def _judge(
-        self, trained: Trained, pictures: Sequence[Picture], change: Transform, cut: Preprocessing, out: Path
+    def _save_outputs(
+        self, trained: Trained, images: Sequence[CorpusImage], change: Transform, cut: Preprocessing, out: Path
     ) -> None:
         logits, embeddings = [], []
         with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as bars:
-            task = bars.add_task("judging", total=len(pictures))
-            for views in load_views(pictures, cut, change):
+            task = bars.add_task("running the network", total=len(images))
+            for views in load_views(images, cut, change):
                 first, second = embed(trained.model, views)
                 logits.append(first)
                 embeddings.append(second)
@@ -344,27 +353,27 @@ class Study:
 
 
 def _config_of(config: TrainConfig) -> dict[str, Any]:
-    """As JSON, with the digest of pretrained weights in place of their path."""
+    """The config as JSON, with the digest of pretrained weights in place of their path."""
     values = config.model_dump(mode="json")
     if values.get("pretrained") is not None:
         values["pretrained"] = hashlib.sha256(Path(values["pretrained"]).read_bytes()).hexdigest()
     return values
 
 
-def load_views(pictures: Sequence[Picture], cut: Preprocessing, change: Transform = CLEAN) -> Iterator[Pixels]:
-    """Images as a network sees them, ``uint8[n, size, size, 3]`` at a time.
+def load_views(images: Sequence[CorpusImage], cut: Preprocessing, change: Transform = CLEAN) -> Iterator[Pixels]:
+    """Views of images as a network sees them, in batches ``uint8[n, size, size, 3]``.
 
     Images smaller than a crop are mirrored at their border: test sets are compared image by image, so none is left out.
     """
     padded = Preprocessing(views=(cut.views[0].model_copy(update={"on_small": "reflect"}),))
 
-    def view(picture: Picture) -> Pixels:
-        one: Pixels = make_views(changed(decode(picture.extent.read()), change), padded)[0]
+    def view(image: CorpusImage) -> Pixels:
+        one: Pixels = make_views(changed(decode(image.extent.read()), change), padded)[0]
         return one
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pictures), _BATCH):
-            yield np.stack(list(pool.map(view, pictures[start : start + _BATCH])))
+        for start in range(0, len(images), _BATCH):
+            yield np.stack(list(pool.map(view, images[start : start + _BATCH])))
 
 
 def changed(image: DecodedImage, change: Transform) -> DecodedImage:
@@ -376,7 +385,7 @@ def changed(image: DecodedImage, change: Transform) -> DecodedImage:
 
 
 def percent(value: float, low: float | None = None, high: float | None = None) -> Measured:
-    """Of a share in 0..1."""
+    """A share in 0..1 as per cent."""
     return Measured(
         value=100 * value, low=None if low is None else 100 * low, high=None if high is None else 100 * high
     )

@@ -1,1 +1,1 @@
-"""What a data set gives away without a look at its pixels, and how to even it out."""
+"""Looks into data sets: metadata that give classes away, duplicates, and re-encoding against them."""

@@ -1,4 +1,4 @@
-"""Pictures that are there twice: equal hashes, or hashes that differ in a few bits."""
+"""Duplicate images: equal hashes, or hashes that differ in a few bits."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,28 +15,28 @@ from trainer.arrays import Numbers
 Hashes = npt.NDArray[np.uint64]
 
 NEAR: Final = 4
-"""Bits of 64 in which the hashes of near duplicates may differ."""
+"""The largest number of bits, of 64, in which the hashes of near duplicates differ."""
 
 
 class Duplicates(BaseModel):
-    """How many images have a double, and where the double lies; an image may count under several."""
+    """How many images have a duplicate, by where that lies; an image may count several times."""
 
     model_config = ConfigDict(frozen=True)
 
     same_class: int
-    """In the same split and class."""
+    """Images with a duplicate in the same split and class."""
     other_class: int
-    """In another class, in whatever split: one of the two labels is wrong, or the classes show the same."""
+    """Images with a duplicate in another class, in any split: a label is wrong, or the classes overlap."""
     other_split: dict[str, dict[str, int]]
-    """Split -> other split -> images of the former with a double in the latter; without the zeros."""
+    """Split -> other split -> images of the former with a duplicate in the latter; without zeros."""
     examples: tuple[tuple[str, str], ...]
-    """Pairs, those of different classes first, then those across splits."""
+    """Paths of pairs: those of different classes first, then those of different splits."""
 
 
 def perceptual_hash(image: Image.Image) -> int:
     """64 bits that survive scaling and compression: signs of the 8 x 8 lowest frequencies against their median.
 
-    As ``phash`` of the ImageHash library (after Zauner 2010): the DCT of the picture at 32 x 32, in grey.
+    It is the ``phash`` of the ImageHash library (after Zauner 2010): the DCT of the image at 32 x 32, in grey.
     """
     grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
     lowest = dctn(grey)[:8, :8]
@@ -46,15 +46,15 @@ def perceptual_hash(image: Image.Image) -> int:
 def find_duplicates(
     hashes: Hashes, splits: Numbers, classes: Numbers, split_names: tuple[str, ...], names: list[str], distance: int = 0
 ) -> Duplicates:
-    """Count doubles among N images.
+    """Count duplicates among N images.
 
     Args:
         hashes: ``uint64[N]``.
-        splits: ``int64[N]``, index into ``split_names``.
+        splits: ``int64[N]``, indices into ``split_names``.
         classes: ``int64[N]``.
-        split_names: of the splits.
-        names: of the images, for the examples.
-        distance: bits in which doubles may differ.
+        split_names: the names of the splits.
+        names: the paths of the images, for the examples.
+        distance: the largest number of bits in which duplicates differ.
     """
     distinct, which = np.unique(hashes, return_inverse=True)
     near = _neighbours(distinct, distance)
@@ -91,17 +91,17 @@ def find_duplicates(
 
 
 def _count(rows: Numbers, columns: Numbers, height: int, width: int) -> npt.NDArray[np.int64]:
-    """How many of N fall into each place of ``int64[height, width]``."""
+    """How many of N (row, column) pairs there are of each kind: ``int64[height, width]``."""
     counts = np.zeros((height, width), np.int64)
     np.add.at(counts, (rows, columns), 1)
     return counts
 
 
 def _neighbours(distinct: Hashes, distance: int) -> csr_array:
-    """Which hashes are near which, themselves included: ``bool[K, K]``, sparse.
+    """Which of K hashes differ in at most ``distance`` bits, as a sparse symmetric matrix of 0 and 1.
 
-    Of two hashes that differ in ``distance`` bits, at least one of ``distance + 1`` bands is alike: only those that
-    share a band are compared.
+    Two such hashes are equal in at least one of ``distance + 1`` bands of bits: only those that share a band are
+    compared.
     """
     bands = np.array_split(np.arange(64, dtype=np.uint64), distance + 1) if distance else []
     pairs: list[tuple[Numbers, Numbers]] = []
@@ -110,10 +110,10 @@ def _neighbours(distinct: Hashes, distance: int) -> csr_array:
         _, bucket, sizes = np.unique(distinct & mask, return_inverse=True, return_counts=True)
         order = np.argsort(bucket, kind="stable")
         for members in np.split(order, np.cumsum(sizes)[:-1]):
-            for place in range(len(members) - 1):
-                later = members[place + 1 :]
-                close = later[np.bitwise_count(distinct[members[place]] ^ distinct[later]) <= distance]
-                pairs.append((np.full(len(close), members[place]), close))
+            for index in range(len(members) - 1):
+                later = members[index + 1 :]
+                close = later[np.bitwise_count(distinct[members[index]] ^ distinct[later]) <= distance]
+                pairs.append((np.full(len(close), members[index]), close))
     matrix = csr_array(eye_array(len(distinct), dtype=np.int64))
     if pairs:
         one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
@@ -129,7 +129,7 @@ def _examples(
     names: list[str],
     most: int = 10,
 ) -> tuple[tuple[str, str], ...]:
-    """Of each kind those images that have such a double, and which of their doubles it is."""
+    """Pairs of paths: for each kind, images that have such a duplicate, and the first duplicate that fits."""
     found: dict[tuple[str, str], None] = {}
     for wanted, fits in kinds:
         for index in np.flatnonzero(wanted):

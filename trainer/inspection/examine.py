@@ -1,4 +1,4 @@
-"""What is in a data set, and what in it would make a result look better than it is."""
+"""Examines a data set for what would make results on it look better than they are."""
 
 import hashlib
 from collections import Counter
@@ -24,72 +24,72 @@ class _Value(BaseModel):
 
 
 class ClassFacts(_Value):
-    """What the images of one class are like, over all splits. Counters hold the commonest first."""
+    """Counts and formats of the images of one class, over all splits. Counters have the most frequent first."""
 
     name: str
     images: dict[str, int]
-    """Split -> number; the split is empty where there are none."""
+    """Split -> number of images; the split is empty if the data set has none."""
     unreadable: int
     sizes: dict[str, int]
     """``WIDTH x HEIGHT``, as stored."""
     formats: dict[str, int]
-    """With the coding: ``JPEG baseline``, ``WEBP lossless``, and how hard a PNG was packed: ``PNG best``."""
+    """Formats with their coding (``JPEG baseline``, ``WEBP lossless``) or a PNG's compression level (``PNG best``)."""
     modes: dict[str, int]
-    """With the bits a sample, where they are not 8."""
+    """Pillow's modes, with the bits of a sample if not 8."""
     qualities: dict[str, int]
-    """Of JPEGs; with a ``~`` where the tables are not libjpeg's and it is only the nearest."""
+    """Qualities of JPEGs; ``~`` marks the nearest quality if the tables are not libjpeg's."""
     subsamplings: dict[str, int]
-    """Of JPEGs."""
+    """Chroma subsamplings of JPEGs."""
     exif: int
     icc: int
     other_tags: int
-    """Comments, text, XMP, resolution."""
+    """Images with comments, text, XMP or a resolution."""
     parts: dict[str, int]
-    """Chunks and segments beside the picture: see ``metadata.Metadata``."""
+    """Chunks and segments beside the pixels: see ``metadata.Metadata``."""
     bytes: tuple[int, int, int]
-    """Least, median, most."""
+    """File sizes: smallest, median, largest."""
 
 
 class Broken(_Value):
-    """An image that is left out."""
+    """An image that cannot be read."""
 
     path: str
-    """Like all names here: what is not UTF-8 with backslashes."""
+    """Its path; in all names here, bytes that are not UTF-8 are escaped with backslashes."""
     reason: str
 
 
 class Inspection(_Value):
-    """What ``trainer inspect`` found; ``--json`` prints it."""
+    """The findings of ``trainer inspect``, as ``--json`` prints them."""
 
     root: str
     layout: Layout
     images: int
-    """That can be read."""
+    """The number of images that can be read."""
     splits: tuple[str, ...]
     classes: tuple[ClassFacts, ...]
     unreadable: tuple[Broken, ...]
     same_file: Duplicates
-    """Equal bytes."""
+    """Duplicates with equal bytes."""
     same_pixels: Duplicates
-    """Equal pixels, whatever the container."""
+    """Duplicates with equal pixels, in any format."""
     near: Duplicates
-    """Perceptual hashes that differ in a few bits."""
+    """Duplicates whose perceptual hashes differ in a few bits."""
     containers_alike: bool
-    """All images have one format, coding, mode and libjpeg tables, and nothing beside the picture."""
+    """Whether all images have one format, coding, mode and libjpeg tables, and nothing beside the pixels."""
     metadata: Separation | None
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What is kept of an image."""
+    """The metadata and hashes of an image."""
 
     metadata: Metadata
     file: int
     pixels: int
-    """The first 64 bits of a sha256 each, of the file and of the picture turned as EXIF says."""
-    picture: int
-    """Perceptual hash, likewise."""
+    """The first 64 bits of the sha256 of the file, and of the upright pixels."""
+    perceptual: int
+    """The perceptual hash of the upright pixels."""
 
 
 def inspect(
@@ -98,16 +98,16 @@ def inspect(
     real: Sequence[str] = ("real",),
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Inspection:
-    """Read every image of a data set once.
+    """Examine a data set, reading every image once.
 
     Args:
-        root: the folder, list or shard; all its splits are looked at.
-        layout: how it is laid out; None to recognise it.
-        real: classes that hold photographs.
+        root: the folder, list or shard, with all its splits.
+        layout: its layout; None to recognise it.
+        real: the classes of photographs.
         progress: called with the number of images read and their total.
 
     Raises:
-        DataMissing: no image that can be read.
+        DataMissing: no image can be read.
         DataMalformed: see ``layouts.list_images``.
         RealLabelMissing: ``real`` names what is no class.
     """
@@ -155,7 +155,7 @@ def inspect(
         unreadable=tuple(Broken(path=bad.path.as_posix(), reason=_text(why.reason)) for bad, why in unreadable),
         same_file=doubles([image.file for image in looked]),
         same_pixels=doubles([image.pixels for image in looked]),
-        near=doubles([image.picture for image in looked], NEAR),
+        near=doubles([image.perceptual for image in looked], NEAR),
         containers_alike=_alike([image.metadata for image in looked]),
         metadata=separate(
             tabulate([image.metadata for image in looked], INSPECTED), labels, classes, frozenset(map(_text, real))
@@ -213,7 +213,7 @@ def _printable(entry: Entry) -> Entry:
 
 
 def _text(name: str) -> str:
-    """What UTF-8 cannot say, as the bytes of a file name in Latin-1, with backslashes."""
+    """The name with all that is not UTF-8 (as in file names in Latin-1) escaped with backslashes."""
     return name.encode(errors="backslashreplace").decode()
 
 
@@ -232,7 +232,7 @@ def _warnings(inspection: Inspection) -> Iterator[str]:
             for other, count in others.items():
                 yield f"{what}: {count} images of {split or 'no split'} are in {other or 'no split'}, too"
     if inspection.same_pixels.other_class:
-        yield f"equal pixels in different classes, in whatever split: {inspection.same_pixels.other_class} images"
+        yield f"equal pixels in different classes, in any split: {inspection.same_pixels.other_class} images"
     if inspection.unreadable:
         first = inspection.unreadable[0]
         yield f"{len(inspection.unreadable)} files cannot be read, first {first.path}: {first.reason}"
@@ -251,8 +251,8 @@ def _alarms(known: Separation, containers_alike: bool) -> Iterator[str]:
 
 def _advice(known: Separation, containers_alike: bool) -> str:
     if not containers_alike:
-        return "`trainer reencode` makes containers alike: do that first and look again"
+        return "`trainer reencode` makes containers alike: do that first and inspect again"
     groups = [group for told in known.questions.values() for group in told.groups]
     if any(group.alarming for group in groups if group.name != "file size"):
-        return "`trainer reencode --size` makes sides alike: do that first and look again"
-    return "it follows from what the images show and how sharp they are: state this floor beside every result"
+        return "`trainer reencode --size` makes sides alike: do that first and inspect again"
+    return "it follows from the content and sharpness of the images: state this baseline beside every result"

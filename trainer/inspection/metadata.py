@@ -1,6 +1,6 @@
-"""What is known of an image without looking at its pixels: container, coding, sizes, tags.
+"""Reads what an image file tells without its pixels: format, coding, sizes, tags.
 
-A detector may go by these where a data set lets it, and then it has learned nothing of generators: ForenSynths'
+If these differ between the classes of a data set, a detector may learn them and nothing about generators: ForenSynths'
 photographs are JPEGs, its fakes mostly PNGs.
 """
 
@@ -20,20 +20,20 @@ from bundle.preprocess import EncodedImage, Limits
 
 _SAMPLING: Final = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _TAGS: Final = frozenset({"comment", "xmp", "photoshop"})
-"""Pillow's names; besides, what is a string is a PNG's text, and a resolution may have been taken from EXIF."""
+"""Pillow's names of tags. Besides these, strings are a PNG's text, and a resolution may come from EXIF."""
 
 _EFFORTS: Final = ("fastest", "fast", "default", "best")
 _PIXELS: Final = {
     "PNG": frozenset({"IHDR", "PLTE", "tRNS", "IDAT", "IEND", "acTL", "fcTL", "fdAT"}),
     "WEBP": frozenset({"VP8", "VP8L", "VP8X", "ALPH", "ANIM", "ANMF"}),
 }
-"""Chunks without which there is no picture."""
+"""Chunks that hold the pixels, or that decoding needs."""
 _MOST_PARTS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Of one image."""
+    """The metadata of one image."""
 
     format: str
     mode: str
@@ -45,26 +45,26 @@ class Metadata:
     coding: str
     """``progressive`` or ``baseline`` JPEG, ``lossy`` or ``lossless`` WebP, ``interlaced`` PNG, else empty."""
     quality: int
-    """Of a JPEG, 1 to 100: that of the libjpeg tables nearest to its own; 0 for other formats."""
+    """The quality of a JPEG, 1 to 100, by the libjpeg tables nearest to its own; 0 for other formats."""
     own_tables: bool
-    """A JPEG's quantisation tables are none of libjpeg's, as those of cameras and Photoshop."""
+    """Whether a JPEG's quantisation tables are none of libjpeg's, like those of cameras and Photoshop."""
     subsampling: str
-    """Of a JPEG's colour: ``4:2:0`` ...; ``none`` of a grey one, else empty."""
+    """Chroma subsampling of a JPEG: ``4:2:0`` ..., or ``none`` for a grey one; empty for other formats."""
     exif: bool
     icc: bool
     other_tags: bool
-    """Comments, text, XMP, resolution."""
+    """Whether it has comments, text, XMP or a resolution."""
     bits: int
-    """A sample of a PNG; 8 for other formats."""
+    """Bits of a sample of a PNG; 8 for other formats."""
     effort: str
-    """What the zlib header of a PNG says of the level: ``fastest``, ``fast``, ``default``, ``best``; else empty."""
+    """The compression level in the zlib header of a PNG: ``fastest``, ``fast``, ``default``, ``best``; else empty."""
     parts: tuple[str, ...]
-    """What a file holds beside its picture, sorted: ``caBX`` (C2PA) and other chunks of PNG and WebP; ``APP11``,
+    """The names of all parts beside the pixels, sorted: ``caBX`` (C2PA) and other chunks of PNG and WebP; ``APP11``,
     ``COM``, ``DRI`` ... of JPEG; empty for other formats."""
 
     @property
     def container(self) -> tuple[object, ...]:
-        """All but the sizes of picture and file."""
+        """All metadata but the sizes of image and file."""
         return (
             *(self.format, self.coding, self.effort, self.mode, self.bits, self.quality, self.own_tables),
             *(self.subsampling, self.exif, self.icc, self.other_tags, self.parts),
@@ -72,15 +72,15 @@ class Metadata:
 
     @property
     def bare(self) -> bool:
-        """Nothing in the file but the picture."""
+        """Whether the file holds nothing beside the pixels."""
         return not (self.exif or self.icc or self.other_tags or self.parts)
 
 
 def read_metadata(data: bytes, limits: Limits | None = None) -> Metadata:
-    """Read headers only.
+    """Read the metadata of an encoded image, without decoding it.
 
     Raises:
-        bundle.errors.ImageError: it is no image we take.
+        bundle.errors.ImageError: it is no image that ``bundle.preprocess`` reads.
     """
     facts = EncodedImage(data, limits or Limits()).facts  # so that the same images count as readable everywhere
     with Image.open(io.BytesIO(data)) as image:
@@ -110,8 +110,8 @@ def read_metadata(data: bytes, limits: Limits | None = None) -> Metadata:
 def jpeg_quality(image: Image.Image) -> tuple[int, bool]:
     """The quality (1 to 100) whose libjpeg tables are nearest, and whether they differ; (0, False) for no JPEG.
 
-    The distance is the mean of ``|log2(q / q_libjpeg)|`` over luminance and, where there is one, colour: it is steps'
-    ratios that count. Of equally near qualities (1 and 2 quantise alike) the highest.
+    The distance is the mean of ``|log2(q / q_libjpeg)|`` over the luminance table and, if there is one, the colour
+    table. Among equally near qualities (1 and 2 quantise alike) the highest is taken.
     """
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or not image.quantization:
         return 0, False
@@ -124,10 +124,10 @@ def jpeg_quality(image: Image.Image) -> tuple[int, bool]:
 
 @dataclass(frozen=True, eq=False)
 class MetadataTable:
-    """Metadata of N images as numbers."""
+    """Metadata of N images as a numeric table."""
 
     names: tuple[str, ...]
-    """Of the groups that columns belong to: ``format``, ``file size`` ..."""
+    """The names of the groups that columns belong to: ``format``, ``file size`` ..."""
     group: tuple[int, ...]
     """F indices into ``names``: which group each column belongs to."""
     values: npt.NDArray[np.float32]
@@ -147,7 +147,7 @@ GROUPS: Final = {
     "EXIF, profile, tags": ("exif", "icc", "other_tags"),
     "file size": ("bytes", "bits a pixel"),
 }
-"""What is judged together, and its fields: what the floor beside results sees."""
+"""Group -> its fields, for the metadata floor beside results."""
 
 INSPECTED: Final = GROUPS | {
     "format and coding": ("format", "coding", "effort"),
@@ -155,7 +155,7 @@ INSPECTED: Final = GROUPS | {
     "width and height": ("width", "height", "multiples"),
     "EXIF, profile, tags": ("exif", "icc", "other_tags", "parts"),
 }
-"""Likewise, and what only an inspection looks at."""
+"""Group -> its fields, with those that only an inspection uses."""
 
 _WORDS: Final = {
     "format": ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"),
@@ -167,10 +167,10 @@ _WORDS: Final = {
 
 
 def tabulate(images: list[Metadata], groups: Mapping[str, tuple[str, ...]] = GROUPS) -> MetadataTable:
-    """Words as one column each (others are all zero), the rest as they are; both sizes of a file as logarithms.
+    """A numeric table of metadata: a column for each word, numbers as they are, file sizes as logarithms.
 
-    ``multiples`` are four columns: whether width and height are multiples of 8 and of 64. ``parts`` are one column for
-    each of the ``_MOST_PARTS`` commonest.
+    A word that is not in ``_WORDS`` is zero in all its columns. ``multiples`` are four columns: whether width and
+    height are multiples of 8 and of 64. ``parts`` are one column for each of the ``_MOST_PARTS`` most frequent.
     """
     columns: list[npt.NDArray[np.float64]] = []
     group: list[int] = []
@@ -235,7 +235,7 @@ def _parts(form: str, data: bytes) -> Iterator[str]:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[str, int]]:
-    """Names, and where their contents begin."""
+    """Names of chunks, and the offsets of their contents."""
     at = 8
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
@@ -256,7 +256,7 @@ def _webp_chunks(data: bytes) -> Iterator[str]:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[str]:
-    """Those before the pixels that a decoder could do without, JFIF's left out, and ``DRI``."""
+    """Names of the segments before the pixels that a decoder does not need, except JFIF's, and ``DRI``."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         marker, length = struct.unpack_from(">xBH", data, at)

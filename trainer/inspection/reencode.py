@@ -1,7 +1,7 @@
-"""The same data set with containers alike: one format, quality and size for all classes, no tags.
+"""Copies a data set with all files alike: one format, quality and size for all classes, no tags.
 
-It takes away what metadata tell of the class. It does not take away what an earlier compression left in the pixels: the
-grid of a JPEG survives in a PNG, and weaker in another JPEG.
+The metadata of the copy tell nothing about the classes. Its pixels keep the traces of an earlier compression: the grid
+of a JPEG survives in a PNG, and weaker in another JPEG.
 """
 
 import csv
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path, PurePath
-from typing import Final, Literal
+from typing import Final
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, decoder_version, make_views
 from bundle.store import whole_directory
+from trainer.choices import Fit, ImageFormat
 from trainer.data.entries import Entry, is_image
 from trainer.data.folder import Unreadable, read_each
 from trainer.data.layouts import Layout, Listing, list_images
@@ -28,29 +29,26 @@ from trainer.data.output import check_free
 from trainer.data.shards import sample_key
 from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
 
-Format = Literal["jpeg", "png", "webp"]
-Fit = Literal["crop", "resize"]
-
 REPORT: Final = "reencode.json"
-_SUFFIXES: Final[dict[Format, str]] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_SUFFIXES: Final[dict[ImageFormat, str]] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
 class Reencoding(BaseModel):
-    """How images are written."""
+    """How to write images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Format
+    format: ImageFormat
     quality: int = Field(default=95, ge=1, le=100)
-    """Of JPEG (4:2:0, libjpeg's tables) and WebP; PNG has none."""
+    """The quality of JPEG (4:2:0, libjpeg's tables) and WebP; PNG has none."""
     size: int | None = Field(default=None, ge=1, le=4096)
     """Side of a square, in pixels; None keeps sizes."""
     fit: Fit = "crop"
-    """The centre as stored, leaving out smaller images; or the whole image, which blurs traces."""
+    """``crop`` takes the centre as stored and leaves out smaller images; ``resize`` blurs the traces of generators."""
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """One view of ``size``."""
+        """A single view of ``size``; None to keep sizes."""
         if self.size is None:
             return None
         if self.fit == "resize":
@@ -81,24 +79,24 @@ def reencode(
     force: bool = False,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Report:
-    """Write all images of ``root`` anew to the folder ``out``, in the same layout, upright and without tags.
+    """Write all images of ``root`` to the folder ``out``, in the same layout, upright and without tags.
 
-    Names stay but for their suffix. Shards keep their other members. ``out`` appears when it is complete.
+    Names keep all but their suffix. Shards keep their other members. ``out`` appears when it is complete.
 
     Args:
         root: folder, list or shard.
         out: the folder to make.
-        reencoding: how.
-        layout: of ``root``; None to recognise it.
-        max_unreadable: broken images that are left out before it is an error.
+        reencoding: format, quality and size.
+        layout: the layout of ``root``; None to recognise it.
+        max_unreadable: more unreadable images than this are an error.
         force: replace what is at ``out``.
         progress: called with the number of images done and their total.
 
     Raises:
-        OutputExists: see ``check_free``; or ``out`` overlaps with ``root``.
+        OutputExists, OutputUnwritable: see ``check_free``; or ``out`` overlaps with ``root``.
         DataMissing, DataMalformed: see ``layouts.list_images``; or no image could be written, or a list names files
             outside of its folder.
-        TooManyUnreadable: names the first of them.
+        TooManyUnreadable: names the first unreadable images.
     """
     check_free(out, force=force)
     listing = list_images(root, layout)
@@ -148,11 +146,11 @@ def reencode(
 
 
 def encode(data: bytes, reencoding: Reencoding) -> bytes | None:
-    """One image anew; None where it is too small for the crop.
+    """Decode an image and encode it again; None if it is too small for the crop.
 
     Raises:
         bundle.errors.ImageError: it cannot be decoded.
-        OSError: the format cannot hold it.
+        OSError: the format cannot hold the image.
     """
     decoded = decode(data)
     preprocessing = reencoding.preprocessing
@@ -163,7 +161,7 @@ def encode(data: bytes, reencoding: Reencoding) -> bytes | None:
         if len(views) == 0:
             return None
         image = Image.fromarray(views[0].copy())
-    image.info.clear()  # Pillow would write profiles and comments again
+    image.info.clear()  # otherwise Pillow would write profiles and comments
     buffer = io.BytesIO()
     try:
         match reencoding.format:
@@ -186,10 +184,10 @@ def _new_paths(listing: Listing, reencoding: Reencoding) -> dict[Path, Path]:
 
 
 def _new_names(names: Collection[str], reencoding: Reencoding, taken: Collection[str] = ()) -> dict[str, str]:
-    """With the new suffix in place of the old; behind it, where two names would become one, or one that is taken.
+    """Old name -> name with the new suffix in place of the old one, or behind it where the former is taken.
 
     Raises:
-        DataMalformed: that one is taken as well.
+        DataMalformed: both are taken.
     """
     suffix = _SUFFIXES[reencoding.format]
     longer: set[str] = set()
@@ -222,7 +220,7 @@ def _write_files(
 
 
 def _write_shards(listing: Listing, staging: Path, reencoding: Reencoding) -> Iterator[bytes | Unreadable | None]:
-    """Each shard from front to back; other members are copied, but of samples left out no other pictures."""
+    """Write each shard from front to back; other members are copied, except other images of samples left out."""
     encoded = _encoded(listing.entries, reencoding)
     for shard, entries in groupby(listing.entries, lambda entry: entry.extent.file):
         starts = {entry.extent.start for entry in entries}

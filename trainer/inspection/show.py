@@ -1,4 +1,4 @@
-"""An inspection as tables for people."""
+"""Prints an inspection as tables."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +12,7 @@ from trainer.inspection.separation import ClassifierScore, Separation
 
 
 def show(inspection: Inspection, console: Console) -> None:
-    """Counts, containers, doubles, what metadata tell, and warnings last, where they are seen."""
+    """Print counts, formats, duplicates, what metadata tell, and warnings last."""
     console.print(Group(*_parts(inspection)))
 
 
@@ -42,7 +42,7 @@ def _parts(inspection: Inspection) -> Iterator[RenderableType]:
         "then chunks and segments by name"
     )
     yield files
-    yield _doubles(inspection)
+    yield _duplicates(inspection)
     if inspection.metadata is not None:
         yield _separation(inspection.metadata)
     for warning in inspection.warnings:
@@ -50,7 +50,7 @@ def _parts(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _add(table: Table, *cells: str) -> None:
-    """A row whose words are no markup."""
+    """Add a row of plain text, without markup."""
     table.add_row(*map(Text, cells))
 
 
@@ -62,8 +62,10 @@ def _shares(counts: Mapping[str, int], most: int = 3) -> str:
     return "\n".join(lines)
 
 
-def _doubles(inspection: Inspection) -> Table:
-    table = Table("images with a double", "in their class", "in another class", "in another split", title="Doubles")
+def _duplicates(inspection: Inspection) -> Table:
+    table = Table(
+        "images with a duplicate", "in their class", "in another class", "in another split", title="Duplicates"
+    )
     kinds: dict[str, Duplicates] = {
         "equal file": inspection.same_file,
         "equal pixels": inspection.same_pixels,
@@ -76,17 +78,17 @@ def _doubles(inspection: Inspection) -> Table:
 
 
 def _separation(known: Separation) -> Table:
-    asked = known.questions
-    table = Table("metadata", *asked, title="What metadata alone tell: balanced accuracy")
-    table.add_row("chance", *(f"{told.chance:.1%}" for told in asked.values()))
-    table.add_row("all", *(_skill(told.everything) for told in asked.values()), style="bold")
-    of_group = [{group.name: group for group in told.groups} for told in asked.values()]
+    questions = known.questions
+    table = Table("metadata", *questions, title="What metadata alone tell: balanced accuracy")
+    table.add_row("chance", *(f"{answer.chance:.1%}" for answer in questions.values()))
+    table.add_row("all", *(_score(answer.everything) for answer in questions.values()), style="bold")
+    of_group = [{group.name: group for group in answer.groups} for answer in questions.values()]
     for name in of_group[0]:
-        table.add_row(f"{name} alone", *(_skill(groups[name]) for groups in of_group))
-    table.add_row("AUROC of all", *(f"{told.auroc:.3f}" for told in asked.values()))
+        table.add_row(f"{name} alone", *(_score(groups[name]) for groups in of_group))
+    table.add_row("AUROC of all", *(f"{answer.auroc:.3f}" for answer in questions.values()))
     table.caption = f"{known.images} images, half of them to train on; p of all tests together"
     return table
 
 
-def _skill(skill: ClassifierScore) -> Text:
-    return Text(f"{skill.balanced_accuracy:.1%}, p {skill.p_value:.3f}", style="yellow" if skill.alarming else "")
+def _score(score: ClassifierScore) -> Text:
+    return Text(f"{score.balanced_accuracy:.1%}, p {score.p_value:.3f}", style="yellow" if score.alarming else "")

@@ -1,1 +1,1 @@
-"""One file an experiment, and what they share; ``trainer.experiments.reproduce`` runs them."""
+"""Published experiments, one file each; ``trainer.experiments.reproduce`` runs them."""

@@ -1,7 +1,7 @@
 """Real or generated: each generator alone, and all mixed (S1, Table I); clean and post-processed.
 
-A variant with a single output is trained anew against each generator, as published; one with an output a class is
-trained once on all of them. In training, *Mixed* has as many reals as fakes: an equal share of each generator's.
+A variant with a single output is trained anew against each generator, as published; one with an output for each class
+is trained once on all of them. *Mixed* trains on as many reals as fakes: an equal share of each generator's.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import Estimate
 from trainer.evaluation.reliability import Reliability, reliability
 from trainer.experiments.changes import changes_of
-from trainer.experiments.corpus import Picture
+from trainer.experiments.corpus import CorpusImage
 from trainer.experiments.floors import floors_of
 from trainer.experiments.measures import Sample, percent_of
 from trainer.experiments.plots import precision_recall, reliability_diagram
@@ -30,19 +30,19 @@ MIXED = "Mixed"
 
 
 class Settings(BaseModel):
-    """What is compared."""
+    """The variants to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: dict[str, Variant]
     changes: tuple[str, ...] = ()
-    """Post-processing, beside clean images: names of ``trainer.data.transforms``, or groups of them."""
+    """Post-processing of test images, beside clean ones; see ``trainer.experiments.changes``."""
     fpr: float | None = None
-    """Also the share of fakes found at this share of false alarms."""
+    """Also report the share of fakes found at this share of false alarms."""
 
 
 def run(study: Study) -> Findings:
-    """Tables ``auroc`` and, where asked for, ``tpr`` (a column a generator, the worst, all mixed) and ``changes``."""
+    """Tables ``auroc`` and, if set, ``tpr`` (columns: each generator, the worst, all mixed) and ``changes``."""
     settings: Settings = study.settings(Settings)
     columns = {**study.tested, MIXED: None}
     auroc: dict[str, dict[str, Estimate]] = defaultdict(dict)
@@ -53,22 +53,22 @@ def run(study: Study) -> Findings:
     for row, variant in settings.variants.items():
         nets = _trained(study, variant)
         for column, generator in columns.items():
-            pictures = _test(study, generator)
-            sample = Sample.of(study, pictures, len(study.seeds_of(variant)))
-            logits = _logits(study, nets[column], pictures)
+            images = _test(study, generator)
+            sample = Sample.of(study, images, len(study.seeds_of(variant)))
+            logits = _logits(study, nets[column], images)
             auroc[row][column] = sample.auroc(logits)
             if settings.fpr is not None:
                 tpr[row][column] = sample.tpr_at_fpr(logits, settings.fpr)
         curves[row] = (logits[0, 0], sample.generated)
         trust[row] = _reliability(study, nets[MIXED][0], logits[0, 0], sample.generated)
-        changed = {c.name: sample.auroc(_logits(study, nets[MIXED], pictures, c)) for c in changes_of(settings.changes)}
+        changed = {c.name: sample.auroc(_logits(study, nets[MIXED], images, c)) for c in changes_of(settings.changes)}
         for column, found in {**summary(changed, changes_of(settings.changes)), **changed}.items():
             after[row, column] = percent_of(found)
     for column, generator in columns.items():
-        pictures = _test(study, generator)
-        alone = Sample.of(study, pictures, 1)
+        images = _test(study, generator)
+        alone = Sample.of(study, images, 1)
         for floor in floors_of(study, tuple(study.generators.values()) if generator is None else (generator,)):
-            logits = floor.judge(pictures).logits[None, None]
+            logits = floor.predict(images).logits[None, None]
             auroc[floor.row][column] = alone.auroc(logits)
             if settings.fpr is not None:
                 tpr[floor.row][column] = alone.tpr_at_fpr(logits, settings.fpr)
@@ -90,7 +90,7 @@ def run(study: Study) -> Findings:
 
 
 def _percent(found: Mapping[str, Mapping[str, Estimate]]) -> dict[tuple[str, str], Measured]:
-    """Row -> column -> share; with the worst generator's."""
+    """(Row, column) -> per cent, from row -> column -> share, with a column for the worst generator."""
     cells: dict[tuple[str, str], Measured] = {}
     for row, columns in found.items():
         cells |= {(row, column): percent_of(share) for column, share in columns.items()}
@@ -99,57 +99,49 @@ def _percent(found: Mapping[str, Mapping[str, Estimate]]) -> dict[tuple[str, str
 
 
 def _floors_after(study: Study, changes: Sequence[Transform]) -> dict[tuple[str, str], Measured]:
-    """The figures of table ``changes``."""
-    pictures = _test(study, None)
-    sample = Sample.of(study, pictures, 1)
+    """The floors' figures of table ``changes``."""
+    images = _test(study, None)
+    sample = Sample.of(study, images, 1)
     found: dict[tuple[str, str], Measured] = {}
     for floor in floors_of(study, tuple(study.generators.values())):
         seen = [change for change in changes if floor.sees(change)]
-        changed = {c.name: sample.auroc(floor.judge(pictures, c).logits[None, None]) for c in seen}
+        changed = {c.name: sample.auroc(floor.predict(images, c).logits[None, None]) for c in seen}
         found |= {(floor.row, column): percent_of(one) for column, one in {**summary(changed, seen), **changed}.items()}
     return found
 
 
 def _trained(study: Study, variant: Variant) -> Mapping[str, list[Trained]]:
-    """Column -> a network a seed."""
-    nets: dict[str, list[Trained]] = {column: [] for column in (*study.generators, MIXED)}
-    for seed in study.seeds_of(variant):
-        config = study.config(variant, seed)
-        every = tuple(study.generators.values())
-        count = study.least(variant)
-        val = study.corpus.classes(every, "val", study.scale.val)
-        if not config.binary:
-            trained = study.train(config, study.corpus.classes(every, "train", count), val)
-            for column_nets in nets.values():
-                column_nets.append(trained)
-            continue
-        for column, generator in study.generators.items():
-            classes = study.corpus.classes([generator], "train", count)
-            pair = study.corpus.classes([generator], "val", study.scale.val)
-            nets[column].append(study.train(config, classes, pair))
-        reals = study.corpus.photographs("train", None if count is None else count * len(every))
-        share = max(1, len(reals) // len(every))
-        mixed = {"real": reals, **{name: study.corpus.fakes(name, "train", share) for name in every}}
-        nets[MIXED].append(study.train(config, mixed, val))
-    return nets
+    """Column -> a network for each seed."""
+    every, count = tuple(study.generators.values()), study.least(variant)
+    train, val = study.training_classes(variant, every)
+    if not study.config(variant, seed=0).binary:
+        return dict.fromkeys((*study.generators, MIXED), study.train_seeds(variant, train, val))
+    nets = {
+        column: study.train_seeds(variant, *study.training_classes(variant, [generator]))
+        for column, generator in study.generators.items()
+    }
+    reals = study.corpus.photographs("train", None if count is None else count * len(every))
+    share = max(1, len(reals) // len(every))
+    mixed = {"real": reals, **{name: study.corpus.fakes(name, "train", share) for name in every}}
+    return {**nets, MIXED: study.train_seeds(variant, mixed, val)}
 
 
 def _names(study: Study, generator: str | None) -> tuple[str, ...]:
     return tuple(study.tested.values()) if generator is None else (generator,)
 
 
-def _test(study: Study, generator: str | None) -> tuple[Picture, ...]:
+def _test(study: Study, generator: str | None) -> tuple[CorpusImage, ...]:
     return study.both_kinds(_names(study, generator))
 
 
-def _logits(study: Study, nets: Sequence[Trained], pictures: Sequence[Picture], change: Transform = CLEAN) -> Floats:
+def _logits(study: Study, nets: Sequence[Trained], images: Sequence[CorpusImage], change: Transform = CLEAN) -> Floats:
     """``float32[S, 1, N]``."""
-    return np.stack([study.outputs(net, pictures, change).logits for net in nets])[:, None]
+    return np.stack([study.outputs(net, images, change).logits for net in nets])[:, None]
 
 
 def _reliability(study: Study, net: Trained, logits: Floats, generated: np.ndarray) -> Reliability:
-    """After a logistic regression on ``calib``."""
-    pictures = study.calibration(study.generators.values())
-    known = study.outputs(net, pictures).logits
-    fit = LogisticRegression(C=1e3).fit(known[:, None], [picture.generated for picture in pictures])
+    """Reliability of the probabilities after a logistic regression on calibration images."""
+    images = study.calibration(study.generators.values())
+    known = study.outputs(net, images).logits
+    fit = LogisticRegression(C=1e3).fit(known[:, None], [image.generated for image in images])
     return reliability(fit.predict_proba(logits[:, None])[:, 1], generated)

@@ -1,4 +1,4 @@
-"""Accuracy as trained on each of the things that one generator's images show (S3, Table 6)."""
+"""Uncalibrated accuracy on each content category of one generator's images (S3, Table 6)."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from trainer.arrays import Floats
 from trainer.evaluation import bootstrap
-from trainer.experiments.corpus import Picture
+from trainer.experiments.corpus import CorpusImage
 from trainer.experiments.floors import floors_of
 from trainer.experiments.measures import Sample, percent_of
 from trainer.experiments.section import Measured
@@ -17,33 +17,31 @@ ALL, MEAN = "all", "average"
 
 
 class Settings(OneNetwork):
-    """Whose images are tested."""
+    """The generator whose images are tested."""
 
     test_on: str
-    """The publication's name."""
+    """Its name in the publication."""
 
 
 def run(study: Study) -> Findings:
-    """Table ``accuracy``: a column a category of the test images, and their mean; or ``all`` if there are none."""
+    """Table ``accuracy``: a column for each category of the test images, and their mean; or ``all`` without any."""
     settings: Settings = study.settings(Settings)
     generator_of(study, settings.test_on, "test_on")
-    pictures = tested(study, settings.test_on)
+    images = tested(study, settings.test_on)
     nets, _ = trained_on(study, settings.variant, settings.train_on)
-    logits = {"accuracy": np.stack([study.outputs(net, pictures).logits for net in nets])}
+    logits = {"accuracy": np.stack([study.outputs(net, images).logits for net in nets])}
     for floor in floors_of(study, (study.generators[settings.train_on],)):
-        logits[floor.row] = floor.judge(pictures).logits[None]
-    found = {
-        (row, name): one for row, some in logits.items() for name, one in _accuracies(study, pictures, some).items()
-    }
+        logits[floor.row] = floor.predict(images).logits[None]
+    found = {(row, name): one for row, some in logits.items() for name, one in _accuracies(study, images, some).items()}
     remarks = ("The corpus does not say what its images show.",) if ("accuracy", ALL) in found else ()
     return Findings(tables=(study.recipe.published("accuracy").beside(found),), remarks=remarks)
 
 
-def _accuracies(study: Study, pictures: Sequence[Picture], logits: Floats) -> dict[str, Measured]:
-    """Category -> accuracy, of ``float32[S, N]``."""
-    sample = Sample.of(study, pictures, len(logits))
+def _accuracies(study: Study, images: Sequence[CorpusImage], logits: Floats) -> dict[str, Measured]:
+    """Category -> accuracy of logits ``float32[S, N]``."""
+    sample = Sample.of(study, images, len(logits))
     right = (logits[:, None] > 0) == sample.generated
-    categories = np.array([picture.category for picture in pictures])
+    categories = np.array([image.category for image in images])
     estimates = {}
     for category in sorted(set(categories)):
         chosen = categories == category

@@ -1,7 +1,7 @@
 """Trained on one generator, tested on others (S3, Tables 2 and 4): augmentations, number of classes, size of the data.
 
-AP is taken on each generator's own reals and fakes; mAP is the plain mean. Published means count the generator that was
-trained on: the mean without it stands beside them.
+AP is computed on each generator's own reals and fakes; mAP is the plain mean. Published means include the generator
+that was trained on; *unseen* is the mean without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from trainer.errors import NotInCorpus
 from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import Estimate
 from trainer.experiments.categories import some_categories
-from trainer.experiments.corpus import Picture, spread
+from trainer.experiments.corpus import CorpusImage, spread
 from trainer.experiments.floors import binary_floors
 from trainer.experiments.measures import Sample, percent_of
 from trainer.experiments.recipe import Variant
@@ -27,43 +27,42 @@ ALL, UNSEEN = "mAP", "mAP, unseen"
 
 
 class Trial(Variant):
-    """A variant, and what it is trained on."""
+    """A variant, and the images that it is trained on."""
 
     train_on: str | None = None
-    """Another of the publication's generators than the experiment's."""
-
+    """The generator to train on, by its name in the publication, if another than the experiment's."""
     simulation: Simulation | None = None
-    """In place of the generator's images: fakes made of its photographs."""
+    """Fakes made of the generator's photographs, in place of its images."""
     categories: int | None = Field(default=None, ge=1)
-    """Only what shows one of so many things."""
+    """Train only on images of this many content categories."""
     share: float = Field(default=1.0, gt=0, le=1)
-    """Of the images, spread evenly."""
+    """Train only on this share of the images, spread evenly."""
 
 
 class OneNetwork(BaseModel):
-    """Settings of the experiments that look at a single network."""
+    """Settings of experiments with a single network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: Trial
     train_on: str
-    """The publication's name."""
+    """The generator to train on, by its name in the publication."""
 
 
 class Settings(BaseModel):
-    """What is compared."""
+    """The variants to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: dict[str, Trial]
     train_on: str
-    """The publication's name."""
-    ours: str | None = None
-    """A variant that is to beat the best of the others, by a paired difference of *mAP, unseen*."""
+    """The generator to train on, by its name in the publication."""
+    candidate: str | None = None
+    """A variant to compare with each other one, by a paired difference of *mAP, unseen*."""
 
 
 def run(study: Study) -> Findings:
-    """Table ``ap``; ``paired`` where one variant is to beat the others."""
+    """Table ``ap``, and ``paired`` if there is a candidate."""
     settings: Settings = study.settings(Settings)
     found: dict[tuple[str, str], Measured] = {}
     unseen: dict[str, Estimate] = {}
@@ -95,15 +94,15 @@ def run(study: Study) -> Findings:
             for floor, value in binary_floors(study, (trained,), (generator,), "AP").items():
                 found[floor, column] = value
     else:
-        remarks.add(f"No floors: no training images of {settings.train_on}.")
+        remarks.add(f"There are no floors: no training images of {settings.train_on}.")
     tables = [study.recipe.published("ap").beside(found)]
-    if settings.ours is not None:
-        tables.append(study.recipe.published("paired").beside(_paired(settings.ours, unseen)))
+    if settings.candidate is not None:
+        tables.append(study.recipe.published("paired").beside(_paired(settings.candidate, unseen)))
     return Findings(tables=tuple(tables), remarks=tuple(sorted(remarks)))
 
 
 def trained_on(study: Study, trial: Trial, name: str) -> tuple[list[Trained], str]:
-    """A network a seed, trained on one generator and its reals; and what has to be said about the data.
+    """A network for each seed, trained on one generator and its reals; and a remark on the data, or none.
 
     Raises:
         NotInCorpus: the corpus has nothing that stands for the generator, or no images of it to train on.
@@ -117,51 +116,51 @@ def trained_on(study: Study, trial: Trial, name: str) -> tuple[list[Trained], st
     remark = ""
     if trial.categories is not None:
         kept, remark = some_categories(train, trial.categories)
-        train = {label: kept(pictures) for label, pictures in train.items()}
-        # A small corpus may have none to watch that show the same; then all are watched.
-        val = {label: kept(pictures) or pictures for label, pictures in val.items()}
-    val = {label: spread(pictures, study.scale.val) for label, pictures in val.items()}
-    train = {label: spread(pictures, study.least(trial)) for label, pictures in train.items()}
+        train = {label: kept(images) for label, images in train.items()}
+        # A small corpus may have no validation images of these categories; then it takes those of all.
+        val = {label: kept(images) or images for label, images in val.items()}
+    val = {label: spread(images, study.scale.val) for label, images in val.items()}
+    train = {label: spread(images, study.least(trial)) for label, images in train.items()}
     if trial.simulation is not None:
         train, val = simulate(study, train[REAL], trial.simulation)
-    train = {label: _part(pictures, trial.share) for label, pictures in train.items()}
-    return [study.train(study.config(trial, seed), train, val) for seed in study.seeds_of(trial)], remark
+    train = {label: _part(images, trial.share) for label, images in train.items()}
+    return study.train_seeds(trial, train, val), remark
 
 
 def generator_of(study: Study, name: str, setting: str) -> str:
-    """What stands for a generator of the publication, which ``setting`` names.
+    """The corpus's generator that stands for one of the publication, which ``setting`` names.
 
     Raises:
-        NotInCorpus: nothing does.
+        NotInCorpus: nothing stands for it.
     """
     if name not in study.generators:
-        raise NotInCorpus(f"{setting}: nothing in {study.corpus.root} stands for {name}; say --map {name}=FOLDER")
+        raise NotInCorpus(f"{setting}: nothing in {study.corpus.root} stands for {name}; pass --map {name}=FOLDER")
     return study.generators[name]
 
 
 def average_precisions(study: Study, nets: Sequence[Trained], **how: Any) -> dict[str, Estimate]:
-    """Of each generator of the publication; ``how`` the images are seen, see ``Study.outputs``."""
+    """The AP of each generator of the publication; ``how``: further arguments of ``Study.outputs``."""
     found = {}
     for name in study.tested:
-        pictures = tested(study, name)
-        logits = np.stack([study.outputs(net, pictures, **how).logits for net in nets])[:, None]
-        found[name] = Sample.of(study, pictures, len(nets)).average_precision(logits)
+        images = tested(study, name)
+        logits = np.stack([study.outputs(net, images, **how).logits for net in nets])[:, None]
+        found[name] = Sample.of(study, images, len(nets)).average_precision(logits)
     return found
 
 
-def tested(study: Study, name: str) -> tuple[Picture, ...]:
+def tested(study: Study, name: str) -> tuple[CorpusImage, ...]:
     """A generator's test images and its reals, see ``Study.both_kinds``."""
     return study.both_kinds([study.generators[name]])
 
 
-def _part(pictures: Sequence[Picture], share: float) -> tuple[Picture, ...]:
-    return spread(pictures, max(2, round(len(pictures) * share)))
+def _part(images: Sequence[CorpusImage], share: float) -> tuple[CorpusImage, ...]:
+    return spread(images, max(2, round(len(images) * share)))
 
 
-def _paired(ours: str, unseen: Mapping[str, Estimate]) -> dict[tuple[str, str], Measured]:
-    """Ours minus each other, over the same photographs and backbones: of as many seeds each."""
+def _paired(candidate: str, unseen: Mapping[str, Estimate]) -> dict[tuple[str, str], Measured]:
+    """The candidate minus each other variant, paired over photographs and backbones; all need equally many seeds."""
     return {
-        (f"{ours} - {row}", UNSEEN): percent_of(unseen[ours] - estimate)
+        (f"{candidate} - {row}", UNSEEN): percent_of(unseen[candidate] - estimate)
         for row, estimate in unseen.items()
-        if row != ours and ours in unseen
+        if row != candidate and candidate in unseen
     }

@@ -1,7 +1,7 @@
-"""Types added one after another, a few images each (S1, Table V): what the rest and the new one are named as.
+"""Classes added one after another, from a few images each (S1, Table V): accuracy on the rest and on the newest.
 
-As in the paper, training starts from one generator and photographs, and at each step the trained network is fine-tuned
-on the few images of all types added so far. So are the floors, fitted anew at each step.
+As in the paper, a network is trained on one generator and photographs, and at each step this network is fine-tuned on
+the few images of all classes added so far. The floors are fitted anew at each step, on the same images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import Estimate
-from trainer.evaluation.floors import Kind
-from trainer.experiments.corpus import Picture
-from trainer.experiments.floors import KINDS
+from trainer.evaluation.floors import FloorKind
+from trainer.experiments.corpus import CorpusImage
+from trainer.experiments.floors import FLOOR_KINDS
 from trainer.experiments.measures import Sample, percent_of
 from trainer.experiments.plots import panels
 from trainer.experiments.recipe import Variant
@@ -24,34 +24,34 @@ from trainer.protocols.few_shot import FEWEST, Backbone, draw_seed, few_shot_poo
 
 REST, NEW = "rest", "new"
 Step = dict[str, Estimate]
-"""Accuracy on the rest and on the new: as far as there are test images, and at first there is nothing new."""
+"""Accuracy on the rest and on the newest class, where there are test images; the first step has no newest class."""
 Learner = Callable[[Sequence[str]], list[Step]]
-"""From families, in the order in which they are added."""
+"""Takes families in the order in which they are added, and returns a step for each."""
 
 
 class Settings(BaseModel):
-    """What is compared."""
+    """The variants to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: dict[str, Variant]
     shots: int
-    """Images of each new type."""
+    """Images of each new class."""
     orders: int = 1
-    """In how many orders types are added; the first is the publication's, each other starts from another generator."""
+    """Orders in which classes are added: the publication's, then others that each start from another generator."""
     summary: bool = False
-    """Also the means over all steps and orders, and the worst family."""
+    """Also report means over all steps and orders, and the worst family."""
 
 
 def run(study: Study) -> Findings:
-    """Tables ``rest`` and ``new``, a column a step; ``summary`` where asked for."""
+    """Tables ``rest`` and ``new``, a column for each step; ``summary`` if set."""
     settings: Settings = study.settings(Settings)
     learners: dict[str, Learner] = {
         name: partial(_steps, study, variant, settings.shots) for name, variant in settings.variants.items()
     }
     pool = min(len(few_shot_pool(study, family)) for family in study.generators.values())
     if min(pool, settings.shots) >= FEWEST:
-        learners |= {f"floor: {kind}": partial(_floor_steps, study, kind, settings.shots) for kind in KINDS}
+        learners |= {f"floor: {kind}": partial(_floor_steps, study, kind, settings.shots) for kind in FLOOR_KINDS}
     tables: dict[str, dict[tuple[str, str], Measured]] = {REST: {}, NEW: {}, "summary": {}}
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in settings.variants}
     study.test_classes(study.tested.values(), least=2)
@@ -70,22 +70,22 @@ def run(study: Study) -> Findings:
                     if step:
                         every[part].append(estimate)
         tables["summary"] |= {(name, column): percent_of(one) for column, one in _summary(every).items()}
-    remarks = (f"Types are added by {pool} images: there are no more.",) if pool < settings.shots else ()
+    remarks = (f"Classes are added from {pool} images: there are no more.",) if pool < settings.shots else ()
     shown = [REST, NEW, *(["summary"] if settings.summary else [])]
-    image = panels(groups, x="types added", y="accuracy, %", limits=(0, 102))
-    figure = Figure(title="Accuracy by types added", image=image)
+    image = panels(groups, x="classes added", y="accuracy, %", limits=(0, 102))
+    figure = Figure(title="Accuracy by classes added", image=image)
     tables_shown = tuple(study.recipe.published(name).beside(tables[name]) for name in shown)
     return Findings(tables=tables_shown, figures=(figure,), remarks=remarks)
 
 
 def _summary(every: Mapping[str, Sequence[Estimate]]) -> dict[str, Estimate]:
-    """Over steps and orders, of what there are test images of."""
+    """Means over steps and orders, where there are test images, and the worst."""
     found = {f"the {part}, mean": bootstrap.average(estimates) for part, estimates in every.items() if estimates}
     return {**found, **({f"the {NEW}, worst": bootstrap.worst(every[NEW])} if every[NEW] else {})}
 
 
 def orders_of(names: Sequence[str], count: int) -> list[list[str]]:
-    """As given; then permutations, each starting from another name."""
+    """The names as given, then permutations that each start from another name."""
     found = [list(names)]
     for number in range(1, count):
         first = names[number % len(names)]
@@ -95,9 +95,8 @@ def orders_of(names: Sequence[str], count: int) -> list[list[str]]:
 
 
 def _steps(study: Study, variant: Variant, shots: int, families: Sequence[str]) -> list[Step]:
-    train = study.corpus.classes(families[:1], "train", study.least(variant))
-    val = study.corpus.classes(families[:1], "val", study.scale.val)
-    backbones = [(study.train(study.config(variant, seed), train, val), train) for seed in study.seeds_of(variant)]
+    train, val = study.training_classes(variant, families[:1])
+    backbones = [(trained, train) for trained in study.train_seeds(variant, train, val)]
     return [_step(study, variant, backbones, families[: step + 1], shots) for step in range(len(families))]
 
 
@@ -114,13 +113,13 @@ def _step(
         for seed, one in enumerate(backbones)
     ]
     found = {}
-    for part, pictures in _test_images(study, families).items():
-        right = np.array([[namer.right(pictures) for namer in row] for row in namers])
-        found[part] = Sample.of(study, pictures, *right.shape[:2]).mean(right)
+    for part, images in _test_images(study, families).items():
+        right = np.array([[namer.right(images) for namer in row] for row in namers])
+        found[part] = Sample.of(study, images, *right.shape[:2]).mean(right)
     return found
 
 
-def _floor_steps(study: Study, kind: Kind, shots: int, families: Sequence[str]) -> list[Step]:
+def _floor_steps(study: Study, kind: FloorKind, shots: int, families: Sequence[str]) -> list[Step]:
     steps = []
     for step in range(len(families)):
         added = dict.fromkeys(families[1 : step + 1], shots)
@@ -130,10 +129,10 @@ def _floor_steps(study: Study, kind: Kind, shots: int, families: Sequence[str]) 
     return steps
 
 
-def _test_images(study: Study, families: Sequence[str]) -> dict[str, Sequence[Picture]]:
-    """Of the last family, where it is not the only one, and of the others and photographs; as far as there are any."""
+def _test_images(study: Study, families: Sequence[str]) -> dict[str, Sequence[CorpusImage]]:
+    """Test images of the newest family, unless it is the only one, and of all other classes; without empty parts."""
     classes = study.corpus.classes(families, "test", study.scale.test)
     newest = families[-1] if len(families) > 1 else None
-    rest = [picture for name, pictures in classes.items() if name != newest for picture in pictures]
+    rest = [image for name, images in classes.items() if name != newest for image in images]
     parts = {REST: rest, NEW: classes.get(newest, ()) if newest else ()}
-    return {part: pictures for part, pictures in parts.items() if pictures}
+    return {part: images for part, images in parts.items() if images}

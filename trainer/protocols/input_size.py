@@ -1,7 +1,7 @@
 """AUROC of one generator at several input sizes, for several networks (S1, Table II).
 
-As in the paper, images are resized to the input. A size above the stored one, of photographs or of the
-generator's images, is left out: enlarging adds no evidence, or tells one from the other.
+As in the paper, images are resized to the input. A size above that of the stored images, real or generated, is left
+out: enlarging adds no evidence, and if it enlarges one kind only, it gives that kind away.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from trainer.experiments.study import Findings, Study
 
 
 class Settings(BaseModel):
-    """What is compared."""
+    """The variants to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,23 +29,19 @@ def run(study: Study) -> Findings:
     """Table ``auroc``."""
     settings: Settings = study.settings(Settings)
     (generator,) = list(study.generators.values())[:1]
-    train = {row: study.corpus.classes([generator], "train", study.least(v)) for row, v in settings.variants.items()}
-    val = study.corpus.classes([generator], "val", study.scale.val)
-    pictures = study.both_kinds([generator])
+    images = study.both_kinds([generator])
     test = study.corpus.classes([generator], "test", study.scale.test)
     stored, smallest = min((min(decode(some[0].extent.read()).image.size), label) for label, some in test.items())
     usable = [size for size in settings.sizes if size <= stored]
     found: dict[tuple[str, str], Measured] = {}
     for row, variant in settings.variants.items():
-        sample = Sample.of(study, pictures, len(study.seeds_of(variant)))
+        sample = Sample.of(study, images, len(study.seeds_of(variant)))
+        train, val = study.training_classes(variant, [generator])
         for size in usable:
-            nets = [
-                study.train(study.config(variant, seed, size=size, fit="resize"), train[row], val)
-                for seed in study.seeds_of(variant)
-            ]
-            logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
+            nets = study.train_seeds(variant, train, val, size=size, fit="resize")
+            logits = np.stack([study.outputs(net, images).logits for net in nets])[:, None]
             found[row, f"{size}x{size}"] = percent_of(sample.auroc(logits))
-    for size in usable:  # of the images as stored: the same at every size
+    for size in usable:  # floors take the images as stored: the same at every size
         for floor, value in binary_floors(study, (generator,)).items():
             found[floor, f"{size}x{size}"] = value
     left_out = [f"{size}" for size in settings.sizes if size not in usable]

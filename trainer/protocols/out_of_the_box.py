@@ -1,8 +1,8 @@
-"""A detector on what it was not made for: a newer generator, images from the web, with and without resizing (S3).
+"""A detector on images that it was not made for: of a newer generator, or from the web, also resized (S3).
 
-*Resized* is what the publication does to 1,024-pixel photographs: the shorter side to 256, then the centre. Where the
-corpus is already as small as the input, a transform that shrinks and enlarges stands for it. The floor of metadata
-stands beside images as stored alone: those that are coded or resized in memory are in no file.
+*Resized* is what the publication does to 1,024-pixel photographs: the shorter side to 256, then the centre. If the
+corpus is already as small as the input, a transform that shrinks and enlarges stands for it. The metadata floor only
+stands beside images as stored: those that are coded or resized in memory are in no file.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from bundle.manifest import Preprocessing, Resize
 from trainer.arrays import Scores
 from trainer.data.transforms import Transform
 from trainer.experiments.changes import changes_of
-from trainer.experiments.corpus import Picture
-from trainer.experiments.floors import AS_STORED, Floor, floors_of
+from trainer.experiments.corpus import CorpusImage
+from trainer.experiments.floors import AS_STORED, StudyFloor, floors_of
 from trainer.experiments.measures import Sample, percent_of
 from trainer.experiments.section import Measured
 from trainer.experiments.study import Findings, Study, Trained
@@ -22,14 +22,14 @@ from trainer.protocols.generalisation import OneNetwork, tested, trained_on
 
 
 class Settings(OneNetwork):
-    """What is tried."""
+    """The network, and the changes of its test images."""
 
     before: str = "clean"
-    """What all images go through first; the web's JPEG coding, where the corpus has none."""
+    """The transform of all images; the web's JPEG coding, if the corpus has none."""
     shorter: int | None = None
-    """Resize the shorter side to so many pixels before the crop."""
+    """Also test with the shorter side resized to this many pixels before the crop."""
     shrunk: str | None = None
-    """Or this transform, in place of ``before``."""
+    """Or test with this transform in place of ``before``."""
 
 
 def run(study: Study) -> Findings:
@@ -52,27 +52,27 @@ def run(study: Study) -> Findings:
 def _rows(
     study: Study,
     nets: Sequence[Trained],
-    floors: Sequence[Floor],
+    floors: Sequence[StudyFloor],
     name: str,
     row: str,
     change: Transform,
     resize: Resize = AS_STORED,
 ) -> dict[tuple[str, str], Measured]:
-    """The networks', and one for each floor that sees such images."""
+    """A row of the networks, and one for each floor that sees such images."""
     view = nets[0].config.preprocessing.views[0]
     cut = None if resize == AS_STORED else Preprocessing(views=(view.model_copy(update={"resize": resize}),))
-    pictures = tested(study, name)
-    found = _figures(study, pictures, row, np.stack([study.outputs(net, pictures, change, cut).logits for net in nets]))
+    images = tested(study, name)
+    found = _figures(study, images, row, np.stack([study.outputs(net, images, change, cut).logits for net in nets]))
     for floor in floors:
         if floor.sees(change, resize):
-            logits = floor.judge(pictures, change, resize).logits
-            found |= _figures(study, pictures, f"{row}, {floor.row}", logits[None])
+            logits = floor.predict(images, change, resize).logits
+            found |= _figures(study, images, f"{row}, {floor.row}", logits[None])
     return found
 
 
-def _figures(study: Study, pictures: Sequence[Picture], row: str, logits: Scores) -> dict[tuple[str, str], Measured]:
-    """Of ``float[S, N]``."""
-    sample = Sample.of(study, pictures, len(logits))
+def _figures(study: Study, images: Sequence[CorpusImage], row: str, logits: Scores) -> dict[tuple[str, str], Measured]:
+    """Accuracy and AP of logits ``float[S, N]``."""
+    sample = Sample.of(study, images, len(logits))
     return {
         (row, "accuracy"): percent_of(sample.mean((logits[:, None] > 0) == sample.generated)),
         (row, "AP"): percent_of(sample.average_precision(logits[:, None])),

@@ -16,9 +16,9 @@ def run(study: Study) -> Findings:
     nets, _ = trained_on(study, settings.variant, settings.train_on)
     scores = {}
     for name in study.tested:
-        pictures = tested(study, name)
-        generated = np.array([picture.generated for picture in pictures])
-        scores[name] = study.outputs(nets[0], pictures).logits, generated
+        images = tested(study, name)
+        generated = np.array([image.generated for image in images])
+        scores[name] = study.outputs(nets[0], images).logits, generated
     found = {("AP", name): percent_of(estimate) for name, estimate in average_precisions(study, nets).items()}
     trained = (study.generators[settings.train_on],)
     for name, generator in study.tested.items():

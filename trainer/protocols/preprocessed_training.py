@@ -1,7 +1,7 @@
-"""Does blurring or noise in training help on generators never seen? (S2, Table 1). *Positive* is a real image there.
+"""Blur and noise in training, tested on unseen generators (S2, Table 1); *positive* is a real image there.
 
-Published gains are in accuracy at one threshold, where a model that calls more images generated wins as well: AUROC and
-TNR at TPR 95 % do not depend on that. Differences to the first variant are paired over photographs.
+Published gains are in accuracy at one threshold, which a model can also gain by calling more images generated. AUROC
+and TNR at TPR 95 % do not depend on the threshold. Differences to the first variant are paired over photographs.
 """
 
 import numpy as np
@@ -18,21 +18,21 @@ from trainer.experiments.study import Findings, Study
 
 
 class Settings(BaseModel):
-    """What is compared."""
+    """The variants to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: dict[str, Variant] = Field(min_length=1)
-    """Differences are taken to the first."""
+    """Gains are differences to the first."""
     train_on: tuple[str, ...] = Field(min_length=1)
-    """The publication's names: one network for each, which is tested on all others."""
+    """Generators, by their names in the publication; each has a network of its own, which is tested on all others."""
 
 
 FIGURES = ("ACC", "TPR", "TNR", "AUROC", "TNR at TPR 95")
 
 
 def run(study: Study) -> Findings:
-    """Tables ``figures`` (a row for each test set and variant), ``gain`` (differences, unseen generators together)."""
+    """Tables ``figures`` (a row for each test set and variant) and ``gain`` (means over unseen generators)."""
     settings: Settings = study.settings(Settings)
     figures: dict[tuple[str, str], Measured] = {}
     sources = [name for name in settings.train_on if name in study.generators]
@@ -56,7 +56,7 @@ def _means(found: list[dict[str, Estimate]]) -> dict[str, Estimate]:
 
 
 def _gains(means: dict[str, dict[str, Estimate]]) -> dict[tuple[str, str], Measured]:
-    """Of each variant, and what each gains over the first."""
+    """Figures of each variant, and its gains over the first."""
     found: dict[tuple[str, str], Measured] = {}
     first = next(iter(means), "")
     for row, estimates in means.items():
@@ -68,15 +68,12 @@ def _gains(means: dict[str, dict[str, Estimate]]) -> dict[tuple[str, str], Measu
 
 
 def _tested(study: Study, variant: Variant, source: str) -> dict[str, dict[str, Estimate]]:
-    generator = study.generators[source]
-    train = study.corpus.classes([generator], "train", study.least(variant))
-    val = study.corpus.classes([generator], "val", study.scale.val)
-    nets = [study.train(study.config(variant, seed), train, val) for seed in study.seeds_of(variant)]
+    nets = study.train_seeds(variant, *study.training_classes(variant, [study.generators[source]]))
     found = {}
     for target, family in study.tested.items():
-        pictures = study.both_kinds([family])
-        logits = np.stack([study.outputs(net, pictures).logits for net in nets])[:, None]
-        found[target] = _figures(Sample.of(study, pictures, len(nets)), logits)
+        images = study.both_kinds([family])
+        logits = np.stack([study.outputs(net, images).logits for net in nets])[:, None]
+        found[target] = _figures(Sample.of(study, images, len(nets)), logits)
     return found
 
 

@@ -1,6 +1,6 @@
 """AP after blur and after JPEG at test time, for each training augmentation (S3, Fig. 5).
 
-The floor of metadata stands beside images as stored alone: blurred or coded in memory, they are in no file.
+The metadata floor only stands beside images as stored: blurred or coded in memory, they are in no file.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from trainer.data.transforms import Transform
 from trainer.evaluation.metrics import average_precision
 from trainer.experiments.changes import blurred, coded
-from trainer.experiments.floors import Floor, floors_of
+from trainer.experiments.floors import StudyFloor, floors_of
 from trainer.experiments.plots import panels
 from trainer.experiments.section import Figure, Measured
 from trainer.experiments.study import Findings, Study, Trained
@@ -17,16 +17,16 @@ from trainer.protocols.generalisation import Trial, tested, trained_on
 
 
 class Settings(BaseModel):
-    """What is compared."""
+    """The variants to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: dict[str, Trial]
     train_on: str
     sigmas: tuple[float, ...]
-    """Of the blur, in pixels."""
+    """Standard deviations of the blur, in pixels."""
     qualities: tuple[int, ...]
-    """Of JPEG, in the order in which they are drawn."""
+    """Qualities of JPEG, in the order of the diagram."""
 
 
 def run(study: Study) -> Findings:
@@ -39,16 +39,16 @@ def run(study: Study) -> Findings:
     axes = {"blur": "blur, sigma", "jpeg": "JPEG quality"}
     nets = {row: trained_on(study, trial, settings.train_on)[0][0] for row, trial in settings.variants.items()}
     floors = floors_of(study, (study.generators[settings.train_on],))
-    judges: dict[str, Trained | Floor] = {**nets, **{floor.row: floor for floor in floors}}
+    detectors: dict[str, Trained | StudyFloor] = {**nets, **{floor.row: floor for floor in floors}}
     tables, figures = [], []
     for kind, sweep in sweeps.items():
         means: dict[tuple[str, str], Measured] = {}
         groups: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in study.tested}
-        for row, judge in judges.items():
+        for row, detector in detectors.items():
             for amount, change in sweep:
-                if isinstance(judge, Floor) and not judge.sees(change):
+                if isinstance(detector, StudyFloor) and not detector.sees(change):
                     continue
-                found = {name: 100 * _ap(study, judge, name, change) for name in study.tested}
+                found = {name: 100 * _ap(study, detector, name, change) for name in study.tested}
                 means[row, f"{amount:g}"] = Measured(value=float(np.mean(list(found.values()))))
                 for name, value in found.items():
                     groups[name].setdefault(row, []).append((amount, value))
@@ -58,8 +58,12 @@ def run(study: Study) -> Findings:
     return Findings(tables=tuple(tables), figures=tuple(figures))
 
 
-def _ap(study: Study, judge: Trained | Floor, name: str, change: Transform) -> float:
-    pictures = tested(study, name)
-    generated = np.array([picture.generated for picture in pictures])
-    judged = judge.judge(pictures, change) if isinstance(judge, Floor) else study.outputs(judge, pictures, change)
-    return average_precision(judged.logits, generated)
+def _ap(study: Study, detector: Trained | StudyFloor, name: str, change: Transform) -> float:
+    images = tested(study, name)
+    generated = np.array([image.generated for image in images])
+    outputs = (
+        detector.predict(images, change)
+        if isinstance(detector, StudyFloor)
+        else study.outputs(detector, images, change)
+    )
+    return average_precision(outputs.logits, generated)

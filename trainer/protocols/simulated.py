@@ -1,4 +1,4 @@
-"""Training fakes made of real images alone: AutoGAN's (Zhang et al.) and deep image prior's (S3, A.4)."""
+"""Fakes to train on, made of real images alone by AutoGAN (Zhang et al.) or deep image priors (S3, A.4)."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bundle.manifest import Crop, Preprocessing, View
 from trainer.arrays import Pixels
 from trainer.data.entries import REAL, Extent
-from trainer.experiments.corpus import Picture, spread
+from trainer.experiments.corpus import CorpusImage, spread
 from trainer.experiments.study import Study, load_views
 from trainer.synthesis.autoencoders import reproduce
 from trainer.synthesis.autogan import GanConfig, GanUpsampling, train_simulator
@@ -21,29 +21,29 @@ from trainer.synthesis.deep_image_prior import PriorConfig, reconstruct
 
 
 class Simulation(BaseModel):
-    """How fakes are made."""
+    """The settings of a simulator."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["autogan", "deep_image_prior"]
     upsampling: GanUpsampling = "transposed"
-    """AutoGAN's."""
+    """The decoder of AutoGAN."""
     images: int | None = Field(default=None, ge=1)
-    """Photographs that are used; None for all. Each prior is a network of its own, fitted for minutes."""
+    """Photographs to use; None for all. Each deep image prior is a network of its own, fitted for minutes."""
     side: int = Field(default=256, ge=16)
-    """Of their central squares, in pixels."""
+    """Side of their central squares, in pixels."""
     options: dict[str, Any] = {}
-    """Of ``GanConfig`` or ``PriorConfig``."""
+    """Settings of ``GanConfig`` or ``PriorConfig``."""
 
 
-Folder = dict[str, tuple[Picture, ...]]
+Folder = dict[str, tuple[CorpusImage, ...]]
 
 
-def simulate(study: Study, photographs: Sequence[Picture], how: Simulation) -> tuple[Folder, Folder]:
-    """Photographs and what was made of them, equally many: where a prior has six snapshots, photographs six times.
+def simulate(study: Study, photographs: Sequence[CorpusImage], how: Simulation) -> tuple[Folder, Folder]:
+    """Photographs and fakes made of them, equally many: if a prior has six snapshots, each photograph comes six times.
 
     Returns:
-        Images to train on, and those of an eighth of the photographs to watch, which have no others to be watched by.
+        Training images, and validation images: those of an eighth of the photographs.
     """
     chosen = spread(photographs, how.images)
     inputs = {
@@ -60,12 +60,12 @@ def simulate(study: Study, photographs: Sequence[Picture], how: Simulation) -> t
     path = study.steps.file("simulate", inputs, "tar", make)
     with tarfile.open(path, "r:") as tar:
         extents = [Extent(path, member.offset_data, member.size) for member in tar]
-    fakes = tuple(Picture(extent, "train", how.method, "", generated=True) for extent in extents)
+    fakes = tuple(CorpusImage(extent, "train", how.method, "", generated=True) for extent in extents)
     times = len(fakes) // len(chosen)
-    images = {REAL: tuple(picture for picture in chosen for _ in range(times)), how.method: fakes}
+    classes = {REAL: tuple(image for image in chosen for _ in range(times)), how.method: fakes}
     watched = times * max(1, len(chosen) // 8)
-    train = {label: pictures[:-watched] for label, pictures in images.items()}
-    return train, {label: pictures[-watched:] for label, pictures in images.items()}
+    train = {label: images[:-watched] for label, images in classes.items()}
+    return train, {label: images[-watched:] for label, images in classes.items()}
 
 
 def _autogan(real: Pixels, how: Simulation) -> Pixels:

@@ -1,9 +1,9 @@
-"""Is an unseen generator rejected as unknown, before any image of it? One family left out after another, then others.
+"""Is an unseen generator rejected as unknown? One family is left out after another, then others.
 
-The papers reject nothing: the nearest template always wins. Here an image is unknown where the conformal p-value of its
-nearest label is not above alpha, calibrated on the calibration images of the known labels alone. Generators that the
-corpus keeps from training (``rec_*``) are judged by the backbones that know all families. For floors an image is known
-as far as its likeliest label is likely.
+The papers reject nothing: the nearest template always wins. Here an image is unknown if the conformal p-value of its
+nearest label is at most alpha, calibrated on calibration images of the known labels alone. Generators that the corpus
+keeps from training (``rec_*``) are tested on the backbones that know all families. Floors score an image by the
+log-odds of its likeliest label.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from trainer.arrays import Flags, Scores
 from trainer.data.transforms import CLEAN, Transform
 from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import Estimate
-from trainer.evaluation.floors import Kind
+from trainer.evaluation.floors import FloorKind
 from trainer.evaluation.metrics import proportion
-from trainer.evaluation.open_set import Calibration, Judged
+from trainer.evaluation.open_set import DistanceCalibration, LabelMatches
 from trainer.experiments.changes import changes_of
-from trainer.experiments.corpus import Picture
-from trainer.experiments.floors import KINDS, floors_of
+from trainer.experiments.corpus import CorpusImage
+from trainer.experiments.floors import FLOOR_KINDS, floors_of
 from trainer.experiments.measures import Sample, percent_of
 from trainer.experiments.naming import Namer, make_namer
 from trainer.experiments.plots import curves
@@ -30,64 +30,64 @@ from trainer.experiments.recipe import Variant
 from trainer.experiments.section import Figure, Measured
 from trainer.experiments.study import Findings, Study, percent
 
-Opinion = Callable[[Sequence[Picture]], tuple[Scores, Flags]]
-"""How known each of N images looks, ``float[N]``, and whether its nearest label is its own, ``bool[N]``."""
+OpenSetScores = Callable[[Sequence[CorpusImage]], tuple[Scores, Flags]]
+"""Takes N images; returns how well labels explain each, ``float[N]``, and if the nearest is its own, ``bool[N]``."""
 
 
 class Settings(BaseModel):
-    """What is compared."""
+    """The variants to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: dict[str, Variant]
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Share of known images that may be rejected."""
+    """The share of known images that may be rejected."""
     changes: tuple[str, ...] = ()
-    """After which known images should still be known."""
+    """Post-processing after which known images should still be known."""
 
 
 @dataclass(frozen=True, eq=False)
-class Backbone:
-    """One that knows some labels, calibrated."""
+class CalibratedBackbone:
+    """A backbone trained on some labels, with its templates and their calibration."""
 
     namer: Namer
     generators: tuple[str, ...]
-    """Those that it knows."""
-    calibration: Calibration
+    """The generators that it was trained on."""
+    calibration: DistanceCalibration
 
-    def judged(self, pictures: Sequence[Picture], change: Transform = CLEAN) -> Judged:
+    def matches(self, images: Sequence[CorpusImage], change: Transform = CLEAN) -> LabelMatches:
         """Nearest label, p-value and score of each image."""
-        return self.calibration.judge(self.namer.distances(pictures, change))
+        return self.calibration.match(self.namer.distances(images, change))
 
-    def opinion(self, pictures: Sequence[Picture]) -> tuple[Scores, Flags]:
-        """See ``Opinion``."""
-        judged, labels = self.judged(pictures), self.namer.library.labels
-        right = [labels[number] == p.label for number, p in zip(judged.nearest, pictures, strict=True)]
-        return judged.score, np.array(right)
+    def scores(self, images: Sequence[CorpusImage]) -> tuple[Scores, Flags]:
+        """See ``OpenSetScores``."""
+        matches, labels = self.matches(images), self.namer.library.labels
+        right = [labels[number] == p.label for number, p in zip(matches.nearest, images, strict=True)]
+        return matches.score, np.array(right)
 
 
 def run(study: Study) -> Findings:
-    """Tables ``auroc``, ``oscr`` (a column a family) and ``false_unknown``; means and worst."""
+    """Tables ``auroc`` and ``oscr`` (columns: each family, mean, worst), and ``false_unknown``."""
     settings: Settings = study.settings(Settings)
     auroc: dict[tuple[str, str], Measured] = {}
     oscr: dict[tuple[str, str], Measured] = {}
     false_unknown: dict[tuple[str, str], Measured] = {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    knowing: dict[str, Callable[[Sequence[str]], list[Opinion]]] = {
-        row: partial(_opinions, study, variant) for row, variant in settings.variants.items()
+    scorers_of: dict[str, Callable[[Sequence[str]], list[OpenSetScores]]] = {
+        row: partial(_backbone_scores, study, variant) for row, variant in settings.variants.items()
     }
     every = tuple(study.generators.values())
     whole = {row: _backbones(study, variant, every) for row, variant in settings.variants.items()}
-    knowing |= {f"floor: {kind}": partial(_floor_opinions, study, kind) for kind in KINDS}
-    for row, opinions in knowing.items():
+    scorers_of |= {f"floor: {kind}": partial(_floor_scores, study, kind) for kind in FLOOR_KINDS}
+    for row, scorers in scorers_of.items():
         left_out = {}
         for name, family in study.generators.items():
             if not study.corpus.fakes(family, "test"):
                 continue
             known = [generator for generator in every if generator != family]
-            left_out[name] = _told_apart(study, opinions(known), known, family)
-        of_all = [backbone.opinion for backbone in whole[row]] if row in whole else opinions(every)
-        others = {name: _told_apart(study, of_all, every, name) for name in study.kept}
+            left_out[name] = _auroc_and_oscr(study, scorers(known), known, family)
+        of_all = [backbone.scores for backbone in whole[row]] if row in whole else scorers(every)
+        others = {name: _auroc_and_oscr(study, of_all, every, name) for name in study.kept}
         for table, place in ((auroc, 0), (oscr, 1)):
             for name, found in {**left_out, **others}.items():
                 table[row, name] = percent_of(found[place])
@@ -99,7 +99,7 @@ def run(study: Study) -> Findings:
     for row, backbones in whole.items():
         rates = _false_unknowns(study, backbones, settings)
         false_unknown |= {(row, column): rate for column, rate in rates.items()}
-        lines[row] = _promise(study, backbones)
+        lines[row] = _rejection_curve(study, backbones)
     tables = {"auroc": auroc, "oscr": oscr, "false_unknown": false_unknown}
     image = curves({"as promised": [(0, 0), (30, 30)], **lines}, x="alpha, %", y="known images rejected, %")
     return Findings(
@@ -108,37 +108,37 @@ def run(study: Study) -> Findings:
     )
 
 
-def _backbones(study: Study, variant: Variant, generators: Sequence[str]) -> list[Backbone]:
-    train = study.corpus.classes(generators, "train", study.least(variant))
-    val = study.corpus.classes(generators, "val", study.scale.val)
+def _backbones(study: Study, variant: Variant, generators: Sequence[str]) -> list[CalibratedBackbone]:
+    train, val = study.training_classes(variant, generators)
     calib = study.calibration(generators)
     found = []
-    for seed in study.seeds_of(variant):
-        trained = study.train(study.config(variant, seed), train, val)
+    for seed, trained in enumerate(study.train_seeds(variant, train, val)):
         namer = make_namer(study, variant, trained, train, seed=seed)
-        numbers = np.array([namer.library.labels.index(picture.label) for picture in calib])
-        found.append(Backbone(namer, tuple(generators), Calibration.of(namer.distances(calib), numbers)))
+        label_ids = np.array([namer.library.labels.index(image.label) for image in calib])
+        found.append(
+            CalibratedBackbone(namer, tuple(generators), DistanceCalibration.of(namer.distances(calib), label_ids))
+        )
     return found
 
 
-def _opinions(study: Study, variant: Variant, generators: Sequence[str]) -> list[Opinion]:
-    return [backbone.opinion for backbone in _backbones(study, variant, generators)]
+def _backbone_scores(study: Study, variant: Variant, generators: Sequence[str]) -> list[OpenSetScores]:
+    return [backbone.scores for backbone in _backbones(study, variant, generators)]
 
 
-def _floor_opinions(study: Study, kind: Kind, generators: Sequence[str]) -> list[Opinion]:
+def _floor_scores(study: Study, kind: FloorKind, generators: Sequence[str]) -> list[OpenSetScores]:
     (floor,) = (floor for floor in floors_of(study, generators) if floor.kind == kind)
-    return [lambda pictures: (floor.judge(pictures).confidence, floor.right(pictures)[0, 0])]
+    return [lambda images: (floor.predict(images).confidence, floor.right(images)[0, 0])]
 
 
-def _told_apart(
-    study: Study, opinions: Sequence[Opinion], generators: Sequence[str], unknown: str
+def _auroc_and_oscr(
+    study: Study, scorers: Sequence[OpenSetScores], generators: Sequence[str], unknown: str
 ) -> tuple[Estimate, Estimate]:
-    """AUROC and OSCR of known labels, photographs and these generators', against one generator."""
+    """AUROC and OSCR of known images (photographs and these generators') against those of an unknown generator."""
     known = _known_test(study, generators)
-    pictures = [*known, *study.corpus.fakes(unknown, "test", study.scale.test)]
-    is_known = np.arange(len(pictures)) < len(known)
-    sample = Sample.of(study, pictures, len(opinions))
-    scores, right = zip(*(opinion(pictures) for opinion in opinions), strict=True)
+    images = [*known, *study.corpus.fakes(unknown, "test", study.scale.test)]
+    is_known = np.arange(len(images)) < len(known)
+    sample = Sample.of(study, images, len(scorers))
+    scores, right = zip(*(score(images) for score in scorers), strict=True)
     values, hits = np.stack(scores)[:, None], np.stack(right)[:, None]
     return (
         bootstrap.auroc(values, is_known, sample.photograph, sample.resamples),
@@ -146,28 +146,28 @@ def _told_apart(
     )
 
 
-def _false_unknowns(study: Study, backbones: Sequence[Backbone], settings: Settings) -> dict[str, Measured]:
-    """Share of known test images that is rejected, clean with its exact interval; after changes the mean and all."""
+def _false_unknowns(study: Study, backbones: Sequence[CalibratedBackbone], settings: Settings) -> dict[str, Measured]:
+    """The share of known test images that is rejected: clean, with the exact interval, and after changes."""
     known = _known_test(study, backbones[0].generators)
-    rejected = [backbone.judged(known).p_value <= settings.alpha for backbone in backbones]
+    rejected = [backbone.matches(known).p_value <= settings.alpha for backbone in backbones]
     exact = proportion(int(rejected[0].sum()), len(known))
     found = {"clean, first backbone": percent(exact.rate, exact.low, exact.high)}
     sample = Sample.of(study, known, len(backbones))
     found["clean"] = percent_of(sample.mean(np.stack(rejected)[:, None]))
     after = {}
     for change in changes_of(settings.changes):
-        lost = np.stack([backbone.judged(known, change).p_value <= settings.alpha for backbone in backbones])
+        lost = np.stack([backbone.matches(known, change).p_value <= settings.alpha for backbone in backbones])
         after[change.name] = sample.mean(lost[:, None])
     if after:
         found["P mean"] = percent_of(bootstrap.average(list(after.values())))
     return {**found, **{name: percent_of(estimate) for name, estimate in after.items()}}
 
 
-def _promise(study: Study, backbones: Sequence[Backbone]) -> list[tuple[float, float]]:
-    p_values = backbones[0].judged(_known_test(study, backbones[0].generators)).p_value
+def _rejection_curve(study: Study, backbones: Sequence[CalibratedBackbone]) -> list[tuple[float, float]]:
+    p_values = backbones[0].matches(_known_test(study, backbones[0].generators)).p_value
     return [(100 * alpha, 100 * float(np.mean(p_values <= alpha))) for alpha in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)]
 
 
-def _known_test(study: Study, generators: Sequence[str]) -> list[Picture]:
+def _known_test(study: Study, generators: Sequence[str]) -> list[CorpusImage]:
     classes = study.test_classes(generators)
-    return [picture for pictures in classes.values() for picture in pictures]
+    return [image for images in classes.values() for image in images]

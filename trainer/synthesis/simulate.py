@@ -6,7 +6,7 @@ folder shows the same image, written by the same encoder.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from bundle.manifest import Crop, Preprocessing, View
 from bundle.preprocess import decode, make_views
 from bundle.store import whole_directory
 from trainer.arrays import Pixels
+from trainer.choices import SimulatorKind
 from trainer.data.layouts import Layout, list_images
 from trainer.data.output import check_free
 from trainer.errors import BadConfig, DataMissing
@@ -26,8 +27,7 @@ from trainer.synthesis.deep_image_prior import PriorConfig, reconstruct
 from trainer.synthesis.synth import keep_grey
 from trainer.versions import installed_versions
 
-Kind = Literal["autogan", "dip"]
-KINDS: Final[dict[Kind, type[GanConfig] | type[PriorConfig]]] = {"autogan": GanConfig, "dip": PriorConfig}
+KINDS: Final[dict[SimulatorKind, type[GanConfig] | type[PriorConfig]]] = {"autogan": GanConfig, "dip": PriorConfig}
 REPORT: Final = "simulate.json"
 
 Progress = Callable[[str, int, int], None]

@@ -18,7 +18,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     system: str
-    """Its name in ``systems.SYSTEMS``."""
+    """Its name in ``trainer.choices.SYSTEMS``."""
 
     # The data
     layout: Layout | None = None

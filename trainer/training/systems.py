@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bundle.manifest import Label
 from trainer.arrays import Pixels
+from trainer.choices import SYSTEMS
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
 from trainer.errors import BadConfig
@@ -29,20 +30,6 @@ AugmentImage = Callable[[Pixels, np.random.Generator], Pixels]
 """On one image of ``training_preprocessing``, in the data loader; gives ``uint8[size, size, 3]``."""
 AugmentBatch = Callable[[Tensor], Tensor]
 """On ``uint8[N, size, size, 3]`` on the device, of any process; draws by torch's global generator on the CPU."""
-
-SYSTEMS: Final[Mapping[str, str]] = {
-    "s1": "trainer.models.srm_metric",
-    "s2": "trainer.models.dcgan_discriminator",
-    "s3": "trainer.models.resnet_blur_jpeg",
-    "prnu": "trainer.models.prnu",
-    "spectrum": "trainer.models.spectrum",
-    "cooccurrence": "trainer.models.cooccurrence",
-    "forensic_transfer": "trainer.models.forensic_transfer",
-    "backbone": "trainer.models.backbones",
-    "block_spectra": "trainer.models.block_spectra",
-    "contrastive": "trainer.models.contrastive",
-}
-"""Name -> module with its ``SYSTEM``; loaded when asked for, as some need large libraries."""
 
 
 class Losses(NamedTuple):

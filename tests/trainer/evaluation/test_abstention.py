@@ -77,11 +77,6 @@ def test_risk_and_coverage_by_hand() -> None:
 
     np.testing.assert_allclose(curve.coverage, [1 / 5, 3 / 5, 4 / 5, 1])
     np.testing.assert_allclose(curve.risk, [0, 1 / 3, 2 / 4, 3 / 5])
-    assert curve.area == pytest.approx((1 * 0 + 2 * 1 / 3 + 1 * 2 / 4 + 1 * 3 / 5) / 5)
-    assert curve.coverage_at(0.4) == pytest.approx(3 / 5)
-    assert curve.risk_at(0.6) == pytest.approx(1 / 3)
-    assert curve.risk_at(0.61) == pytest.approx(2 / 4)
-    assert RiskCoverage.of(confidence, np.ones(5, np.bool_)).coverage_at(0.5) == 0
 
 
 def test_a_curve_is_the_risk_of_every_threshold() -> None:

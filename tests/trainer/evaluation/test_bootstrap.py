@@ -4,12 +4,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from trainer.arrays import Floats64, Numbers
 from trainer.errors import TooFewClasses
 from trainer.evaluation import metrics
-from trainer.evaluation.abstention import RiskCoverage
 from trainer.evaluation.bootstrap import (
     Estimate,
     Resamples,
@@ -138,9 +137,23 @@ def test_rates_at_a_limit_are_those_of_repeated_files(resamples: Resamples, limi
     tnrs = tnr_at_tpr(scores, positive, PHOTOGRAPH, resamples, limit).found
     for row in range(31):
         files = files_of(resamples, row)
-        of_cells = [(scores[cell][files], positive[files], limit) for cell in cells_of(resamples, row)]
-        assert tprs[row] == pytest.approx(np.mean([metrics.tpr_at_fpr(*each) for each in of_cells]))
-        assert tnrs[row] == pytest.approx(np.mean([metrics.tnr_at_tpr(*each) for each in of_cells]))
+        points = [
+            roc_curve(positive[files], scores[cell][files], drop_intermediate=False)[:2]
+            for cell in cells_of(resamples, row)
+        ]
+        assert tprs[row] == pytest.approx(np.mean([tpr[fpr <= limit].max() for fpr, tpr in points]))
+        assert tnrs[row] == pytest.approx(np.mean([1 - fpr[tpr >= limit].min() for fpr, tpr in points]))
+
+
+def test_a_limit_that_is_a_whole_number_of_files_is_not_missed_by_rounding() -> None:
+    scores = np.arange(600, dtype=np.float32)
+    positive = scores >= 300
+    scores[:9] += 1000  # nine of 300 negatives are above every positive
+    itself = Resamples.draw(1, 1, 600, seed=0, count=1)
+    ranked, photograph = scores[None, None], np.arange(600)
+    assert tpr_at_fpr(ranked, positive, photograph, itself, 9 / 300).found[0] == 1
+    assert tpr_at_fpr(ranked, positive, photograph, itself, 8 / 300).found[0] == 0
+    assert tnr_at_tpr(-ranked, ~positive, photograph, itself, 1 - 9 / 300).found[0] == 1
 
 
 @pytest.mark.parametrize("risk", [0.0, 0.2, 0.5, 1.0])
@@ -149,10 +162,11 @@ def test_the_coverage_at_a_risk_is_that_of_repeated_files(resamples: Resamples, 
     found = coverage_at(scores, wrong, PHOTOGRAPH, resamples, risk).found
     for row in range(31):
         files = files_of(resamples, row)
-        each = [
-            RiskCoverage.of(scores[cell][files], wrong[cell][files]).coverage_at(risk)
-            for cell in cells_of(resamples, row)
-        ]
+        each = []
+        for cell in cells_of(resamples, row):
+            sure, errors = scores[cell][files], wrong[cell][files]
+            decided = [sure >= threshold for threshold in np.unique(sure)]
+            each.append(max((some.mean() for some in decided if errors[some].mean() <= risk), default=0))
         assert found[row] == pytest.approx(np.mean(each))
 
 

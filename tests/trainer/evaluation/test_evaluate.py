@@ -96,7 +96,7 @@ def test_not_every_system_has_templates_of_its_own(make_folder: MakeFolder, tmp_
     checkpoint = train(config, data, tmp_path / "a.pt", None, Console(quiet=True))
     assert default_template_method(checkpoint) == "mean"
     folder = ImageFolder.read(data, config.preprocessing)
-    with pytest.raises(BadConfig, match="spectrum has none of its own; say one or mean"):
+    with pytest.raises(BadConfig, match="spectrum has none of its own; choose one or mean"):
         evaluate(checkpoint, folder, folder, "own", 0)
 
 
@@ -104,7 +104,7 @@ def test_the_binary_variant_has_no_templates_of_its_own(make_folder: MakeFolder,
     config = parse_config({"system": "prnu", "size": 32, "epochs": 0, "binary": True})
     checkpoint = train(config, make_folder(images=8), tmp_path / "a.pt", None, Console(quiet=True))
     assert default_template_method(checkpoint, "one") == "one"
-    with pytest.raises(BadConfig, match="prnu has none of its own in its binary variant; say one or mean"):
+    with pytest.raises(BadConfig, match="prnu has none of its own in its binary variant; choose one or mean"):
         own_templates(checkpoint)
 
 

@@ -1,11 +1,10 @@
-"""Scikit-learn's figures against hand-made cases and plain loops; ours against scikit-learn, SciPy and loops."""
+"""Figures of merit against hand-made cases and plain loops."""
 
 from itertools import pairwise
 from math import comb
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, recall_score, roc_auc_score, roc_curve
 
 from trainer.arrays import Flags, Floats
 from trainer.errors import TooFewClasses
@@ -14,15 +13,11 @@ from trainer.evaluation.metrics import (
     average_precision,
     binary,
     closed_set,
-    mean_average_precision,
-    operating_point,
+    detection_rates,
     oracle,
     oscr,
     proportion,
-    real_positive,
     threshold_at_fpr,
-    tnr_at_tpr,
-    tpr_at_fpr,
 )
 
 
@@ -33,16 +28,6 @@ def drawn(request: pytest.FixtureRequest) -> tuple[Floats, Flags]:
     generated = rng.permutation(np.arange(200) < 80)
     scores = np.round(rng.normal(generated * 1.5, 1.0), 1).astype(np.float32)
     return scores, generated
-
-
-def rates(scores: Floats, generated: Flags) -> list[tuple[float, float]]:
-    """(FPR, TPR) of *called generated at or above* every threshold there is, by plain counting."""
-    found = []
-    for threshold in [*np.unique(scores), np.inf]:
-        false = sum(s >= threshold and not g for s, g in zip(scores, generated, strict=True))
-        true = sum(s >= threshold and bool(g) for s, g in zip(scores, generated, strict=True))
-        found.append((false / 120, true / 80))
-    return found
 
 
 def test_binary_figures_of_a_hand_made_ranking() -> None:
@@ -63,7 +48,7 @@ def test_binary_figures_of_a_hand_made_ranking() -> None:
 def test_one_kind_alone_has_no_ranking(generated: list[bool]) -> None:
     flags = np.array(generated)
     assert binary(np.zeros(2, np.float32), flags) is None
-    for figure in (auroc, average_precision, real_positive, oracle):
+    for figure in (auroc, average_precision, oracle):
         with pytest.raises(TooFewClasses, match="two kinds"):
             figure(np.zeros(2, np.float32), flags)
 
@@ -81,44 +66,6 @@ def test_auroc_counts_ties_half(drawn: tuple[Floats, Flags]) -> None:
     assert auroc(scores, generated) == pytest.approx(np.mean(wins))
 
 
-def test_mean_average_precision_is_the_plain_mean_of_its_sets(drawn: tuple[Floats, Flags]) -> None:
-    scores, generated = drawn
-    sets = [(scores[:50], generated[:50]), (scores[50:], generated[50:])]
-    each = [average_precision_score(flags, part) for part, flags in sets]
-    assert mean_average_precision(sets) == pytest.approx((each[0] + each[1]) / 2)
-
-
-@pytest.mark.parametrize("limit", [0.0, 0.01, 0.05, 0.1, 0.5, 1.0])
-def test_rates_at_a_limit_are_those_of_the_best_threshold_within_it(drawn: tuple[Floats, Flags], limit: float) -> None:
-    scores, generated = drawn
-    points = rates(scores, generated)
-    assert tpr_at_fpr(scores, generated, limit) == pytest.approx(max(t for f, t in points if f <= limit))
-    assert tnr_at_tpr(scores, generated, limit) == pytest.approx(max(1 - f for f, t in points if t >= limit))
-
-
-def test_a_limit_that_is_a_whole_number_of_images_is_not_missed_by_rounding() -> None:
-    scores = np.arange(600, dtype=np.float32)
-    generated = scores >= 300
-    scores[:9] += 1000  # nine of 300 reals are above every fake
-    assert tpr_at_fpr(scores, generated, 9 / 300) == 1.0
-    assert tpr_at_fpr(scores, generated, 8 / 300) == 0.0
-    assert tnr_at_tpr(-scores, ~generated, 1 - 9 / 300) == 1.0
-
-
-def test_s2_calls_real_positive(drawn: tuple[Floats, Flags]) -> None:
-    scores, generated = drawn
-    found = real_positive(scores, generated, 0.7)
-
-    called_real = scores <= np.float32(0.7)
-    real_first_fpr, real_first_tpr, _ = roc_curve(~generated, -scores)
-    assert found.tpr == pytest.approx(recall_score(~generated, called_real))
-    assert found.tnr == pytest.approx(recall_score(~generated, called_real, pos_label=False))
-    assert (found.tpr + found.tnr) / 2 == pytest.approx(balanced_accuracy_score(~generated, called_real))
-    assert found.accuracy == pytest.approx((120 * found.tpr + 80 * found.tnr) / 200)
-    assert found.auroc == pytest.approx(roc_auc_score(generated, scores))
-    assert found.tnr_at_tpr_95 == pytest.approx(1 - min(real_first_fpr[real_first_tpr >= 0.95]))
-
-
 @pytest.mark.parametrize("limit", [0.0, 0.01, 0.025, 0.3, 1.0])
 def test_a_threshold_lets_no_more_than_its_share_of_calibration_reals_through(limit: float) -> None:
     reals = np.random.default_rng(0).normal(size=200).astype(np.float32)
@@ -133,7 +80,7 @@ def test_equal_reals_are_all_below_the_threshold_or_all_above_it() -> None:
 
 
 def test_an_operating_point_counts_both_kinds() -> None:
-    found = operating_point(1.0, np.array([0.0, 1.0, 2.0, 0.5, 1.5]), np.array([False, False, True, True, True]))
+    found = detection_rates(1.0, np.array([0.0, 1.0, 2.0, 0.5, 1.5]), np.array([False, False, True, True, True]))
     assert (found.detected.hits, found.detected.count) == (2, 3)
     assert (found.false_alarms.hits, found.false_alarms.count) == (1, 2)
 

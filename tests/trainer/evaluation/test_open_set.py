@@ -6,8 +6,7 @@ import pytest
 from bundle.templates import TemplateLibrary
 from trainer.arrays import Floats, Numbers
 from trainer.errors import DataMissing
-from trainer.evaluation import metrics
-from trainer.evaluation.open_set import Calibration, Judged, rejection
+from trainer.evaluation.open_set import DistanceCalibration
 
 LABELS = ("flow", "real", "style")
 
@@ -34,67 +33,51 @@ def embeddings(library: TemplateLibrary) -> Floats:
 
 
 def test_p_values_are_the_ones_the_worker_serves(library: TemplateLibrary, embeddings: Floats) -> None:
-    judged = Calibration.of_library(library).judge(library.distances(embeddings))
+    matches = DistanceCalibration.of_library(library).match(library.distances(embeddings))
     served = library.match(embeddings, alpha=0.05)
 
-    assert [LABELS[i] for i in judged.nearest] == [match.candidates[0].label for match in served]
-    assert judged.p_value.tolist() == [match.p_value for match in served]
-    assert (judged.p_value > 0.05).tolist() == [match.accepted for match in served]
-    assert 20 < (judged.p_value <= 0.05).sum() < 80
+    assert [LABELS[i] for i in matches.nearest] == [match.candidates[0].label for match in served]
+    assert matches.p_value.tolist() == [match.p_value for match in served]
+    assert (matches.p_value > 0.05).tolist() == [match.accepted for match in served]
+    assert 20 < (matches.p_value <= 0.05).sum() < 80
 
 
 def test_a_calibration_from_distances_is_the_librarys(library: TemplateLibrary) -> None:
     rng = np.random.default_rng(2)
     held_out = rng.normal(size=(9, 5)).astype(np.float32)
-    numbers = np.array([0, 1, 2] * 3)
-    by_label = {name: held_out[numbers == i] for i, name in enumerate(LABELS)}
+    label_ids = np.array([0, 1, 2] * 3)
+    by_label = {name: held_out[label_ids == i] for i, name in enumerate(LABELS)}
     expected = library.with_calibration(by_label).calibration
-    found = Calibration.of(library.distances(held_out), numbers).distances
+    found = DistanceCalibration.of(library.distances(held_out), label_ids).distances
     for mine, served in zip(found, expected, strict=True):
         np.testing.assert_array_equal(mine, served)
 
 
 def test_the_score_ranks_like_the_p_value_and_equals_by_distance() -> None:
-    calibration = Calibration((np.array([1.0, 2.0, 3.0], np.float32), np.array([1.0, 2.0, 3.0], np.float32)))
+    calibration = DistanceCalibration((np.array([1.0, 2.0, 3.0], np.float32), np.array([1.0, 2.0, 3.0], np.float32)))
     distances = np.array([[0.5, 9], [1.5, 9], [2.5, 9], [3.5, 9], [4, 9], [40, 50], [50, 45]], np.float32)
-    judged = calibration.judge(distances)
+    matches = calibration.match(distances)
 
-    assert judged.p_value.tolist() == [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25]
-    assert (np.diff(judged.score) < 0).all()
-    assert ((judged.score <= judged.p_value) & (judged.score > judged.p_value - 0.25)).all()
-    assert judged.nearest.tolist() == [0] * 6 + [1]
+    assert matches.p_value.tolist() == [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25]
+    assert (np.diff(matches.score) < 0).all()
+    assert ((matches.score <= matches.p_value) & (matches.score > matches.p_value - 0.25)).all()
+    assert matches.nearest.tolist() == [0] * 6 + [1]
 
 
 def test_a_distance_equal_to_a_calibration_image_counts_it() -> None:
-    calibration = Calibration((np.array([1.0, 2.0, 2.0, 3.0], np.float32),))
-    assert calibration.judge(np.array([[2.0]], np.float32)).p_value.tolist() == [(1 + 3) / 5]
+    calibration = DistanceCalibration((np.array([1.0, 2.0, 2.0, 3.0], np.float32),))
+    assert calibration.match(np.array([[2.0]], np.float32)).p_value.tolist() == [(1 + 3) / 5]
 
 
 def test_calibration_images_at_distance_zero_are_no_obstacle() -> None:
-    judged = Calibration((np.zeros(3, np.float32),)).judge(np.array([[0.0], [1.0]], np.float32))
-    assert judged.p_value.tolist() == [1.0, 0.25]
-    assert np.isfinite(judged.score).all()
+    matches = DistanceCalibration((np.zeros(3, np.float32),)).match(np.array([[0.0], [1.0]], np.float32))
+    assert matches.p_value.tolist() == [1.0, 0.25]
+    assert np.isfinite(matches.score).all()
 
 
 def test_a_label_without_calibration_images_is_refused() -> None:
     with pytest.raises(DataMissing, match="label 1 has no calibration image"):
-        Calibration.of(np.ones((2, 2), np.float32), np.array([0, 0]))
-
-
-def test_rejection_by_hand() -> None:
-    known = Judged(np.array([0, 0, 1, 1]), np.array([0.9, 0.02, 0.5, 0.3]), np.array([0.9, 0.02, 0.5, 0.3]))
-    unknown = Judged(np.array([1, 1]), np.array([0.4, 0.01]), np.array([0.4, 0.01]))
-    found = rejection(known, np.array([0, 0, 1, 0]), unknown, alpha=0.05)
-
-    assert (found.false_unknown.hits, found.false_unknown.count) == (1, 4)
-    assert (found.rejected.hits, found.rejected.count) == (1, 2)
-    assert found.accepted_and_right.hits == 2
-    # Pairs of a known and an unknown image that are in the right order: 2, 1, 2, 1 of 2.
-    assert found.auroc == pytest.approx(6 / 8)
-    assert found.oscr == pytest.approx(5 / 8)  # without those of the last, which is misnamed
-    assert found.oscr == metrics.oscr(known.score, np.array([True, True, True, False]), unknown.score)
-    assert found.as_promised
-    assert not found.model_copy(update={"alpha": 0.99}).as_promised
+        DistanceCalibration.of(np.ones((2, 2), np.float32), np.array([0, 0]))
 
 
 def test_a_label_rejects_about_alpha_of_its_own_whatever_they_look_like() -> None:
@@ -103,15 +86,15 @@ def test_a_label_rejects_about_alpha_of_its_own_whatever_they_look_like() -> Non
     rates = []
     for _ in range(200):
         spreads = np.repeat([1.0, 20.0], 60)
-        numbers = np.repeat([0, 1], 60)
+        label_ids = np.repeat([0, 1], 60)
         calib, test = (np.abs(rng.standard_cauchy(120) * spreads).astype(np.float32) for _ in range(2))
 
-        def two_labels(own: Floats, numbers: Numbers = numbers) -> Floats:
+        def two_labels(own: Floats, label_ids: Numbers = label_ids) -> Floats:
             both = np.full((120, 2), np.inf, np.float32)
-            both[np.arange(120), numbers] = own
+            both[np.arange(120), label_ids] = own
             return both
 
-        judged = Calibration.of(two_labels(calib), numbers).judge(two_labels(test))
-        rates.append([np.mean(judged.p_value[numbers == i] <= 0.1) for i in (0, 1)])
+        matches = DistanceCalibration.of(two_labels(calib), label_ids).match(two_labels(test))
+        rates.append([np.mean(matches.p_value[label_ids == i] <= 0.1) for i in (0, 1)])
     # Conformal: at most alpha, and at least alpha - 1 / (n + 1), of each label
     np.testing.assert_allclose(np.mean(rates, axis=0), 0.1 - 0.5 / 61, atol=0.015)

@@ -23,7 +23,7 @@ def test_class_folders_share_their_photographs(corpus: Corpus) -> None:
     assert corpus.trainable == ("bilinear", "deconv", "nearest", "shuffle")
     assert corpus.paired
     classes = corpus.classes(["deconv"], "test", 3)
-    assert {name: len(pictures) for name, pictures in classes.items()} == {"real": 3, "deconv": 3}
+    assert {name: len(images) for name, images in classes.items()} == {"real": 3, "deconv": 3}
     assert [p.scene for p in classes["real"]] == [p.scene for p in classes["deconv"]]
 
 
@@ -135,11 +135,11 @@ def test_other_content_is_another_digest(corpus: Corpus) -> None:
 
 
 def test_spread_and_draw(corpus: Corpus) -> None:
-    pictures = corpus.fakes("deconv", "train")
-    assert [p.scene for p in spread(pictures, 3)] == [0, 4, 7]
-    assert spread(pictures, None) == spread(pictures, 99) == pictures
-    assert draw(pictures, 4, 1) == draw(pictures, 4, 1) != draw(pictures, 4, 2)
-    assert len(set(draw(pictures, 4, 1))) == 4
+    images = corpus.fakes("deconv", "train")
+    assert [p.scene for p in spread(images, 3)] == [0, 4, 7]
+    assert spread(images, None) == spread(images, 99) == images
+    assert draw(images, 4, 1) == draw(images, 4, 1) != draw(images, 4, 2)
+    assert len(set(draw(images, 4, 1))) == 4
 
 
 MAPS = {"mini8": {"PGGAN": "progressive"}, "synth": {"PGGAN": "nearest", "DCGAN": "deconv"}}

@@ -24,22 +24,22 @@ def test_floors_are_fitted_on_training_images_and_judge_those_after_a_change(mak
     train = study.corpus.classes(["deconv", "nearest"], "train")
     names = ["real", "deconv", "nearest"]
     labels = [Label(id=i, name=name, kind="generator" if i else "real") for i, name in enumerate(names)]
-    numbers = np.repeat([0, 1, 2], 8)
-    known = [picture for some in train.values() for picture in some]
-    pictures = study.corpus.fakes("nearest", "test")
+    label_ids = np.repeat([0, 1, 2], 8)
+    known = [image for some in train.values() for image in some]
+    images = study.corpus.fakes("nearest", "test")
     metadata, statistics = floors_of(study, ["deconv", "nearest"])
 
-    tables = [tabulate([read_metadata(p.extent.read()) for p in some]).values for some in (known, pictures)]
-    expected = fit_metadata(tables[0], numbers, labels).judge(tables[1])
-    np.testing.assert_array_equal(metadata.judge(pictures).logits, expected.logits)
+    tables = [tabulate([read_metadata(p.extent.read()) for p in some]).values for some in (known, images)]
+    expected = fit_metadata(tables[0], label_ids, labels).predict(tables[1])
+    np.testing.assert_array_equal(metadata.predict(images).logits, expected.logits)
 
-    pixels = [np.stack([np.asarray(Image.open(p.extent.file)) for p in some]) for some in (known, pictures)]
+    pixels = [np.stack([np.asarray(Image.open(p.extent.file)) for p in some]) for some in (known, images)]
     blurred = np.stack([BLUR.apply(image) for image in pixels[1]])
-    judge = fit_statistics(measure(pixels[0]), numbers, labels)
+    predict = fit_statistics(measure(pixels[0]), label_ids, labels)
     for change, seen in ((CLEAN, pixels[1]), (BLUR, blurred)):
-        expected, found = judge.judge(measure(seen)), statistics.judge(pictures, change)
+        expected, found = predict.predict(measure(seen)), statistics.predict(images, change)
         np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-5)
-        np.testing.assert_array_equal(statistics.right(pictures, change), [[expected.predicted == 2]])
+        np.testing.assert_array_equal(statistics.right(images, change), [[expected.predicted == 2]])
 
 
 def test_metadata_see_nothing_of_what_is_done_in_memory(make_study: Any) -> None:
@@ -48,18 +48,18 @@ def test_metadata_see_nothing_of_what_is_done_in_memory(make_study: Any) -> None
         assert (metadata.sees(change, resize), statistics.sees(change, resize)) == (False, True)
     assert metadata.sees(CLEAN)
     with pytest.raises(AssertionError):
-        metadata.judge(metadata.study.corpus.fakes("deconv", "test"), BLUR)
+        metadata.predict(metadata.study.corpus.fakes("deconv", "test"), BLUR)
 
 
 def test_what_was_measured_is_measured_once_for_floors_of_other_labels(make_study: Any, tmp_path: Path) -> None:
     said: list[str] = []
     study = make_study({"protocol": "closed_set"}, Steps(tmp_path / "said", said.append))
-    pictures = study.corpus.fakes("deconv", "test")
+    images = study.corpus.fakes("deconv", "test")
 
     def work(generators: list[str]) -> list[str]:
         said.clear()
         for floor in floors_of(study, generators):
-            floor.judge(pictures)
+            floor.predict(images)
         return [line.split()[0] for line in said]
 
     assert sorted(work(["deconv", "nearest"])) == ["floor"] * 2 + ["metadata"] * 4 + ["statistics"] * 4

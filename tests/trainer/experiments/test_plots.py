@@ -21,7 +21,7 @@ def draw_all() -> dict[str, str]:
         "reliability": plots.reliability_diagram({"a": reliability(SCORES, FLAGS)}),
         "confusion": plots.confusion(["real", "gan"], [[3, 0], [1, 2]]),
         "map": plots.embedding_map(RNG.normal(size=(30, 5)) * 0 + np.arange(30)[:, None], ["a", "b"] * 15),
-        "images": plots.images({"row": PICTURES, "other": PICTURES[:1]}, ["0", "50"]),
+        "images": plots.image_grid({"row": PICTURES, "other": PICTURES[:1]}, ["0", "50"]),
     }
 
 
@@ -60,6 +60,6 @@ def test_marks_do_not_hide_a_line_of_many_points() -> None:
 def test_a_spectrum_has_its_zero_frequency_in_the_middle() -> None:
     spectrum = np.zeros((8, 8))
     spectrum[0, 0] = 1.0
-    picture = plots.spectrum_picture(spectrum)
-    assert picture.dtype == np.uint8
-    assert picture.argmax() == 4 * 8 + 4
+    image = plots.spectrum_image(spectrum)
+    assert image.dtype == np.uint8
+    assert image.argmax() == 4 * 8 + 4

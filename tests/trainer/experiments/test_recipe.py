@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.choices import ScaleName
 from trainer.errors import BadConfig
-from trainer.experiments.recipe import RECIPES, SCALES, Recipe, ScaleName, Variant, merged, names, read_recipe
+from trainer.experiments.recipe import RECIPES, SCALES, Recipe, Variant, merged, names, read_recipe
 from trainer.training.systems import parse_config
 
 

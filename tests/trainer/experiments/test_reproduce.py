@@ -106,7 +106,7 @@ def test_two_runs_do_not_share_a_folder_at_once(data: Path, recipe: Path, tmp_pa
     with alone(tmp_path / "out"):
         done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
-    assert "another run is at work in it" in done.output
+    assert "another run is using it" in done.output
     assert not (tmp_path / "out" / "sections").exists()
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
@@ -117,7 +117,7 @@ def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Pat
     common = ["--data", str(data), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, ["reproduce", str(other), *common])
     assert done.exit_code == 2
-    assert "nothing stands for any of PGGAN, Glow; say --map" in done.output
+    assert "nothing stands for any of PGGAN, Glow; pass --map" in done.output
     done = CliRunner().invoke(app, ["reproduce", str(other), str(recipe), *common])
     assert done.exit_code == 0
     assert "left out" in done.output
@@ -126,7 +126,7 @@ def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["s9-table1", "--data", "."], "no protocol of that name"),
+        (["s9-table1", "--data", "."], "no experiment of that name"),
         (["s1-table1", "--scale", "mini"], "--data: scale 'mini' needs a corpus"),
         (["s1-table1", "--map", "PGGAN"], "--map PGGAN: expected NAME=FOLDER"),
         (["s3-table2", "--pretrained", "a.pth"], "--pretrained a.pth: expected NAME=FILE"),

@@ -128,7 +128,7 @@ def test_what_re_encoding_removes_is_not_said_to_follow_from_pictures(tmp_path: 
         assert "`trainer reencode` makes containers alike: do that first" in warning
     warning = inspect(save(tmp_path / "smooth", {"fake": smooth, "real": png(6)})).warnings[0]
     assert "file size alone reaches" in warning
-    assert "state this floor" in warning
+    assert "state this baseline" in warning
 
     def large(seed: int, path: Path) -> None:
         noise(seed).resize((40, 40)).save(path)

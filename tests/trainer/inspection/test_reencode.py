@@ -238,7 +238,7 @@ def test_nothing_is_overwritten_or_left_half_done(make_folder: MakeFolder, tmp_p
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("kept")
-    with pytest.raises(OutputExists, match="say --force"):
+    with pytest.raises(OutputExists, match="pass --force"):
         reencode(root, out, PNG)
     for place in (root, root / "real" / "new", tmp_path):
         with pytest.raises(OutputExists, match="overlaps"):

@@ -124,7 +124,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         {
             "variants": {"none": S3, "few": {**S3, "categories": 12}, "half": {**S3, "share": 0.5}, **SIMULATED},
             "train_on": "PGGAN",
-            "ours": "half",
+            "candidate": "half",
         },
         {
             "ap": {"none/PGGAN", "few/mAP", "half/mAP, unseen", "floor: statistics/DCGAN", "DIP/mAP", "AutoGAN/DCGAN"},
@@ -220,8 +220,8 @@ def test_other_test_images_need_not_be_of_all_classes(
     name: str, tested: str, make_study: Any, steps: Steps, corpus: Corpus
 ) -> None:
     study = make_study(_case(name), steps)
-    pictures = tuple(p for p in corpus.pictures if p.split != "test" or p.label in tested.split())
-    study.corpus = replace(corpus, pictures=pictures, tested_on="others")
+    images = tuple(p for p in corpus.images if p.split != "test" or p.label in tested.split())
+    study.corpus = replace(corpus, images=images, tested_on="others")
     try:
         found: Findings = import_module(f"trainer.protocols.{name}").run(study)
     except NotInCorpus as error:
@@ -244,13 +244,13 @@ def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, cor
     }
     study = make_study(recipe, steps)
     shown = {0: "horse", 1: "zebra", 2: "zebra", 3: "map", 4: "horse", 5: "zebra"}
-    pictures = [replace(p, category=shown[p.scene % 6]) if p.split == "test" else p for p in corpus.pictures]
-    study.corpus = replace(corpus, pictures=tuple(pictures))
+    images = [replace(p, category=shown[p.scene % 6]) if p.split == "test" else p for p in corpus.images]
+    study.corpus = replace(corpus, images=tuple(images))
     (table,) = by_category.run(study).tables
     found = {cell.column: cell.measured.value for cell in table.cells if cell.measured and cell.row == "accuracy"}
     nets, _ = generalisation.trained_on(study, Trial.model_validate(S3), "PGGAN")
     seen = generalisation.tested(study, "DCGAN")
-    right = (study.outputs(nets[0], seen).logits > 0) == [picture.generated for picture in seen]
+    right = (study.outputs(nets[0], seen).logits > 0) == [image.generated for image in seen]
     assert len(seen) == 12
     for category in ("horse", "map", "zebra"):
         assert found[category] == pytest.approx(
@@ -258,7 +258,7 @@ def test_accuracy_is_told_by_what_images_show(make_study: Any, steps: Steps, cor
         )
     assert found["average"] == pytest.approx(np.mean([found[name] for name in ("horse", "map", "zebra")]))
     del study.generators["DCGAN"]
-    with pytest.raises(NotInCorpus, match=r"test_on: nothing in .* stands for DCGAN; say --map DCGAN=FOLDER"):
+    with pytest.raises(NotInCorpus, match=r"test_on: nothing in .* stands for DCGAN; pass --map DCGAN=FOLDER"):
         by_category.run(study)
 
 
@@ -320,8 +320,8 @@ def test_a_generator_without_images_to_learn_from_costs_no_other_its_rows(
         "settings": {"variants": {"LDA": SPECTRA}, "shots": [3]},
     }
     study = make_study(recipe, steps, generators=2)
-    pictures = [p for p in corpus.pictures if p.label != "rec_other" or p.split == "test"]
-    study.corpus = replace(corpus, pictures=tuple(pictures), tested_on="others")
+    images = [p for p in corpus.images if p.label != "rec_other" or p.split == "test"]
+    study.corpus = replace(corpus, images=tuple(images), tested_on="others")
     new, _ = import_module("trainer.protocols.few_shot").run(study).tables
     assert {cell.column for cell in new.cells if cell.row == "LDA, 3 images"} == set(study.generators)
 
@@ -335,13 +335,13 @@ def test_floors_are_left_out_where_they_have_nothing_to_learn_from(make_study: A
 
 
 def test_pairs_outlast_a_broken_file(corpus: Corpus, tmp_path: Path) -> None:
-    pictures = list(corpus.pictures)
-    lost = next(number for number, p in enumerate(pictures) if p.split == "test")
+    images = list(corpus.images)
+    lost = next(number for number, p in enumerate(images) if p.split == "test")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"")
-    pictures[lost] = replace(pictures[lost], extent=replace(pictures[lost].extent, file=broken))
-    found = readable(replace(corpus, pictures=tuple(pictures)), Steps(tmp_path / "steps"), Console(quiet=True))
-    assert len(found.pictures) == len(pictures) - 1
+    images[lost] = replace(images[lost], extent=replace(images[lost].extent, file=broken))
+    found = readable(replace(corpus, images=tuple(images)), Steps(tmp_path / "steps"), Console(quiet=True))
+    assert len(found.images) == len(images) - 1
     assert found.paired
 
 
@@ -359,8 +359,8 @@ def test_a_network_is_trained_anew_on_other_weights(make_study: Any, corpus: Cor
 
 def test_images_smaller_than_the_view_are_said(make_study: Any, steps: Steps, corpus: Corpus) -> None:
     study = make_study(_generalisation({"none": S3}), steps)
-    pictures = corpus.fakes("nearest", "test")
-    study.corpus = replace(corpus, sides={p.extent: 20 + 6 * number for number, p in enumerate(pictures)})
+    images = corpus.fakes("nearest", "test")
+    study.corpus = replace(corpus, sides={p.extent: 20 + 6 * number for number, p in enumerate(images)})
     generalisation.run(study)
     assert "2 images are smaller than the network's view and were mirrored at their border." in study.remarks()
 
@@ -369,8 +369,8 @@ def test_what_steers_a_training_shows_the_same_things_as_the_training(
     make_study: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_study(_generalisation({"none": S3}))
-    pictures = [replace(p, category="cat" if p.scene % 2 else "ape") for p in corpus.pictures]
-    study.corpus = replace(corpus, pictures=tuple(pictures))
+    images = [replace(p, category="cat" if p.scene % 2 else "ape") for p in corpus.images]
+    study.corpus = replace(corpus, images=tuple(images))
     seen: list[Any] = []
     monkeypatch.setattr(study, "train", lambda _config, train, val: seen.append((train, val)))
     for categories in (1, 2):

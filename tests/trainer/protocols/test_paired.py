@@ -20,20 +20,20 @@ from trainer.protocols.few_shot import draw_seed, few_shot_pool
 def test_errors_are_compared_on_the_same_photographs_whatever_the_number_of_backbones(make_study: Any) -> None:
     study = make_study({"protocol": "closed_set"}, resamples=50)
     classes = study.corpus.classes(study.generators.values(), "test")
-    pictures = [picture for some in classes.values() for picture in some]
-    scenes = np.array([picture.scene for picture in pictures])
+    images = [image for some in classes.values() for image in some]
+    scenes = np.array([image.scene for image in images])
     rng = np.random.default_rng(0)
-    wrong = {"ours": rng.random((3, 1, len(scenes))) < 0.2, "S1": rng.random((1, 1, len(scenes))) < 0.5}
-    samples = {row: Sample.of(study, pictures, len(flags)) for row, flags in wrong.items()}
+    wrong = {"LDA": rng.random((3, 1, len(scenes))) < 0.2, "S1": rng.random((1, 1, len(scenes))) < 0.5}
+    samples = {row: Sample.of(study, images, len(flags)) for row, flags in wrong.items()}
     errors = {row: {closed_set.TOP1: samples[row].mean(flags)} for row, flags in wrong.items()}
-    found = closed_set._ratios(errors, "ours", "S1")["ours / S1", "clean"]
+    found = closed_set._ratios(errors, "LDA", "S1")["LDA / S1", "clean"]
 
     expected = []
-    cells = samples["ours"].resamples.cells[:, :, 0]
+    cells = samples["LDA"].resamples.cells[:, :, 0]
     for taken, copies in zip(cells, samples["S1"].resamples.photographs, strict=True):
         files = np.repeat(np.arange(len(scenes)), copies[scenes].astype(int))
-        ours = np.mean([wrong["ours"][seed, 0, files].mean() for seed in np.repeat(np.arange(3), taken.astype(int))])
-        expected.append(ours / wrong["S1"][0, 0, files].mean())
+        lda = np.mean([wrong["LDA"][seed, 0, files].mean() for seed in np.repeat(np.arange(3), taken.astype(int))])
+        expected.append(lda / wrong["S1"][0, 0, files].mean())
     assert found.value == pytest.approx(expected[0])
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(expected[1:], [0.025, 0.975])))
 

@@ -54,13 +54,13 @@ def test_clusters_stand_for_categories(corpus: Corpus) -> None:
     some, remark = some_categories(classes, 3)
     more, _ = some_categories(classes, 6)
     assert remark
-    assert all(set(some(pictures)) <= set(more(pictures)) for pictures in classes.values())
+    assert all(set(some(images)) <= set(more(images)) for images in classes.values())
     assert len(some(classes["real"])) == 3
 
 
 def test_an_image_a_label_is_drawn_by_its_name(corpus: Corpus) -> None:
     drawn = [
-        [draw_one(pictures, seed)[0].scene for pictures in corpus.classes(corpus.trainable, "train").values()]
+        [draw_one(images, seed)[0].scene for images in corpus.classes(corpus.trainable, "train").values()]
         for seed in range(10)
     ]
     assert all(scene in range(8) for row in drawn for scene in row)

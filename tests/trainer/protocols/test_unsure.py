@@ -10,37 +10,37 @@ from trainer.evaluation.abstention import UNSURE, ConformalKinds, RiskCoverage
 from trainer.experiments.measures import Sample
 from trainer.experiments.section import Measured
 from trainer.protocols import unsure
-from trainer.protocols.unsure import Judge
+from trainer.protocols.unsure import Detector
 
 RECIPE = {"protocol": "unsure", "table": [{"name": "unsure", "title": "unsure", "columns": []}]}
 CHANGES = (CLEAN, *BEYOND)
 ALPHA, RISK = 0.15, 0.2
 
 
-def noisy(seed: int) -> Judge:
+def noisy(seed: int) -> Detector:
     """A detector that is right more often than not, and says something else after each change."""
 
-    def judge(pictures: Any, change: Any) -> Any:
-        rng = np.random.default_rng([seed, *change.name.encode(), len(pictures)])
-        return rng.normal([1.5 * picture.generated for picture in pictures]).astype(np.float32)
+    def detector(images: Any, change: Any) -> Any:
+        rng = np.random.default_rng([seed, *change.name.encode(), len(images)])
+        return rng.normal([1.5 * image.generated for image in images]).astype(np.float32)
 
-    return judge
+    return detector
 
 
 @pytest.fixture
-def tested(make_study: Any) -> tuple[Any, list[Judge], list[ConformalKinds], dict[str, Measured]]:
+def tested(make_study: Any) -> tuple[Any, list[Detector], list[ConformalKinds], dict[str, Measured]]:
     study = make_study(RECIPE, resamples=60)
-    judges = [noisy(seed) for seed in range(3)]
-    kinds = unsure._calibrated(study, judges, CHANGES)
-    return study, judges, kinds, unsure._tested(study, judges, kinds, CHANGES, ALPHA, RISK)[0]
+    detectors = [noisy(seed) for seed in range(3)]
+    kinds = unsure._calibrated(study, detectors, CHANGES)
+    return study, detectors, kinds, unsure._tested(study, detectors, kinds, CHANGES, ALPHA, RISK)[0]
 
 
 def test_figures_are_those_of_a_loop_over_resamples(tested: Any) -> None:
-    study, judges, kinds, measured = tested
-    pictures = unsure._tests(study)
-    sample = Sample.of(study, pictures, 3)
-    logits = [np.stack([judge(pictures, change) for change in CHANGES]) for judge in judges]
-    truth = np.array([picture.generated for picture in pictures])
+    study, detectors, kinds, measured = tested
+    images = unsure._tests(study)
+    sample = Sample.of(study, images, 3)
+    logits = [np.stack([detector(images, change) for change in CHANGES]) for detector in detectors]
+    truth = np.array([image.generated for image in images])
     found: dict[str, list[float]] = {column: [] for column in measured}
     for cells, photographs in zip(sample.resamples.cells[:, :, 0], sample.resamples.photographs, strict=True):
         files = [i for i, photo in enumerate(sample.photograph) for _ in range(int(photographs[photo]))]
@@ -51,7 +51,8 @@ def test_figures_are_those_of_a_loop_over_resamples(tested: Any) -> None:
             decided += (decisions != UNSURE).tolist()
             wrong += [bool(d != k) for d, k in zip(decisions, kind, strict=True) if d != UNSURE]
             called, confidence = kinds[backbone].likelier(scores)
-            coverage.append(RiskCoverage.of(confidence, called != kind).coverage_at(RISK))
+            curve = RiskCoverage.of(confidence, called != kind)
+            coverage.append(curve.coverage[curve.risk <= RISK].max(initial=0.0))
         for column, values in (("decided", decided), ("wrong", wrong), ("coverage at the risk", coverage)):
             found[column].append(100 * float(np.mean(values)))
     for column, (value, *resampled) in found.items():
@@ -74,15 +75,15 @@ def test_all_calibration_images_are_calibrated_on_after_each_change(tested: Any)
 def test_copies_of_a_photograph_move_together(tested: Any) -> None:
     """Ten copies that all say the same are not ten times as many photographs."""
     study, *_ = tested
-    judges: list[Judge] = [lambda pictures, _: noisy(0)(pictures, CLEAN)]
-    kinds = unsure._calibrated(study, judges, (CLEAN,))
-    once, often = (unsure._tested(study, judges, kinds, (CLEAN,) * times, ALPHA, RISK)[0] for times in (1, 10))
+    detectors: list[Detector] = [lambda images, _: noisy(0)(images, CLEAN)]
+    kinds = unsure._calibrated(study, detectors, (CLEAN,))
+    once, often = (unsure._tested(study, detectors, kinds, (CLEAN,) * times, ALPHA, RISK)[0] for times in (1, 10))
     assert once == often
 
 
 def test_no_error_is_told_where_nothing_is_decided(tested: Any) -> None:
-    study, judges, kinds, _ = tested
-    measured, _ = unsure._tested(study, judges, kinds, CHANGES, 0.0, RISK)
+    study, detectors, kinds, _ = tested
+    measured, _ = unsure._tested(study, detectors, kinds, CHANGES, 0.0, RISK)
     assert measured["decided"] == Measured(value=0, low=0, high=0)
     assert "wrong" not in measured
 

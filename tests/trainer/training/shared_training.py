@@ -14,10 +14,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from trainer.__main__ import app
+from trainer.choices import SYSTEMS
 from trainer.models.srm_metric import S1Config, S1Objective
 from trainer.training.config import TrainConfig
 from trainer.training.loop import train
-from trainer.training.systems import SYSTEMS, System
+from trainer.training.systems import System
 
 
 class PlainConfig(S1Config):

@@ -14,13 +14,14 @@ from exporter.onnx.parity import check_parity
 from exporter.onnx.runner import GraphOutputs, runner
 from tests.bundles import one_thread
 from tests.trainer.conftest import MakeFolder
+from trainer.choices import SYSTEMS
 from trainer.errors import BadConfig
 from trainer.training.checkpoint import load_checkpoint
 from trainer.training.config import TrainConfig
 from trainer.training.detector import Detector
 from trainer.training.embedding import embed
 from trainer.training.loop import train
-from trainer.training.systems import SYSTEMS, Objective, make_network, parse_config, parse_settings, read_config, system
+from trainer.training.systems import Objective, make_network, parse_config, parse_settings, read_config, system
 
 RECIPES: Final = sorted(Path("trainer/recipes").glob("*.toml"))
 
