@@ -35,6 +35,11 @@ class Bundle:
     templates: TemplateLibrary
     probe: Probe
 
+    @property
+    def library_version(self) -> str:
+        """The template library as verdicts, metrics and logs name it: where it comes from, and its content address."""
+        return f"bundle:{self.templates.version}"
+
     def graph(self, model: Model) -> bytes:
         """The ONNX file of ``model``."""
         return self.files[model.file]

@@ -121,7 +121,7 @@ def _serve(settings: Settings, make_broker: Callable[[Metrics, threading.Event],
     metrics = Metrics()
     loaded, engine = _engine(settings)
     manifest = loaded.manifest
-    library = manifest.files[manifest.templates.file]
+    library = loaded.library_version
     identity = {"name": manifest.name, "version": manifest.version, "digest": loaded.digest, "library": library}
     metrics.bundle.info({**identity, "device": engine.device, "asked": settings.inference.device})
     if engine.driver is not None:

@@ -53,7 +53,7 @@ class Attributor:
         self._real_labels = manifest.real_labels
         self._actions = {"real": policy.real, "generated": policy.generated, "unsure": policy.unsure}
         self._identity = BundlePart(name=manifest.name, version=manifest.version, digest=bundle.digest)
-        self._library_version = f"bundle:{bundle.templates.version}"
+        self._library_version = bundle.library_version
 
     def verdict(self, event: ImageEvent, image: ScoredImage) -> Verdict:
         """Of one alone."""

@@ -94,8 +94,8 @@ class Metrics:
             "device_memory_bytes", "Memory of the GPU, of all processes (used, total); absent on a CPU.", ["kind"]
         )
         meaning = (
-            "The bundle being served: name, version, digest; digest of its template library; device it runs on (cuda, "
-            "cpu) and the one asked for (cuda, cpu, auto)."
+            "The bundle being served: name, version, digest; version of its template library, as verdicts give it "
+            "(library_version); device it runs on (cuda, cpu) and the one requested (cuda, cpu, auto)."
         )
         self._declare("bundle_info", "info", ("name", "version", "digest", "library", "device", "asked"), meaning)
         self.bundle = Info("genprint_bundle", meaning, registry=self.registry)
