@@ -82,7 +82,7 @@ class Intake:
         return not self.has_room() and 2 * sum(lane.answered for lane in self._lanes.values()) >= self.in_flight
 
     def holding_up(self) -> Iterator[InFlight]:
-        """Fresh events still being fetched after ``fetch.patience_s``, before others that are answered already."""
+        """Fresh events without an answer after ``fetch.patience_s``, before others that have one already."""
         before = time.monotonic() - self._settings.fetch.patience_s
         for lane in self._lanes.values():
             if not self._is_retry(lane):

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from prometheus_client import Counter
 
 from worker.errors import WorkerError
-from worker.images.fetch import Fetch
 from worker.messages.events import Delivery, ImageEvent, InlineImage
 from worker.messages.records import Message, Partition, Progress, Record
 
 
 @dataclass(eq=False, slots=True)
 class InFlight:
-    """An event between taking it up and publishing its answer.
+    """An event between its admission and the publication of its answer.
 
-    The stages fill in the seconds they took; the pipeline sets ``answer`` when they are done.
+    Only the pipeline's thread writes to it. The threads of the stages read what was set before ``Stages.submit``, and
+    ``dropped``; what they find out travels to the pipeline in a ``Completion``.
     """
 
     record: Record
@@ -30,17 +30,12 @@ class InFlight:
     event: ImageEvent | None = None
     admitted: float = 0.0
     admitted_ms: float = 0.0
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-    inference_s: float = 0.0
-    fetch: Fetch | None = None
-    """While the image is being fetched."""
     refused: WorkerError | None = None
-    """Why it cannot even begin."""
+    """Why it is answered without passing through the stages."""
     tenant: str | None = None
-    """Whose place this takes; None if it takes nobody's."""
+    """The tenant whose slot it takes; None if it takes none."""
     dropped: bool = False
-    """Its partition is no longer ours: whatever is still to be done would be done for nobody."""
+    """Its partition was taken away. Set once; a stage that misses it does some work in vain, no harm."""
     answer: Message | None = None
     counter: Counter | None = None
     """What to count when the answer is published: dropped work is not counted."""
@@ -102,15 +97,15 @@ class Lane:
         return sum(1 for _ in itertools.takewhile(lambda item: item.answer is not None, self._in_flight))
 
     def holding_up(self) -> list[InFlight]:
-        """Fetches under way before an event that is answered already."""
-        fetching: list[InFlight] = []
+        """Events without an answer that stand before an event that has one."""
+        unanswered: list[InFlight] = []
         before = 0
         for item in self._in_flight:
             if item.answer is not None:
-                before = len(fetching)
-            elif item.fetch is not None:
-                fetching.append(item)
-        return fetching[:before]
+                before = len(unanswered)
+            else:
+                unanswered.append(item)
+        return unanswered[:before]
 
     @property
     def oldest(self) -> float | None:

@@ -117,11 +117,10 @@ class Pipeline:
         self._broker.pause(self._intake.to_pause(self._broker.owned()))
 
     def _defer_blocking_fetches(self) -> None:
-        """Without room, fetches that take their time hold up what is answered behind them: put these events off."""
+        """Without room, defer events whose fetches hold up the publication of answers behind them."""
         if not self._intake.has_room():
             for item in self._intake.holding_up():
-                if item.fetch is not None:
-                    item.fetch.give_up()
+                self._stages.give_up_fetch(item)
 
     def _answer(self, completed: Sequence[Completion]) -> None:
         scored: list[tuple[InFlight, ImageEvent, ScoredImage]] = []
@@ -242,13 +241,13 @@ class Pipeline:
                     self._metrics.lag.labels(partition.topic, partition.number).set(behind)
 
     def _observe(self, item: InFlight, verdict: Verdict) -> None:
-        seconds = self._seconds
+        seconds, timing = self._seconds, verdict.timing_ms
         if not item.is_inline:
-            seconds["fetch"].observe(item.fetch_s)
+            seconds["fetch"].observe(timing.fetch / 1000)
         if not verdict.cached:
-            seconds["decode"].observe(item.decode_s)
-            seconds["inference"].observe(item.inference_s)
-        seconds["total"].observe(verdict.timing_ms.total / 1000)
+            seconds["decode"].observe(timing.decode / 1000)
+            seconds["inference"].observe(timing.inference / 1000)
+        seconds["total"].observe(timing.total / 1000)
         generated = verdict.generated
         if generated.probability is not None:
             self._scores[generated.decision].observe(generated.probability)
