@@ -257,10 +257,10 @@ class KafkaBroker:
         was in line stays there when it is used up, until another fetch brings something: on a topic that has come to
         its end the records laid aside were never seen again.
         """
-        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no public way
-        in_line = fetcher._next_partition_records  # noqa: SLF001
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - no public access to what is in line
+        in_line = fetcher._next_partition_records  # noqa: SLF001 - the used-up records
         if in_line is not None and not in_line:
-            fetcher._next_partition_records = None  # noqa: SLF001
+            fetcher._next_partition_records = None  # noqa: SLF001 - what the fetcher does itself after another fetch
 
     def _finish_rebalance(self) -> None:
         """Make the client take up a rebalance that it has forgotten half-way.
@@ -269,7 +269,7 @@ class KafkaBroker:
         (3.0.12) sees no reason any more to look at that answer: it would poll on for ever, without a heartbeat and
         without being told that the group has given its partitions to others.
         """
-        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - no public way to rejoin
         if not coordinator.need_rejoin() and coordinator.state is MemberState.REBALANCING:
             coordinator.request_rejoin()
 
@@ -288,7 +288,7 @@ class KafkaBroker:
             self._producer.commit_transaction()
         except _CLIENT_ERRORS as error:
             raise PublishUncertain(f"commit failed: {error}") from error
-        if self._producer._transaction_manager.producer_id_and_epoch != identity:  # noqa: SLF001
+        if self._producer._transaction_manager.producer_id_and_epoch != identity:  # noqa: SLF001 - see step 5
             # TransactionManager.bump_producer_id_and_epoch completes a pending commit as if it had succeeded.
             raise PublishUncertain("the producer's epoch changed during the commit")
 
@@ -331,7 +331,7 @@ class KafkaBroker:
 
     def _stuck_at(self) -> str:
         """Where the client stands; it offers no public way to ask after a failed poll."""
-        records = self._consumer._fetcher._next_partition_records  # noqa: SLF001
+        records = self._consumer._fetcher._next_partition_records  # noqa: SLF001 - no public position after a failure
         if not records:
             return "unknown position"
         tp = records.topic_partition
@@ -348,17 +348,18 @@ def _fetch_in_time(consumer: Any) -> None:
 
     Each fetch costs us and the broker a millisecond or two, so those that are for all partitions may wait longer.
     """
-    fetcher = consumer._fetcher  # noqa: SLF001 - there is no public way
-    send = fetcher._send_fetches_async  # noqa: SLF001
+    fetcher = consumer._fetcher  # noqa: SLF001 - no public hook before a fetch
+    send = fetcher._send_fetches_async  # noqa: SLF001 - what is wrapped
 
     async def send_in_time() -> Any:
-        if fetcher._completed_fetches:  # noqa: SLF001
+        if fetcher._completed_fetches:  # noqa: SLF001 - whether it has anything in hand
             return []
-        is_for_all = len(fetcher._fetchable_partitions()) == len(consumer.assignment())  # noqa: SLF001
+        fetchable = fetcher._fetchable_partitions()  # noqa: SLF001 - those that the fetch would be for
+        is_for_all = len(fetchable) == len(consumer.assignment())
         fetcher.config["fetch_max_wait_ms"] = _LONG_FETCH_MS if is_for_all else _SHORT_FETCH_MS
         return await send()
 
-    fetcher._send_fetches_async = send_in_time  # noqa: SLF001
+    fetcher._send_fetches_async = send_in_time  # noqa: SLF001 - wraps it
 
 
 def _retry_dropped_request(producer: Any) -> None:
@@ -367,7 +368,7 @@ def _retry_dropped_request(producer: Any) -> None:
     kafka-python (3.0.12) repeats it where its client says that the node is not ready; but the client raises that, and
     then the request is forgotten: the transaction stands still until its records, or our patience, run out.
     """
-    client = producer._sender._client  # noqa: SLF001 - there is no public way
+    client = producer._sender._client  # noqa: SLF001 - no public hook for a lost connection
     await_ready = client.await_ready
 
     def say_whether_ready(*args: Any, **options: Any) -> bool:

@@ -177,13 +177,13 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             transport = KafkaSSLTransport(self._net, sock, host=node.host, ssl_context=context)
         else:
             transport = KafkaTCPTransport(self._net, sock, host=node.host)
-        receive = transport._sock_recv  # noqa: SLF001 - there is no public way
+        receive = transport._sock_recv  # noqa: SLF001 - no public hook for reading to the end
 
         def receive_first() -> tuple[bytes, Exception | None]:
             data, error = receive()
             return data, None if data else error  # the next reading meets the end again
 
-        transport._sock_recv = receive_first  # noqa: SLF001
+        transport._sock_recv = receive_first  # noqa: SLF001 - wraps it
         try:
             await transport.handshake()
         except OSError as error:

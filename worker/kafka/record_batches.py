@@ -38,7 +38,7 @@ def read_leniently(consumer: Any, max_batch_bytes: int) -> None:
         consumer: whose fetches.
         max_batch_bytes: most bytes of a batch when it is decompressed.
     """
-    fetcher = consumer._fetcher  # noqa: SLF001
+    fetcher = consumer._fetcher  # noqa: SLF001 - the class of its record iterators has no public setter
     fetcher.PartitionRecords = functools.partial(_PartitionRecords, refetched={}, max_batch_bytes=max_batch_bytes)
 
 
@@ -56,7 +56,8 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         may_refetch = functools.partial(self._may_refetch, tp, refetched)
-        lenient = LenientRecords(records._buffer, may_refetch, max_batch_bytes)  # noqa: SLF001
+        data = records._buffer  # noqa: SLF001 - MemoryRecords has no public access to the fetched bytes
+        lenient = LenientRecords(data, may_refetch, max_batch_bytes)
         super().__init__(fetch_offset, tp, lenient, **options)
 
     @staticmethod
@@ -77,6 +78,11 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
     """
 
     __slots__ = ("_max_batch_bytes", "_may_refetch")
+
+    # Private to kafka-python's MemoryRecords (3.0.12); used together with its method _cache_next.
+    _buffer: Any
+    _next_slice: Any
+    _pos: int
 
     def __init__(self, data: Any, may_refetch: Any, max_batch_bytes: int) -> None:
         self._may_refetch, self._max_batch_bytes = may_refetch, max_batch_bytes
@@ -107,10 +113,14 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
 class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
     """A batch that gives each of its offsets, readable or not."""
 
-    _header_data: tuple[Any, ...]
+    # Private to kafka-python's DefaultRecordBatch (3.0.12); used together with its methods _maybe_uncompress, which is
+    # overridden, and _assert_has_codec.
     _buffer: Any
-    _pos: int
     _decompressed: bool
+    _header_data: tuple[Any, ...]
+    _next_record_index: int
+    _num_records: int
+    _pos: int
 
     def __init__(self, data: Any, max_bytes: int) -> None:
         super().__init__(data)

@@ -106,7 +106,7 @@ class Stages:
 
     def _measure(self) -> None:
         """Queues tell their length when somebody asks."""
-        decoders = self._decoders._work_queue  # noqa: SLF001 - there is no public way
+        decoders = self._decoders._work_queue  # noqa: SLF001 - an executor has no public count of what waits
         queues: dict[str, Callable[[], float]] = {
             "fetch": lambda: self._fetcher.under_way,
             "lookup": lambda: len(self._received),
