@@ -40,7 +40,7 @@ from worker.settings import Settings, load_settings
 from worker.tools.capacity import check, fit, read_measured
 from worker.tools.classify import Classified, classify, find_images
 from worker.tools.plan import Embedding, Load, check_rows, embedding, plan, plan_json, plan_rows, read_prices
-from worker.tools.produce import Kind, image_events
+from worker.tools.produce import ContentKind, image_events
 
 T = TypeVar("T")
 BENCH = Path("build/bench/worker.json")
@@ -173,7 +173,7 @@ def produce(
     folder: Annotated[Path, typer.Argument(help="Searched recursively.", exists=True, file_okay=False)],
     config: ConfigOption = None,
     assign: SetOption = [],  # noqa: B006
-    kind: Annotated[Kind, typer.Option(help="Images in the events, claim checks, or alternating.")] = "both",
+    kind: Annotated[ContentKind, typer.Option(help="Images in the events, claim checks, or alternating.")] = "both",
     uri_prefix: Annotated[str | None, typer.Option(help="Start of claim checks' addresses.")] = None,
 ) -> None:
     """Stream a folder of images into the topic of image events."""

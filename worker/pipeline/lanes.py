@@ -1,4 +1,4 @@
-"""Order and progress of one partition: what waits, what is in flight, and how far the offset may go.
+"""Order and progress of one partition: which records wait, which are in flight, and how far the offset may go.
 
 Verdicts of a partition leave in the order in which its events came, and an offset is committed only when everything
 before it is answered. Only the pipeline's thread touches lanes.
@@ -38,7 +38,7 @@ class InFlight:
     """Its partition was taken away. Set once; a stage that misses it does some work in vain, no harm."""
     answer: Message | None = None
     counter: Counter | None = None
-    """What to count when the answer is published: dropped work is not counted."""
+    """The counter to increase when the answer is published; dropped events are not counted."""
 
     @property
     def held_bytes(self) -> int:
@@ -47,25 +47,25 @@ class InFlight:
 
     @property
     def queue_ms(self) -> float:
-        """From the record's timestamp to taking it up."""
+        """Milliseconds from the record's timestamp to its admission."""
         return max(0.0, self.admitted_ms - self.record.timestamp_ms)
 
     @property
     def is_inline(self) -> bool:
-        """Whether the event carries its image."""
+        """Whether the event carries the image itself."""
         return self.event is not None and isinstance(self.event.content, InlineImage)
 
 
 class Lane:
-    """One partition during one assignment; when that ends, the lane is dropped with all that is in it."""
+    """One partition during one assignment; when that ends, the lane is dropped with everything in it."""
 
     def __init__(self, partition: Partition, epoch: int) -> None:
         self.partition = partition
         self.epoch = epoch
         self.waiting: deque[Record] = deque()
-        """Consumed, not yet taken up; while there are any, the partition is paused."""
+        """Consumed and not yet admitted; while there are any, the partition is paused."""
         self.next: InFlight | None = None
-        """The first that waits, once it was looked at."""
+        """The first waiting record, once it is parsed."""
         self._in_flight: deque[InFlight] = deque()
 
     def admit(self, item: InFlight) -> None:
@@ -88,7 +88,7 @@ class Lane:
         return Progress(self.partition, self.epoch, last.record.offset + 1, tuple(messages))
 
     def settle(self, progress: Progress) -> list[InFlight]:
-        """Forget what has been published, and return it."""
+        """Remove the events whose answers have been published, and return them."""
         return [self._in_flight.popleft() for _ in progress.messages]
 
     @property
@@ -109,9 +109,9 @@ class Lane:
 
     @property
     def oldest(self) -> float | None:
-        """Monotonic time at which the first event without an answer was taken up.
+        """Monotonic time at which the first event without an answer was admitted.
 
-        An answer that cannot be published is no reason to restart: that is the broker's fault.
+        Answers that cannot be published do not count: a restart would not help against a broker that is away.
         """
         return next((item.admitted for item in self._in_flight if item.answer is None), None)
 

@@ -7,7 +7,7 @@
     inline image ────────┘              └── known already ──────────────────┐                   │
                                                                             └──> completed <────┘
 
-Whatever goes wrong with one image becomes its completion; whatever is wrong with the worker itself ends the pipeline.
+An error of one image becomes its completion; a fault of the worker itself ends the pipeline.
 """
 
 import threading
@@ -45,7 +45,7 @@ _MAX_PENDING_WRITES = 64
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What became of an event: its scores, or why there are none."""
+    """The end of an event's way through the stages: its scores, or the error instead of them."""
 
     item: InFlight
     result: ScoredImage | WorkerError | ImageError
@@ -71,7 +71,7 @@ class _Prepared:
 
 
 class Stages:
-    """Runs events through the stages; completions come out of ``completed`` in any order."""
+    """Runs events through the stages; ``completed`` returns them in any order."""
 
     def __init__(
         self, settings: Settings, bundle: Bundle, engine: Engine, cache: ScoreCache, fetcher: Fetcher, metrics: Metrics
@@ -92,9 +92,9 @@ class Stages:
         """Fetches under way: the pipeline's thread adds, the fetching thread removes, nothing iterates."""
         self._completed: deque[Completion] = deque()
         self._news = threading.Event()
-        """Set when something completed or failed, until it is asked for."""
+        """Set when something has completed or failed, cleared by ``completed``."""
         self._failure: BaseException | None = None
-        self._measure()
+        self._declare_gauges()
         self._lookup = self._thread("lookup", self._look_up)
         self._inference = self._thread("inference", self._infer)
 
@@ -104,8 +104,8 @@ class Stages:
         self._lookup.start()
         self._inference.start()
 
-    def _measure(self) -> None:
-        """Queues tell their length when somebody asks."""
+    def _declare_gauges(self) -> None:
+        """Declare gauges that read the queues' lengths when metrics are scraped."""
         decoders = self._decoders._work_queue  # noqa: SLF001 - an executor has no public count of what waits
         queues: dict[str, Callable[[], float]] = {
             "fetch": lambda: self._fetcher.under_way,
@@ -139,19 +139,19 @@ class Stages:
         """All completions so far.
 
         Raises:
-            WorkerError, Exception: a stage failed by our own fault; the process must end.
+            WorkerError, Exception: a stage failed by the worker's own fault; the process must end.
         """
-        self._news.clear()  # first: what comes meanwhile is news again
+        self._news.clear()  # first, so that what completes meanwhile sets it again
         if self._failure is not None:
             raise self._failure
         return [self._completed.popleft() for _ in range(len(self._completed))]
 
     def wait(self, timeout_s: float) -> None:
-        """Until there is something for ``completed`` to say."""
+        """Wait until something has completed or failed, or until the time is up."""
         self._news.wait(timeout_s)
 
     def close(self) -> None:
-        """Stop the threads, in the order of the flow; what is still in them is dropped."""
+        """Stop the threads, in the order of the flow; events that are still in them are dropped."""
         self._fetcher.close()
         self._received.close()
         _join(self._lookup)
@@ -243,7 +243,7 @@ class Stages:
                 yield left
 
     def _uploads(self) -> Iterator[tuple[list[_Prepared], Upload | None]]:
-        """Batches; where it is worth it they are on the device already, copied on a thread of their own."""
+        """Batches, each with its upload where the engine copies ahead, on a thread of its own; else with None."""
         if not self._engine.uploads_ahead:
             yield from ((batch, None) for batch in self._batches())
             return
@@ -281,7 +281,7 @@ class Stages:
         self._done(Completion(item, ScoredImage(digest, entry.facts, entry.scores, cached, timing)))
 
     def _write_later(self, entries: list[tuple[str, CachedScores]]) -> None:
-        """A slow cache must not hold up inference: with too many writes pending, these are not kept."""
+        """Write to the cache on another thread; skip it while too many are pending, so that inference never waits."""
         if not entries or not self._write_slots.acquire(blocking=False):
             return
 
