@@ -1,15 +1,15 @@
-"""What can be wrong with a bundle, and what can be wrong with an image.
+"""Errors of bundles and of images.
 
 ::
 
     BundleError                 the bundle cannot be served; start-up stops
     ├── BundleMissing           no directory, or no manifest in it
-    ├── ManifestInvalid         the manifest is no manifest of a schema version we know
-    ├── BundleCorrupt           a file is missing or differs from the sha256 the manifest gives
-    ├── DecoderDrift            this machine decodes the probe images to other pixels than the exporter did
-    └── GraphDrift              same pixels, but the graph gives other numbers here
+    ├── ManifestInvalid         the manifest does not follow a known version of the schema
+    ├── BundleCorrupt           a file is missing or differs from the manifest's sha256
+    ├── DecoderDrift            this machine decodes the probe images to other pixels than at export
+    └── GraphDrift              the pixels are the same, but the graph gives other outputs here
 
-    ImageError                  the image's own fault: rejected, never retried
+    ImageError                  the image itself is at fault: rejected, never retried
     ├── EmptyImage              no bytes
     ├── ImageTooLarge           more bytes than the ceiling
     ├── TooManyPixels           more pixels than the ceiling
@@ -45,7 +45,7 @@ class GraphDrift(BundleError):
 
 
 class ImageError(Exception):
-    """The image cannot be judged, and that is its own fault.
+    """The image itself is at fault, so that no model can look at it.
 
     ``reason`` is the stable label on dead letters and metrics.
     """
@@ -54,30 +54,30 @@ class ImageError(Exception):
 
 
 class EmptyImage(ImageError):
-    """No bytes at all."""
+    """The image has no bytes."""
 
     reason = "empty"
 
 
 class ImageTooLarge(ImageError):
-    """More encoded bytes than allowed."""
+    """The image has more encoded bytes than allowed."""
 
     reason = "too_many_bytes"
 
 
 class TooManyPixels(ImageError):
-    """More pixels than allowed; found from the header, before anything is decoded."""
+    """The image has more pixels than allowed, by its header, before anything is decoded."""
 
     reason = "too_many_pixels"
 
 
 class UnsupportedFormat(ImageError):
-    """The bytes are no image, or one of a format that is not on the allow-list."""
+    """The bytes are no image, or an image of a format that is not allowed."""
 
     reason = "unsupported_format"
 
 
 class BrokenImage(ImageError):
-    """Truncated or damaged data of an allowed format."""
+    """The data of an allowed format is truncated or damaged."""
 
     reason = "broken_image"

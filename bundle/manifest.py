@@ -1,8 +1,8 @@
-"""``manifest.json``: everything the worker needs to know about a model, declared once.
+"""``manifest.json``: everything that the worker needs to know about models and templates, declared once.
 
 Evolution: schema version 1 only gains optional fields. A reader ignores descriptive fields that it does not know,
-but refuses unknown fields wherever they would change a score (``Exact``): silently leaving out a preprocessing step
-gives wrong verdicts, not old ones.
+but refuses unknown fields where they would change a score (``Exact``): leaving out a preprocessing step silently would
+give wrong verdicts.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ class View(Exact):
     resize: Resize = Resize()
     crop: Crop = Crop()
     on_small: Literal["unsure", "reflect", "upscale", "zero_pad"] = "unsure"
-    """What to do where the image is smaller than the crop; ``unsure`` yields no view, hence no opinion."""
+    """What to do with an image that is smaller than the crop; ``unsure`` gives no view of it."""
 
     @property
     def size(self) -> int:
@@ -105,7 +105,7 @@ class Preprocessing(Exact):
 
     @property
     def digest(self) -> str:
-        """Identity of the recipe: sha256 of its canonical JSON."""
+        """Identity of the preprocessing: sha256 of its canonical JSON."""
         return canonical_digest(self.model_dump(mode="json"))
 
     @model_validator(mode="after")
@@ -130,9 +130,9 @@ class Model(Exact):
     file: FileName
     input: Tensor
     logit: Tensor | None = None
-    """``float32[M]``: log-odds of *generated*, uncalibrated; the detector has it."""
+    """``float32[M]``: log-odds of *generated*, uncalibrated; the detector's output."""
     embedding: Tensor | None = None
-    """``float32[M, D]``; the embedder has it."""
+    """``float32[M, D]``: embeddings; the embedder's output."""
     preprocessing: Preprocessing
     logit_over_views: Literal["mean", "max", "trimmed"] = "mean"
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -140,14 +140,14 @@ class Model(Exact):
 
 
 class Label(Exact):
-    """A class: photographs (``real``) or one generator."""
+    """A name that a verdict or template can give: photographs (``real``), or a family or checkpoint of generators."""
 
     id: int = Field(ge=0)
     name: str = Field(min_length=1)
     kind: Literal["real", "generator"]
     level: Literal["family", "checkpoint"] = "family"
     in_detector: bool = True
-    """False for labels that only the template library knows (added after the detector was trained)."""
+    """False for a label that only the template library knows, since it was added after the detector was trained."""
 
 
 class TemplateSpec(Exact):
@@ -187,7 +187,7 @@ class OperatingPoint(Exact):
 
 
 class Thresholds(Exact):
-    """At or above ``high`` the detector says *generated*, below ``low`` *real*, between them nothing."""
+    """At or above ``high`` the detector decides *generated*, below ``low`` *real*, between them neither."""
 
     low: OperatingPoint
     high: OperatingPoint
@@ -210,14 +210,14 @@ class Parity(Descriptive):
 
 
 class ProbeSpec(Exact):
-    """Where the probe's expectations lie; the images are beside them."""
+    """Files of the probe: the expected pixels and outputs, and the images."""
 
     file: FileName = "probe/expected.npz"
     images: tuple[FileName, ...] = Field(min_length=1)
 
 
 class Manifest(Descriptive):
-    """The bundle, declared. Scores depend on every field but the descriptive last ones."""
+    """The declaration of a bundle. Scores depend on all fields but the last, descriptive ones."""
 
     schema_version: Literal[1] = 1
     name: str = Field(min_length=1)
@@ -239,12 +239,12 @@ class Manifest(Descriptive):
 
     @property
     def detector(self) -> Model:
-        """The model with a logit."""
+        """The model that gives a logit."""
         return next(model for model in self.models if model.logit is not None)
 
     @property
     def embedder(self) -> Model:
-        """The model with an embedding; often the detector itself."""
+        """The model that gives an embedding; often the detector itself."""
         return next(model for model in self.models if model.embedding is not None)
 
     @property

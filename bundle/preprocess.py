@@ -1,26 +1,26 @@
 """From encoded bytes to ``uint8`` views: the single implementation, at training, calibration, export and serving.
 
 Forensic scores depend on decoder and resampler as much as on weights, so nothing else in Genprint decodes an image
-that a model sees. What is decided here, once:
+for a model. This is its policy:
 
 ================  ======================================================================================
 matter            policy
 ================  ======================================================================================
 format            JPEG, PNG, WebP, GIF, BMP, AVIF by content, never by name; TIFF and vector formats are refused
-EXIF orientation  applied where the view says ``orient`` (the default); what cannot be read of a damaged block
-                  counts as absent; XMP's is taken where EXIF has none, as Pillow does
-colour profile    ignored: pixels are judged as stored, colour management would change them by library version
+EXIF orientation  applied where the view has ``orient`` (the default); unreadable parts of a damaged block count
+                  as absent; XMP's is taken where EXIF has none, as Pillow does
+colour profile    ignored: pixels are used as stored, colour management would change them by library version
 CMYK, YCCK        Pillow's plain conversion, without profile; inks are read as inverted, which is how Adobe and
                   nearly all others write them, with or without Adobe's marker
-alpha             composed over white, which is what a viewer sees; hidden colours under alpha 0 are not judged
+alpha             composed over white, as a viewer sees it; hidden colours under alpha 0 have no effect
 palette, 1 bit    expanded to RGB (transparency as alpha)
 colour key        a PNG's transparent colour counts as alpha at 1 and 8 bits a sample, and is ignored at others
 grey              copied into the three channels
 16 bit            the high byte, as libpng does for colour; no rescaling by content
 animated          the first frame; ``ImageFacts.animated`` says so; a multi-picture JPEG (MPO) is one photograph
 size              ceilings on bytes and pixels, checked before anything is decoded
-truncated         refused, also when some pixels could be shown; what follows the last pixel may be missing
-too small         as the view's ``on_small`` says; ``unsure`` yields no view
+truncated         refused, also when some pixels could be shown; data after the last pixel may be missing
+too small         as the view's ``on_small`` says; ``unsure`` gives no view
 ================  ======================================================================================
 """
 
@@ -44,7 +44,7 @@ MAX_PIXELS_CEILING: Final = 89_478_485
 """Pillow's own bomb limit: ``Limits.max_pixels`` may not exceed it."""
 
 _PEAK_BYTES_A_ROW: Final = 24
-"""Pillow keeps a pointer for each row of each of its images, and pads rows: that counts where they are a pixel long."""
+"""Pillow keeps a pointer for each row of each of its images and pads rows, which counts in images of narrow rows."""
 
 _MAGIC: Final = {
     "JPEG": (0, (b"\xff\xd8\xff",)),
@@ -52,10 +52,10 @@ _MAGIC: Final = {
     "GIF": (0, (b"GIF87a", b"GIF89a")),
     "AVIF": (4, (b"ftypavif", b"ftypavis")),
 }
-"""Where a file of that format says so, and in which words."""
+"""By format: the offset of its magic bytes, and the magic bytes themselves."""
 
 Views = npt.NDArray[np.uint8]
-"""``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small for an opinion."""
+"""``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small."""
 
 _KERNELS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -75,17 +75,17 @@ _UPRIGHT: Final = {  # EXIF orientation -> what turns the stored pixels upright
 
 _PEAK_BYTES_A_PIXEL: Final = {"WEBP": 16, "AVIF": 20}
 """Measured (tests/bundle/test_preprocess.py): these decoders keep canvases of their own. AVIF took 12 with 8 bits a
-sample; the rest is room for 10 and 12 bits, which Pillow cannot write and we have not measured."""
+sample; the rest is room for 10 and 12 bits, which Pillow cannot write and which were not measured."""
 
-# Oddities that Pillow warns about are decided above and not worth a line on stderr an image; but a header that
-# promises too many pixels is an error at `open`.
+# The policy above decides about the oddities that Pillow warns of; but a header that declares too many pixels is an
+# error at `open`.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ceilings that are checked before decoding."""
+    """Ceilings on bytes and pixels, checked before decoding."""
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000
@@ -97,7 +97,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the header says; width and height are those of the stored pixels, before orientation."""
+    """Facts from the header; width and height are those of the stored pixels, before orientation."""
 
     format: str
     width: int
@@ -122,7 +122,7 @@ class DecodedImage:
 class EncodedImage:
     """An image whose header is read and whose pixels are not decoded yet.
 
-    Between the two the caller knows what decoding will take (``decoded_bytes``) and may wait for memory.
+    Before decoding, the caller knows how much memory it will take (``decoded_bytes``) and may wait for it.
 
     Raises:
         EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat, BrokenImage: see ``bundle.errors``.
@@ -137,10 +137,10 @@ class EncodedImage:
             self._image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as error:
             if any(data.startswith(words, at) for name, (at, words) in _MAGIC.items() if name in _readable()):
-                raise BrokenImage("its header breaks off or contradicts itself") from error
+                raise BrokenImage("its header is truncated or contradicts itself") from error
             raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise TooManyPixels(f"the header promises over {MAX_PIXELS_CEILING} pixels") from error
+            raise TooManyPixels(f"the header declares over {MAX_PIXELS_CEILING} pixels") from error
         except Exception as error:  # Pillow's plugins raise almost anything on a damaged header
             raise BrokenImage(f"unreadable header: {_one_line(error)}") from error
         width, height = self._image.size
@@ -162,7 +162,7 @@ class EncodedImage:
 
     @property
     def decoded_bytes(self) -> int:
-        """Most bytes that decoding holds at once, encoded bytes left out; of an animation, too."""
+        """Most bytes that decoding holds at once, without the encoded bytes; also for an animation."""
         width, height = self.facts.width, self.facts.height
         return width * height * _PEAK_BYTES_A_PIXEL.get(self.facts.format, 12) + height * _PEAK_BYTES_A_ROW
 
@@ -219,7 +219,7 @@ def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
 
 @cache
 def decoder_version() -> str:
-    """Name and version of everything that turns bytes into pixels; other versions may give other pixels."""
+    """Names and versions of the libraries that turn bytes into pixels; other versions may give other pixels."""
     libraries = ("libjpeg_turbo", "zlib_ng", "webp", "avif")
     versions = [f"{name}-{features.version(name)}" for name in libraries if features.version(name)]
     return "+".join([f"pillow-{PIL.__version__}", *versions])
@@ -231,7 +231,7 @@ def pixels_digest(views: Views) -> str:
 
 
 def _readable() -> set[str]:
-    """Formats that we take and that Pillow can read here."""
+    """Allowed formats that this installation of Pillow can read."""
     return set(FORMATS) & Image.OPEN.keys()
 
 
@@ -295,7 +295,7 @@ def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def _padded(image: Image.Image, side: int, mode: Literal["constant", "reflect"]) -> Image.Image:
-    """With a border on all sides that makes both sides at least ``side``; black where ``constant``."""
+    """The image with a border on all sides, so that both sides are at least ``side``; black if ``constant``."""
     across, down = max(0, side - image.width), max(0, side - image.height)
     _check_growth(image, (image.width + across, image.height + down))
     border = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
@@ -319,7 +319,7 @@ def _corners(size: tuple[int, int], crop: Crop) -> list[tuple[int, int]]:
     assert crop.stride is not None  # Crop._complete
     assert crop.max is not None
     rows, columns = range(0, bottom + 1, crop.stride), range(0, right + 1, crop.stride)
-    count = len(rows) * len(columns)  # may be millions, so that no list of all is made
+    count = len(rows) * len(columns)  # may be millions, so no list of all is made
     chosen = range(count) if count <= crop.max else [(2 * i + 1) * count // (2 * crop.max) for i in range(crop.max)]
     return [(rows[i // len(columns)], columns[i % len(columns)]) for i in chosen]
 

@@ -16,8 +16,8 @@ from bundle.manifest import Model
 from bundle.preprocess import Views, decode, decoder_version, make_views, pixels_digest
 from bundle.templates import npz_arrays, npz_bytes
 
-Run = Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]
-"""Runs one model on ``uint8[M, H, W, 3]``; gives its outputs (``logit``, ``embedding``), a row for each view."""
+RunModel = Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]
+"""A function that runs one model on ``uint8[M, H, W, 3]`` and returns its outputs by name, a row for each view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class Probe:
     outputs: dict[str, npt.NDArray[np.float32]]
 
     @classmethod
-    def record(cls, images: dict[str, bytes], models: tuple[Model, ...], run: Run) -> Self:
-        """Write down what this machine makes of ``images``."""
+    def record(cls, images: dict[str, bytes], models: tuple[Model, ...], run: RunModel) -> Self:
+        """Record the pixels and outputs that this machine gives for ``images``."""
         pixels, outputs = {}, {}
         for model in models:
             views = [make_views(decode(data), model.preprocessing) for data in images.values()]
@@ -45,8 +45,8 @@ class Probe:
                 outputs[f"{model.name}/{name}"] = rows
         return cls(images, pixels, outputs)
 
-    def check(self, models: tuple[Model, ...], run: Run, tolerance: float, made_with: str) -> float:
-        """Do it again here and compare; returns the largest error, ``|a - b| / (1 + |b|)``.
+    def check(self, models: tuple[Model, ...], run: RunModel, tolerance: float, made_with: str) -> float:
+        """Compare pixels and outputs with the recorded ones; returns the largest error, ``|a - b| / (1 + |b|)``.
 
         Raises:
             DecoderDrift: an image decodes to other pixels, or not at all; ``made_with`` is the decoder at export.
@@ -80,7 +80,7 @@ class Probe:
         return worst
 
     def to_bytes(self) -> bytes:
-        """The expectations (not the images) as an npz archive."""
+        """The expected pixels and outputs (not the images) as an npz archive."""
         arrays: dict[str, npt.NDArray[Any]] = {f"pixels/{m}": np.array(d) for m, d in self.pixels.items()}
         return npz_bytes(arrays | {f"outputs/{name}": rows for name, rows in self.outputs.items()})
 

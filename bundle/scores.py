@@ -64,7 +64,7 @@ def probability(logit: float, calibration: Calibration, prior_generated: float |
 
 
 def band(value: float, thresholds: Thresholds) -> Band:
-    """Which side of the two thresholds a calibrated probability lies on."""
+    """The band of a calibrated probability: below, between or above the two thresholds."""
     if value >= thresholds.high.threshold:
         return "high"
     return "low" if value < thresholds.low.threshold else "middle"

@@ -1,4 +1,4 @@
-"""Bundles on disk: written whole or not at all, and verified byte for byte before anything is used."""
+"""Bundles on disk: written completely or not at all, and verified byte by byte before use."""
 
 import hashlib
 import os
@@ -35,13 +35,18 @@ class Bundle:
     templates: TemplateLibrary
     probe: Probe
 
+    @property
+    def library_version(self) -> str:
+        """The template library as verdicts, metrics and logs name it: where it comes from, and its content address."""
+        return f"bundle:{self.templates.version}"
+
     def graph(self, model: Model) -> bytes:
         """The ONNX file of ``model``."""
         return self.files[model.file]
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest."""
+    """Sha256 of the data, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -71,17 +76,17 @@ def write_bundle(out: Path, manifest: Manifest, files: dict[str, bytes], *, forc
 
 @contextmanager
 def whole_directory(out: Path) -> Iterator[Path]:
-    """An empty directory to fill, which takes the place of ``out`` at the end; after an error ``out`` is as it was.
+    """An empty directory to fill, which replaces ``out`` at the end; after an error ``out`` is as it was.
 
-    Of a link, what it leads to is replaced.
+    If ``out`` is a link, its target is replaced.
     """
-    place = out.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    staging = place.parent / f".{place.name}.{secrets.token_hex(4)}"
+    target = out.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     staging.mkdir()
     try:
         yield staging
-        replace_directory(place, staging)
+        replace_directory(target, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -89,7 +94,7 @@ def whole_directory(out: Path) -> Iterator[Path]:
 def replace_directory(out: Path, staging: Path) -> None:
     """Give ``staging`` the name ``out``; what was there before is removed afterwards, or put back if that fails.
 
-    Both must lie in one directory. Of a link, the link itself is replaced, not what it leads to.
+    Both must lie in one directory. If ``out`` is a link, the link itself is replaced, not its target.
     """
     replaced = staging.with_name(staging.name + ".replaced")
     if os.path.lexists(out):
@@ -108,15 +113,15 @@ def replace_directory(out: Path, staging: Path) -> None:
 
 
 def holds_working_directory(path: Path) -> bool:
-    """Whether it is the folder that we are in, or one above: replacing it would pull the floor from under us."""
+    """Whether the path is the current directory or above it, so that it must not be replaced."""
     return Path.cwd().is_relative_to(path.resolve())
 
 
 def check_free(out: Path, *, force: bool) -> None:
-    """Whether ``write_bundle`` would write to ``out``.
+    """Check that ``write_bundle`` may write to ``out``.
 
     Raises:
-        FileExistsError: ``out`` exists and ``force`` is not set, or what is there is no bundle; or we are in it.
+        FileExistsError: ``out`` exists and ``force`` is not set or it is no bundle; or it is the current directory.
     """
     if holds_working_directory(out):
         raise FileExistsError(f"{out} is the current directory or above it; choose another place")
@@ -124,15 +129,15 @@ def check_free(out: Path, *, force: bool) -> None:
         if not (out / MANIFEST).exists():
             raise FileExistsError(f"{out} exists and is no bundle; choose another place")
         if not force:
-            raise FileExistsError(f"{out} exists; choose another place or say --force")
+            raise FileExistsError(f"{out} exists; choose another place or pass --force")
 
 
 def load_bundle(path: Path) -> Bundle:
     """Read and verify a bundle.
 
     Raises:
-        BundleMissing: nothing there.
-        ManifestInvalid: not a manifest that we understand; names the field.
+        BundleMissing: there is no bundle.
+        ManifestInvalid: the manifest does not follow the schema; names the field.
         BundleCorrupt: a file is missing or has changed; names the file.
     """
     try:
@@ -157,10 +162,10 @@ def load_bundle(path: Path) -> Bundle:
     probe_images = {name: files[name] for name in manifest.probe.images}
     templates = TemplateLibrary.from_bytes(files[manifest.templates.file])
     if unknown := set(templates.labels) - {label.name for label in manifest.labels}:
-        raise BundleCorrupt(f"{path / manifest.templates.file}: templates of {sorted(unknown)}, which are no labels")
+        raise BundleCorrupt(f"{path / manifest.templates.file}: templates of unknown labels {sorted(unknown)}")
     if templates.vectors.shape[1] != manifest.templates.dimension:
         raise BundleCorrupt(
-            f"{path / manifest.templates.file}: vectors of {templates.vectors.shape[1]} numbers, "
+            f"{path / manifest.templates.file}: vectors of dimension {templates.vectors.shape[1]}, "
             f"the manifest says {manifest.templates.dimension}"
         )
     return Bundle(

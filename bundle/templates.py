@@ -1,7 +1,7 @@
 """The template library: which label explains an embedding, and how well (S1's Template Image Library).
 
 Xuan et al. (WIFS 2019, section III-D) take the nearest of one template per class by L2 distance and so never reject.
-We add a class-conditional conformal p-value: the share of calibration images of a label that lie at least as far
+Genprint adds a class-conditional conformal p-value: the share of calibration images of a label that lie at least as far
 from their own template, ``p = (1 + #{calibration distance >= d}) / (n + 1)``. Below ``alpha`` the template does not
 explain the image. With exchangeable images a label rejects at most ``alpha`` of its own.
 """
@@ -34,7 +34,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What the library says about one embedding: candidates nearest first, and the p-value of the first."""
+    """The labels nearest to one embedding, nearest first, and the p-value of the first."""
 
     candidates: tuple[Candidate, ...]
     p_value: float
@@ -43,7 +43,7 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class TemplateLibrary:
-    """Templates of L labels, and the calibration distances that say how far is too far.
+    """Templates of L labels, and calibration distances by which p-values are computed.
 
     Attributes:
         labels: L names.
@@ -136,7 +136,7 @@ class TemplateLibrary:
         return type(self)(self.labels, self.vectors, self.label_of, self.counts, distances)
 
     def to_bytes(self) -> bytes:
-        """As the ``templates.npz`` of a bundle; the same library gives the same bytes."""
+        """The library as the ``templates.npz`` of a bundle; the same library gives the same bytes."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "labels": np.array(self.labels),
             "vectors": self.vectors,

@@ -1,11 +1,11 @@
-"""The worker: image events from Kafka in, verdicts out. Read ``pipeline.py`` first.
+"""The worker: image events from Kafka in, verdicts out. Read ``pipeline/pipeline.py`` first.
 
-Never imports torch: it serves what the exporter made, through ONNX Runtime.
+The worker never imports torch: it runs the graphs that the exporter made with ONNX Runtime.
 """
 
 import os
 
-# ONNX Runtime's official builds report to their makers what they are used for. Not from here.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded
+# Both are read when the library is loaded. ONNX Runtime's official builds report their use to their makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # NumPy multiplies small matrices here; threads of its own would only take the cores of ONNX Runtime and the decoders.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # likewise
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

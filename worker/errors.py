@@ -5,19 +5,19 @@
     WorkerError
     ├── EventError              reject   the event itself is wrong
     │   ├── EmptyEvent                   a record without a value (a tombstone)
-    │   ├── UndecodableRecord            nobody can read it: a corrupt batch, lengths that do not fit
+    │   ├── UndecodableRecord            bytes that cannot be decoded: a corrupt batch, wrong lengths
     │   ├── UnknownContentType           neither an image nor a claim check
-    │   ├── InvalidEvent                 not the CloudEvent or claim check that it says it is
+    │   ├── InvalidEvent                 not a valid CloudEvent or claim check
     │   ├── EventTooLarge                inline image, claim check, or key and headers above their ceilings
     │   └── Sha256Mismatch               the bytes are not those that the event declares
     ├── SourceError
-    │   ├── SourceForbidden     reject   an address we do not fetch from
-    │   ├── SourceRefused       reject   the source says no (404, 403, no such object)
+    │   ├── SourceForbidden     reject   an address outside ``fetch.sources``, or in a private network
+    │   ├── SourceRefused       reject   the source refuses (404, 403, no such object)
     │   ├── SourceTooLarge      reject   more bytes than ``fetch.max_bytes``
-    │   ├── SourceExhausted     reject   deferred as often as allowed
+    │   ├── SourceExhausted     reject   deferred as often as ``fetch.attempts`` allows
     │   ├── SourceUnavailable   defer    slow, down, or answering 5xx
-    │   └── SourceBusy          defer    not tried: its host has just failed others
-    ├── OverShare               defer    its tenant holds its share of the places already
+    │   └── SourceBusy          defer    not tried: its host has just failed for other events
+    ├── OverShare               defer    its tenant holds its share of the slots already
     ├── InferenceError
     │   ├── InvalidOutput       reject   the model gives NaN or infinity for this image
     │   ├── InferenceFailed     reject   the model fails on this image alone
@@ -26,12 +26,12 @@
     │   ├── PublishAborted      retry    nothing was published; publish the same again
     │   │   └── GroupUnstable   retry    the group is rebalancing, which passes by itself
     │   ├── MessageTooLarge     retry    nothing was published; the broker refuses one message
-    │   ├── BrokerUnreachable   crash    no broker, or it turns us away
-    │   ├── TopicMissing        crash
-    │   ├── Fenced              crash    another process has our identity
-    │   ├── UndecodableBatch    crash    no client here reads it, and it hides which offsets it has
+    │   ├── BrokerUnreachable   crash    no broker, or it denies access
+    │   ├── TopicMissing        crash    a topic does not exist
+    │   ├── Fenced              crash    another process has taken over this identity
+    │   ├── UndecodableBatch    crash    records that cannot be decoded, at unknown offsets
     │   └── PublishUncertain    crash    committed or not, only a restart can tell
-    └── StartupError            crash    settings, bundle or device are not what was asked for
+    └── StartupError            crash    settings, bundle or device cannot be used
 
 An image's own faults (``bundle.errors.ImageError``) are rejected as well, by their ``reason``.
 """
@@ -57,31 +57,31 @@ class WorkerError(Exception):
 
 
 class EventError(WorkerError):
-    """The event is not one that anybody could answer."""
+    """The event itself is wrong, so that no further attempt could answer it."""
 
     disposition = Disposition.REJECT
 
 
 class EmptyEvent(EventError):
-    """A tombstone."""
+    """The record has no value (a tombstone)."""
 
     reason = "empty_event"
 
 
 class UndecodableRecord(EventError):
-    """Its bytes are not those of a record."""
+    """The bytes of the record cannot be decoded."""
 
     reason = "undecodable_record"
 
 
 class UnknownContentType(EventError):
-    """The content type says neither image nor claim check."""
+    """The content type is neither that of an image nor that of a claim check."""
 
     reason = "unknown_content_type"
 
 
 class InvalidEvent(EventError):
-    """Malformed CloudEvent, JSON or claim check."""
+    """The CloudEvent, its JSON or its claim check is malformed."""
 
     reason = "invalid_event"
 
@@ -93,13 +93,13 @@ class EventTooLarge(EventError):
 
 
 class Sha256Mismatch(EventError):
-    """A declared sha256 is verified, never trusted."""
+    """The bytes do not have the sha256 that the event declares."""
 
     reason = "sha256_mismatch"
 
 
 class SourceError(WorkerError):
-    """A claim check could not be redeemed."""
+    """The image of a claim check could not be fetched."""
 
     disposition = Disposition.REJECT
 
@@ -117,33 +117,33 @@ class SourceRefused(SourceError):
 
 
 class SourceTooLarge(SourceError):
-    """Too many bytes, counted as they arrive."""
+    """The source sends more than ``fetch.max_bytes``, counted as they arrive."""
 
     reason = "source_too_large"
 
 
 class SourceExhausted(SourceError):
-    """Still unavailable after ``fetch.attempts``."""
+    """The source was still unavailable after ``fetch.attempts``."""
 
     reason = "source_exhausted"
 
 
 class SourceUnavailable(SourceError):
-    """Slow or away: worth another attempt later."""
+    """The source is slow or away, so that a later attempt may succeed."""
 
     disposition = Disposition.DEFER
     reason = "source_unavailable"
 
 
 class SourceBusy(SourceError):
-    """Not tried at all, because its host failed several times in a row."""
+    """The source was not tried, because its host failed several times in a row."""
 
     disposition = Disposition.DEFER
     reason = "source_busy"
 
 
 class OverShare(WorkerError):
-    """One tenant's events beyond its share make way for others; see ``worker.pipeline.fairness``."""
+    """An event beyond its tenant's share, deferred while other tenants are active; see ``worker.pipeline.fairness``."""
 
     disposition = Disposition.DEFER
     reason = "over_share"
@@ -154,27 +154,27 @@ class InferenceError(WorkerError):
 
 
 class InvalidOutput(InferenceError):
-    """NaN or infinity."""
+    """The model gives NaN or infinity for this image."""
 
     disposition = Disposition.REJECT
     reason = "invalid_output"
 
 
 class InferenceFailed(InferenceError):
-    """The session fails on this image also when it is alone in the batch."""
+    """The session fails on this image even when it is alone in the batch."""
 
     disposition = Disposition.REJECT
     reason = "inference_failed"
 
 
 class DeviceFailed(InferenceError):
-    """A sticky device error: every later call would fail too."""
+    """The device has an error that every later call would meet too."""
 
     reason = "device_failed"
 
 
 class BrokerError(WorkerError):
-    """Kafka."""
+    """Kafka cannot be used, or a publication failed."""
 
 
 class PublishAborted(BrokerError):
@@ -185,13 +185,13 @@ class PublishAborted(BrokerError):
 
 
 class GroupUnstable(PublishAborted):
-    """Nothing was sent: until the group is stable again we could speak for others, or be a zombie."""
+    """Nothing was sent: while the group rebalances, the partitions may belong to another worker already."""
 
     reason = "group_unstable"
 
 
 class MessageTooLarge(BrokerError):
-    """The broker's topic takes no message of this size; nothing of the publication was committed."""
+    """The topic takes no message of this size; nothing of the publication was committed."""
 
     disposition = Disposition.RETRY
     reason = "message_too_large"
@@ -209,19 +209,19 @@ class BrokerUnreachable(BrokerError):
 
 
 class TopicMissing(BrokerError):
-    """Topics are made by whoever runs Kafka; the worker never creates one by accident."""
+    """A topic does not exist; a running worker never creates one (``python -m worker topics create`` does)."""
 
     reason = "topic_missing"
 
 
 class Fenced(BrokerError):
-    """A process with the same instance id, or a coordinator that gave us up, took over."""
+    """A process with the same instance id has taken over, or the group has removed this member."""
 
     reason = "fenced"
 
 
 class UndecodableBatch(BrokerError):
-    """Records that cannot be answered, since nobody can say where they are; polling again would spin for ever."""
+    """Records at unknown offsets, which cannot be answered; polling again would meet them again."""
 
     reason = "undecodable_batch"
 
@@ -233,6 +233,6 @@ class PublishUncertain(BrokerError):
 
 
 class StartupError(WorkerError):
-    """Something was asked for that is not there; the message names what and where."""
+    """The worker cannot start; the message names the setting, file or option, and what was expected."""
 
     reason = "startup"

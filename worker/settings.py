@@ -32,7 +32,7 @@ _SOURCES = (
 
 
 def _source(prefix: str) -> str:
-    """Refuses a prefix that says less than it seems to: ``https:/cdn`` names no host, so it would allow them all."""
+    """Refuse a prefix that allows more than it seems to: ``https:/cdn`` names no host, so it would allow every host."""
     if not any(form.fullmatch(prefix) for form in _SOURCES):
         raise ValueError("expected a prefix such as https://, https://cdn.example, s3://uploads or file:///data/images")
     return prefix
@@ -41,7 +41,7 @@ def _source(prefix: str) -> str:
 SourcePrefix = Annotated[str, AfterValidator(_source)]
 
 
-class Section(BaseModel):
+class SettingsSection(BaseModel):
     """A group of settings."""
 
     model_config = ConfigDict(
@@ -49,140 +49,142 @@ class Section(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        hide_input_in_errors=True,  # it may be a password, and the error is the cause of ours
+        hide_input_in_errors=True,  # an input may be a password, and StartupError shows this error as its cause
     )
 
 
-class KafkaSettings(Section):
-    """Kafka: where, what and how surely."""
+class KafkaSettings(SettingsSection):
+    """Connection to Kafka, topics and delivery."""
 
     bootstrap_servers: str = Field(default="localhost:9092", pattern=_BROKERS)
-    """Comma-separated host:port of some brokers."""
+    """Addresses of one or more brokers, as host:port, separated by commas."""
     group_id: str = "genprint"
     """Consumer group; workers of one group share the partitions."""
     instance_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """Stable identity of this process (for instance the pod's name): static membership and transactional id, so that
-    a restarted worker is back at once. Without it every start is a new member."""
+    """Stable identity of this process (for instance the pod's name), used for static membership and as transactional
+    id, so that a restarted worker has its partitions again at once. Without it every start is a new member."""
     images_topic: str = "images"
-    """Image events."""
+    """Topic that image events are read from."""
     retry_topic: str = "images.retry"
-    """Deferred events; read by the same workers."""
+    """Topic of deferred events, read by the same workers."""
     dead_topic: str = "images.dead"
-    """Rejected events, with reason and origin."""
+    """Topic of rejected events (dead letters), with reason and origin."""
     verdicts_topic: str = "verdicts"
-    """Verdicts."""
+    """Topic that verdicts are written to."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    """By transaction, or offsets after verdicts (duplicates carry the same verdict_id)."""
+    """`exactly_once`: by Kafka transactions. `at_least_once`: offsets are committed after the verdicts, so that a
+    verdict may come twice, with the same verdict_id."""
     commit_interval_s: PositiveSeconds = 0.1
-    """One transaction or offset commit at most this often."""
+    """Least time between two transactions or offset commits."""
     start_timeout_s: PositiveSeconds = 15
-    """How long start-up waits for a broker."""
+    """Time that start-up waits for a broker."""
     session_timeout_s: PositiveSeconds = 10
     """Silence after which the group gives a worker's partitions to others."""
     max_poll_interval_s: PositiveSeconds = 60
     """Time between polls after which a worker counts as stuck."""
     transaction_timeout_s: PositiveSeconds = 15
-    """After this the broker aborts an open transaction."""
+    """Time after which the broker aborts an open transaction."""
     publish_deadline_s: PositiveSeconds = 45
-    """A publication that takes longer ends the process (kafka-python waits for ever)."""
+    """Time after which an unfinished publication ends the process (kafka-python itself would wait for ever)."""
     max_message_bytes: PositiveInt = 12 * 2**20
-    """Largest message to produce; larger dead letters become pointers to their origin."""
+    """Most bytes of a message that is written; a larger dead letter becomes a pointer to its origin."""
     max_poll_records: PositiveInt = 256
-    """Most records that one poll takes over from the client."""
+    """Most records that one poll returns."""
     fetch_max_bytes: PositiveInt = 16 * 2**20
     """Most bytes that one fetch from a broker returns."""
     max_batch_bytes: PositiveInt = 64 * 2**20
-    """Most bytes of a record batch once decompressed; the records of a larger one are answered by dead letters."""
+    """Most bytes of a record batch once decompressed; the records of a larger one become dead letters."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """Encryption and authentication towards the broker."""
+    """Encryption (SSL) and authentication (SASL) of connections to the brokers."""
     ssl_cafile: Path | None = None
-    """Certificate authority of the brokers (PEM); without it those of the system."""
+    """Certificate authority of the brokers (PEM); without it the system's authorities."""
     ssl_certfile: Path | None = None
-    """Our own certificate (PEM)."""
+    """Client certificate of the worker (PEM)."""
     ssl_keyfile: Path | None = None
-    """Key of our own certificate (PEM)."""
+    """Key of the client certificate (PEM, not encrypted)."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    """How we prove who we are."""
+    """SASL mechanism by which the worker authenticates."""
     sasl_username: str | None = None
-    """Name for SASL."""
+    """User name for SASL."""
     sasl_password: SecretStr | None = None
     """Password for SASL."""
 
 
-class TopicSettings(Section):
-    """Topics as `python -m worker topics` makes and checks them; a worker that runs does not look here."""
+class TopicSettings(SettingsSection):
+    """Topics as `python -m worker topics` creates and checks them; a running worker does not use these settings."""
 
     partitions: PositiveInt = 12
     """Partitions of each topic: the most workers that can share the events of one."""
     replication: PositiveInt = 3
-    """Copies of all records; all but one of them must be written before a record counts as such."""
+    """Replicas that hold all records; a record counts as written when all of them but one have it."""
     images_retention_s: PositiveInt = 3 * 86400
     """How long image events are kept; also how far back a replay can go."""
     retry_retention_s: PositiveInt = 7 * 86400
-    """How long deferred events are kept; more than any outage of workers."""
+    """How long deferred events are kept; choose more than the longest outage of the workers."""
     dead_retention_s: PositiveInt = 30 * 86400
     """How long rejected events are kept."""
     verdicts_retention_s: PositiveInt = 7 * 86400
     """How long verdicts are kept."""
 
 
-class RedisSettings(Section):
-    """The embedding cache."""
+class RedisSettings(SettingsSection):
+    """The score cache in Redis or Valkey."""
 
     url: SecretStr | None = None
-    """redis://, rediss:// or unix:// address; without one nothing is cached."""
+    """Address: redis://, rediss:// or unix://. Without one nothing is cached."""
     username: str | None = None
-    """Name of the ACL user, unless it is in the address."""
+    """Name of the ACL user, unless the address has it."""
     password: SecretStr | None = None
-    """Password, unless it is in the address."""
+    """Password, unless the address has it."""
     ssl_cafile: Path | None = None
-    """Certificate authority of the server (PEM), besides those of the system; for rediss://."""
+    """Certificate authority of the server (PEM), in addition to the system's authorities; for rediss://."""
     ssl_certfile: Path | None = None
-    """Our own certificate (PEM)."""
+    """Client certificate of the worker (PEM)."""
     ssl_keyfile: Path | None = None
-    """Key of our own certificate (PEM)."""
+    """Key of the client certificate (PEM, not encrypted)."""
     timeout_s: PositiveSeconds = 0.05
-    """Limit of any one call; a slower cache is a miss."""
+    """Time limit of each call; a slower answer counts as a miss."""
     ttl_s: PositiveInt = 7 * 86400
-    """Life of an entry."""
+    """Lifetime of an entry."""
     salt: SecretStr = SecretStr("")
-    """Mixed into the keys: workers with other salts share nothing, so that `cached` does not tell one tenant what
-    another has uploaded."""
+    """Text mixed into the keys: workers with different salts share no entries, so that `cached` does not tell one
+    tenant what another has uploaded."""
     breaker_failures: PositiveInt = 5
-    """Failures in a row after which the cache is left alone for a while."""
+    """Failures in a row after which the cache is bypassed for a while."""
     breaker_pause_s: PositiveSeconds = 5
-    """How long it is left alone."""
+    """Time for which the cache is then bypassed."""
 
 
-class FetchSettings(Section):
-    """Claim checks: what may be fetched, and how patiently."""
+class FetchSettings(SettingsSection):
+    """Fetching of claim checks: allowed addresses, limits and retries."""
 
     sources: tuple[SourcePrefix, ...] = ("https://",)
     """Allowed URI prefixes: a scheme (`https://`), a host (`https://cdn.example`, at the scheme's own port unless it
-    names one), a bucket (`s3://uploads`), a folder (`file:///data/images`). Whatever matches none is rejected."""
+    names one), a bucket (`s3://uploads`), a folder (`file:///data/images`). An address that
+    matches none is rejected."""
     allow_private_addresses: bool = False
-    """Fetch over HTTP from loopback and private networks too. Only where nobody but you can write events."""
+    """Whether HTTP may fetch from loopback and private networks. Set it only where you alone can write events."""
     max_bytes: PositiveInt = 20 * 2**20
     """Most bytes of one image."""
     deadline_s: PositiveSeconds = 5
     """Time for one attempt, redirects included; after it the event is deferred."""
     patience_s: PositiveSeconds = 0.5
-    """Time after which a fresh event's fetch is given up for now (deferred) if the worker has no room left and answered
-    events wait behind it: what stands before them in their partition holds them all up."""
+    """Time after which a fresh event that is still being fetched is deferred, if the worker has no room for
+    another event and answered events of the same partition wait behind it."""
     attempts: PositiveInt = 5
-    """Attempts before a dead letter."""
+    """Attempts before an event becomes a dead letter."""
     retry_delay_s: PositiveSeconds = 30
-    """Time between attempts. The same for all of them, so that the retry topic is due in its own order."""
+    """Time between attempts; the same for all, so that events become due in the order of the retry topic."""
     max_held_bytes: PositiveInt = 256 * 2**20
-    """Fetched bytes that wait for decoding; above it no further fetch begins (those under way may still come in)."""
+    """Most fetched bytes that wait for decoding; above it no fetch begins (those under way go on)."""
     concurrency: PositiveInt = 64
-    """Fetches at a time."""
+    """Most fetches at a time."""
     per_host: PositiveInt = 16
-    """Fetches at a time from one host."""
+    """Most fetches at a time from one host."""
 
 
-class EventSettings(Section):
-    """Image events."""
+class EventSettings(SettingsSection):
+    """Limits and attributes of image events."""
 
     inline_max_bytes: PositiveInt = 8 * 2**20
     """Most bytes of an image inside an event."""
@@ -190,65 +192,65 @@ class EventSettings(Section):
     """CloudEvents extension attributes that are carried into the verdict."""
 
 
-class FairnessSettings(Section):
+class FairnessSettings(SettingsSection):
     """Fair sharing among the values of an event attribute."""
 
     attribute: str = "tenant"
     """The attribute that names a tenant, one of `events.attributes`; events without it count as one tenant."""
     max_share: float = Field(default=0.25, gt=0, le=1)
-    """Share of `pipeline.max_in_flight` that one tenant may hold while others are active; more is deferred. 1 switches
-    fair sharing off."""
+    """Share of `pipeline.max_in_flight` that one tenant may hold while others are active; its further events are
+    deferred. 1 switches fair sharing off."""
     window_s: PositiveSeconds = 60
     """How long after its last event a tenant counts as active."""
 
 
-class ImageSettings(Section):
-    """Decoding."""
+class ImageSettings(SettingsSection):
+    """Decoding of images."""
 
     max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS_CEILING)
-    """Most pixels of one image; more is rejected from the header."""
+    """Most pixels of one image; a larger one is rejected by its header, before it is decoded."""
     decode_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Threads that decode and cut views (Pillow releases the GIL)."""
+    """Threads that decode images and cut views (Pillow releases the GIL)."""
     memory_bytes: PositiveInt = 1 << 30
-    """Decoded bytes held at a time; an image that needs more than all of it waits to be alone."""
+    """Most decoded bytes at a time; an image that needs more is decoded alone."""
 
 
-class InferenceSettings(Section):
-    """ONNX Runtime."""
+class InferenceSettings(SettingsSection):
+    """Inference with ONNX Runtime."""
 
     device: Literal["cuda", "cpu", "auto"] = "cuda"
-    """`cuda` or start-up fails; `cpu`; or `auto`: CUDA where there is one."""
+    """`cuda` (start-up fails without a usable GPU), `cpu`, or `auto` (CUDA where there is a usable GPU)."""
     device_id: int = Field(default=0, ge=0)
-    """Which GPU."""
+    """Number of the GPU."""
     batch_size: PositiveInt = 32
-    """Images of one batch, and most views of one run of the graph; a CPU takes as many at a time as are fastest there
-    (tried at the start)."""
+    """Most images of a batch, and most views of one run of a graph; on a CPU, start-up measures how many views at a
+    time are fastest, up to this number."""
     max_wait_s: float = Field(default=0.01, ge=0)
-    """How long an incomplete batch waits for more when there is no backlog."""
+    """How long an incomplete batch waits for more images when there is no backlog."""
     threads: int = Field(default=0, ge=0)
     """CPU threads inside ONNX Runtime; 0 lets it choose."""
     gpu_memory_bytes: int = Field(default=0, ge=0)
-    """Ceiling of the CUDA arena; 0 for none."""
+    """Most bytes of ONNX Runtime's memory on the GPU; 0 for no limit."""
 
 
-class PipelineSettings(Section):
-    """Flow."""
+class PipelineSettings(SettingsSection):
+    """Limits on events in flight, and deadlines."""
 
     max_in_flight: PositiveInt = 512
-    """Events taken up and not yet answered."""
+    """Most events in flight (slots): admitted, and not yet answered and published."""
     max_in_flight_bytes: PositiveInt = 256 * 2**20
-    """Encoded bytes inside those events (what claim checks fetch is bounded by `fetch.max_held_bytes`)."""
+    """Most encoded bytes inside those events (`fetch.max_held_bytes` limits what is fetched for claim checks)."""
     drain_s: PositiveSeconds = 5
-    """Time to finish what is in flight on SIGTERM."""
+    """Time to finish the events in flight on SIGTERM."""
     stall_s: PositiveSeconds = 120
-    """An event in flight for longer makes /live fail."""
+    """Time after which /live fails: without a turn of the main loop, or for an event in flight without an answer."""
 
 
-class PolicySettings(Section):
-    """What is recommended for each decision."""
+class PolicySettings(SettingsSection):
+    """The action that verdicts recommend for each decision, and the prior."""
 
     prior_generated: float | None = Field(default=None, gt=0, lt=1)
-    """Share of generated images you expect; without it the bundle's calibration prior."""
+    """Share of generated images that you expect; without it the prior of the bundle's calibration."""
     real: str = "allow"
     """Action for `real`."""
     generated: str = "block"
@@ -257,8 +259,8 @@ class PolicySettings(Section):
     """Action for `unsure`."""
 
 
-class HttpSettings(Section):
-    """Metrics and health."""
+class HttpSettings(SettingsSection):
+    """HTTP server of metrics and health."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a pod is scraped from outside; NetworkPolicy is the fence
     """Address to listen on."""
@@ -266,7 +268,7 @@ class HttpSettings(Section):
     """Port of /metrics, /live and /ready; 0 takes a free one and logs it."""
 
 
-class Settings(Section):
+class Settings(SettingsSection):
     """All settings of the worker."""
 
     bundle: Path | None = None
@@ -274,7 +276,7 @@ class Settings(Section):
     run_id: str = "live"
     """Part of every verdict_id: the same event under the same run has the same verdict_id."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severity that is logged."""
+    """Lowest severity that is logged."""
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     redis: RedisSettings = RedisSettings()
@@ -290,17 +292,18 @@ class Settings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.events.inline_max_bytes > self.kafka.max_message_bytes:
-            raise ValueError("events.inline_max_bytes is above kafka.max_message_bytes: dead letters would not fit")
+            raise ValueError("events.inline_max_bytes exceeds kafka.max_message_bytes: dead letters would not fit")
         kafka = self.kafka
         if not kafka.transaction_timeout_s < kafka.publish_deadline_s < kafka.max_poll_interval_s:
             raise ValueError(
                 "kafka.publish_deadline_s must lie between kafka.transaction_timeout_s and kafka.max_poll_interval_s"
             )
         if "attribute" in self.fairness.model_fields_set and self.fairness.attribute not in self.events.attributes:
-            raise ValueError("fairness.attribute is not among events.attributes: no tenant would be told from another")
-        k = self.kafka
-        if len({k.images_topic, k.retry_topic, k.dead_topic, k.verdicts_topic}) < 4:
-            raise ValueError("kafka's four topics must differ: our headers are believed on kafka.retry_topic alone")
+            raise ValueError("fairness.attribute is not among events.attributes: add it there, or all tenants are one")
+        if len({kafka.images_topic, kafka.retry_topic, kafka.dead_topic, kafka.verdicts_topic}) < 4:
+            raise ValueError(
+                "kafka's four topics must differ: only on kafka.retry_topic are the worker's own headers trusted"
+            )
         return self
 
 
@@ -349,12 +352,12 @@ def _field(name: str) -> FieldInfo | None:
     *sections, last = name.split(".")
     for section in sections:
         annotation = fields[section].annotation if section in fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+        if not (isinstance(annotation, type) and issubclass(annotation, SettingsSection)):
             return None
         fields = annotation.model_fields
     field = fields.get(last)
-    is_section = field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    return None if is_section else field
+    annotation = field.annotation if field else None
+    return None if isinstance(annotation, type) and issubclass(annotation, SettingsSection) else field
 
 
 def _assigned(values: dict[str, Any], name: str, text: str) -> dict[str, Any]:

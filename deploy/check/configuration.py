@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from deploy.check.manifests import Manifest, Overlay, PodTemplate, Problem, at
 from worker.errors import StartupError
-from worker.settings import PREFIX, Section, Settings, load_settings
+from worker.settings import PREFIX, Settings, SettingsSection, load_settings
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md"
 WORKER = "worker"
@@ -153,9 +153,9 @@ def _variables() -> dict[str, Any]:
     return {PREFIX + name.upper().replace(".", "__"): kind for name, kind in _fields(Settings, "")}
 
 
-def _fields(section: type[Section], prefix: str) -> Iterator[tuple[str, Any]]:
+def _fields(section: type[SettingsSection], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, SettingsSection):
             yield from _fields(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, field.annotation
@@ -166,10 +166,10 @@ def _is_secret(variable: str) -> bool:
     return SecretStr in (kind, *getattr(kind, "__args__", ()))
 
 
-def _paths(section: Section, prefix: str = "") -> Iterator[tuple[str, Path]]:
+def _paths(section: SettingsSection, prefix: str = "") -> Iterator[tuple[str, Path]]:
     """Settings that name files."""
     for name, value in section:
-        if isinstance(value, Section):
+        if isinstance(value, SettingsSection):
             yield from _paths(value, f"{prefix}{name}.")
         elif isinstance(value, Path):
             yield prefix + name, value

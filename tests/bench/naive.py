@@ -16,7 +16,7 @@ from worker.images.prepare import MemoryBudget, prepare
 from worker.messages.events import InlineImage, read_delivery, read_event
 from worker.messages.records import Partition, Record
 from worker.messages.verdict import TimingPart, verdict_message
-from worker.scoring.engine import Engine, Scores
+from worker.scoring.engine import Engine, ImageScores
 from worker.settings import Settings
 
 
@@ -41,7 +41,7 @@ def main(bootstrap: str, group: str, images: str, verdicts: str, bundle_path: st
         data = event.content.data
         image = prepare(data, bundle.manifest.models, limits, budget)
         [scores] = engine.score([image])
-        assert isinstance(scores, Scores)
+        assert isinstance(scores, ImageScores)
         scored = ScoredImage(sha256(data), image.facts, scores, cached=False, timing=timing)
         answer = verdict_message(attributor.verdict(event, scored), topic=verdicts, key=m.key, traceparent=None)
         producer.send(verdicts, value=answer.value, key=answer.key, headers=list(answer.headers))

@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from worker.errors import StartupError
-from worker.settings import Section, Settings, load_settings
+from worker.settings import Settings, SettingsSection, load_settings
 
 
 def load(
@@ -36,7 +36,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 def fields(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, SettingsSection):
             yield from fields(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, field

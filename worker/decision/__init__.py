@@ -1,1 +1,1 @@
-"""What a score means: templates, thresholds and policy make a verdict of it."""
+"""From scores to a decision and a verdict: calibration, thresholds, templates and policy."""

@@ -1,4 +1,4 @@
-"""From scores to a verdict. Nothing here is cached: prior, templates and policy of this moment apply."""
+"""From scores to a verdict, with the current prior, templates and policy: nothing of this is cached."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -24,20 +24,20 @@ from worker.messages.verdict import (
     Verdict,
     timestamp,
 )
-from worker.scoring.engine import Scores
+from worker.scoring.engine import ImageScores
 from worker.settings import PolicySettings
 
 ANIMATED = "animated_first_frame"
-"""A reason to look again: only the first frame was judged."""
+"""A reason that verdicts give: only the first frame of the animation was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """What is known about an image when everything is measured."""
+    """An image with the scores that the models gave it."""
 
     sha256: str
     facts: ImageFacts
-    scores: Scores
+    scores: ImageScores
     cached: bool
     timing: TimingPart
 
@@ -53,14 +53,14 @@ class Attributor:
         self._real_labels = manifest.real_labels
         self._actions = {"real": policy.real, "generated": policy.generated, "unsure": policy.unsure}
         self._identity = BundlePart(name=manifest.name, version=manifest.version, digest=bundle.digest)
-        self._library_version = f"bundle:{bundle.templates.version}"
+        self._library_version = bundle.library_version
 
     def verdict(self, event: ImageEvent, image: ScoredImage) -> Verdict:
-        """Of one alone."""
+        """The verdict on one image."""
         return self.verdicts([(event, image)])[0]
 
     def verdicts(self, scored: Sequence[tuple[ImageEvent, ScoredImage]]) -> list[Verdict]:
-        """One for each, in order; the templates are asked once for all."""
+        """One verdict for each image, in order; the template library is searched once for all."""
         embeddings = [image.scores.embedding for _, image in scored if len(image.scores.embedding)]
         matches: Iterator[Match] = iter(())
         if embeddings:
@@ -72,7 +72,7 @@ class Attributor:
         ]
 
     def _verdict(self, event: ImageEvent, image: ScoredImage, match: Match | None) -> Verdict:
-        """Combine detector and templates; see ``policy.judge`` for the table."""
+        """Combine detector and templates; see ``worker.decision.table`` for the rules."""
         manifest, scores = self._bundle.manifest, image.scores
         chance, one_logit, disagree = None, None, False
         if len(scores.logits):

@@ -37,10 +37,10 @@ def judge(band: Band | None, accepted: str | None, *, is_real: bool, views_disag
     """Combine the detector's band with the label of the nearest template that accepts the image.
 
     Args:
-        band: None where no view could be judged, because the image is too small.
-        accepted: label of the nearest template, or None if that rejects the image.
+        band: None where the image is too small for any view.
+        accepted: label of the nearest template, or None if it rejects the image.
         is_real: whether ``accepted`` is a label of photographs.
-        views_disagree: one view alone would be generated, another real.
+        views_disagree: whether one view alone would be called generated and another real.
     """
     if band is None:
         return Judgement("unsure", None, conflict=False, reasons=("image_too_small",))

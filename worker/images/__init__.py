@@ -1,1 +1,1 @@
-"""From an address or bytes to views: fetching and decoding."""
+"""Fetching and decoding: from an address or bytes to the views that models take."""

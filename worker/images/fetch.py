@@ -1,9 +1,9 @@
-"""Redeeming claim checks: HTTP(S), object stores and files, inside the fence that the settings draw.
+"""Fetching the images of claim checks by HTTP(S), from object stores and from files, as far as the settings allow.
 
-Untrusted events name these addresses. What is not under ``fetch.sources`` is rejected; an HTTP connection is made
-only to an address that is checked at the moment of connecting, on every redirect, whatever the name resolved to
-before; bytes are counted as they arrive; nothing is unpacked; proxies and credentials of the environment are not used
-for HTTP. Slow or failing sources defer the event.
+The addresses come from untrusted events. One that is not under ``fetch.sources`` is rejected. The IP address of an HTTP
+connection is checked when the connection is made, on every redirect, so that a name cannot resolve to another one
+later. Bytes are counted as they arrive, and nothing is unpacked. Proxies and credentials of the environment are not
+used for HTTP. Slow or failing sources defer the event.
 """
 
 import asyncio
@@ -66,18 +66,18 @@ class Fetch:
         self._given_up = False
 
     def give_up(self) -> None:
-        """Wait no longer, because others wait for this; from any thread, and too late is no harm."""
+        """Stop waiting, because other events wait behind this one; from any thread, no effect once it is done."""
         self._given_up = True
         self._loop.call_soon_threadsafe(self._expire)
 
     def late(self) -> SourceUnavailable:
-        """Why there are no bytes."""
+        """The error of a fetch whose time is over."""
         if self._given_up:
-            return SourceUnavailable("no answer yet, and others waited behind it")
+            return SourceUnavailable("no answer yet, and other events waited behind it")
         return SourceUnavailable(f"no answer within {self._deadline_s:g} s")
 
     def _expire(self) -> None:
-        with contextlib.suppress(RuntimeError):  # over, or not begun
+        with contextlib.suppress(RuntimeError):  # it is over, or has not begun
             self.timeout.reschedule(self._loop.time())
 
 
@@ -90,17 +90,19 @@ class SlowHosts:
     def __init__(self, mark_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._mark_s = mark_s
         self._clock = clock
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # in a row, and when the last was
+        self._failures: OrderedDict[str, tuple[int, float]] = (
+            OrderedDict()
+        )  # how many in a row, and the time of the last
 
     def failed(self, host: str) -> None:
-        """One more failure."""
+        """Note one more failure."""
         count, _ = self._failures.pop(host, (0, 0.0))
         self._failures[host] = count + 1, self._clock()
         if len(self._failures) > _REMEMBERED_HOSTS:
             self._failures.popitem(last=False)
 
     def succeeded(self, host: str) -> None:
-        """It answers."""
+        """Note that the host answers."""
         self._failures.pop(host, None)
 
     def __contains__(self, host: str) -> bool:
@@ -121,9 +123,9 @@ class Fetcher:
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
         self.held_bytes = 0
-        """Fetched and not yet released."""
+        """Bytes fetched and not yet released."""
         self.under_way = 0
-        """Fetches begun and not done, those that wait for a slot included."""
+        """Fetches begun and not done, including those that wait for a slot."""
         self._room = asyncio.Event()
         self._room.set()
         self._slots = asyncio.Semaphore(settings.concurrency)
@@ -141,12 +143,12 @@ class Fetcher:
         self._submit(self._open()).result()
 
     def fetch(self, uri: str, *, deferred: bool = False) -> Fetch:
-        """Begin to fetch the bytes behind ``uri``; ``deferred`` says that the event has waited for this already.
+        """Begin to fetch the bytes behind ``uri``; ``deferred``: the event comes from the retry topic.
 
-        Whoever gets bytes must ``release`` them: with ``max_held_bytes`` held, no further fetch begins.
+        The caller must ``release`` the bytes that it gets: with ``max_held_bytes`` held, no further fetch begins.
 
-        Waiting for a free slot counts: a source that fills its slots defers events instead of delaying them. A host
-        has only its own share of the slots to fill, and none for fresh events while it is slow.
+        The deadline includes the wait for a free slot, so that a source that fills its slots defers events instead of
+        delaying them. One host has at most ``per_host`` slots, and none for fresh events while it is slow.
         """
         assert self._loop is not None  # start
         fetch = Fetch(self._loop, self._settings.deadline_s)
@@ -154,12 +156,12 @@ class Fetcher:
         return fetch
 
     def release(self, size: int) -> None:
-        """Say that so many fetched bytes are no longer held; from any thread."""
+        """Give back fetched bytes that are no longer held; from any thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._hold, -size)
 
     def close(self) -> None:
-        """Drop what is under way and stop the thread; safe to call when not started."""
+        """Cancel fetches under way and stop the thread; safe to call when not started."""
         if self._loop is None or self._thread is None:
             return
         self._submit(self._close()).result(timeout=5)
@@ -203,7 +205,7 @@ class Fetcher:
 
     async def _fetch(self, uri: str, fetch: Fetch, *, deferred: bool) -> bytes:
         try:
-            # As aiohttp reads it: a fence with another parser than the client's has a hole in it.
+            # Parsed as aiohttp parses it: a check by another parser could be got round.
             url = self._permitted(URL(uri))
         except SourceError:
             raise
@@ -245,7 +247,7 @@ class Fetcher:
         return await self._fetch_object(url)
 
     def _hold(self, size: int) -> None:
-        """Count bytes in (or out, where negative); on the loop's thread."""
+        """Add to the bytes held (negative: subtract); on the loop's thread."""
         self.held_bytes += size
         if self.held_bytes < self._settings.max_held_bytes:
             self._room.set()
@@ -272,12 +274,12 @@ class Fetcher:
                 if response.status != 200:
                     raise SourceRefused(f"HTTP status {response.status}")
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                    raise SourceRefused("answered with a content encoding that was not asked for")
+                    raise SourceRefused("the answer has a content encoding, which was not requested")
                 return await self._counted(response.content.iter_any(), response.content_length)
         raise SourceRefused(f"more than {MAX_REDIRECTS} redirects")
 
     async def _counted(self, chunks: AsyncIterable[bytes], declared_bytes: int | None) -> bytes:
-        """A declared size can spare us the transfer; only what arrives is believed."""
+        """Collect the bytes and count them as they arrive; too large a declared size spares the transfer."""
         if declared_bytes is not None and declared_bytes > self._settings.max_bytes:
             raise SourceTooLarge(f"{declared_bytes} bytes, the ceiling is {self._settings.max_bytes}")
         data = bytearray()
@@ -307,12 +309,12 @@ class Fetcher:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Not for the writer of a FIFO, and not through a link that was put there a moment ago."""
+    """Open without waiting for the writer of a FIFO, and without following a link that was put there a moment ago."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public Internet; mapped and translated IPv4 is looked into."""
+    """Whether an IP address is one of the public Internet; IPv4 inside IPv6 (mapped, 6to4, NAT64) counts as IPv4."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         ip = ip.ipv4_mapped or ip.sixtofour or _nat64(ip) or ip
@@ -326,26 +328,26 @@ def _nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def _covers(allowed: URL, url: URL) -> bool:
-    """Whether ``url`` lies under a prefix of ``fetch.sources``; a host without a port is its scheme's own port."""
+    """Whether ``url`` lies under a prefix of ``fetch.sources``; a host without a port means the scheme's own port."""
     if url.scheme != allowed.scheme:
         return False
     if url.scheme == "file":
-        same_place = url.raw_host in (None, "localhost")
+        same_host = url.raw_host in (None, "localhost")
     elif not url.raw_host or (url.scheme in _OBJECT_STORES and (url.user or url.explicit_port)):
-        same_place = False
+        same_host = False
     else:
-        same_place = allowed.raw_host is None or (url.raw_host, url.port) == (allowed.raw_host, allowed.port)
+        same_host = allowed.raw_host is None or (url.raw_host, url.port) == (allowed.raw_host, allowed.port)
     # By segments: /data/images-2 is not under /data/images.
-    return same_place and f"{url.path}/".startswith(f"{allowed.path.rstrip('/')}/")
+    return same_host and f"{url.path}/".startswith(f"{allowed.path.rstrip('/')}/")
 
 
 def translate(error: Exception) -> SourceError:
-    """The disposition of whatever aiohttp, obstore or the file system raised."""
+    """The ``SourceError`` that means the same as an exception of aiohttp, obstore or the file system."""
     match error:
         case aiohttp.ClientConnectorError() if isinstance(error.os_error, _ForbiddenAddress):
             return SourceForbidden("the address is not a public one")
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | obstore.exceptions.InvalidPathError():
-            return SourceForbidden("not an address")
+            return SourceForbidden("not a valid address")
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return SourceUnavailable("TLS failed")
         case aiohttp.ClientError():
@@ -358,7 +360,7 @@ def translate(error: Exception) -> SourceError:
             return SourceRefused("no permission to read it")
         case OSError() if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):
             return SourceRefused("not a regular file")
-        case ValueError():  # what a parser says may quote a password
-            return SourceForbidden("not an address")
-        case _:  # OSError, obstore.exceptions.BaseError (our own credentials, too), and what later versions add
+        case ValueError():  # the parser's message may quote a password
+            return SourceForbidden("not a valid address")
+        case _:  # OSError, obstore.exceptions.BaseError (also for bad credentials), and what later versions add
             return SourceUnavailable(f"fetch failed ({type(error).__name__})")

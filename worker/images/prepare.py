@@ -18,9 +18,9 @@ class PreparedImage:
 
 
 class MemoryBudget:
-    """Bytes that may be decoded at a time; whoever wants more waits, in turn.
+    """Bytes that may be decoded at a time; claims beyond it wait in turn.
 
-    A claim above the whole budget is granted when nothing else is held, so that it cannot wait for ever.
+    A claim above the whole budget is granted when nothing else is held, so that it never waits for ever.
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -31,14 +31,14 @@ class MemoryBudget:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes reserved now."""
+        """Bytes that are reserved now."""
         return self._held
 
     @contextmanager
     def reserve(self, wanted_bytes: int) -> Iterator[None]:
         """Hold ``wanted_bytes`` during the block."""
         claim = min(wanted_bytes, self._total)
-        # The turn is held while waiting: small claims that come later must not starve a large one.
+        # The turn is held while waiting, so that small claims that come later do not starve a large one.
         with self._turn, self._freed:
             self._freed.wait_for(lambda: self._held + claim <= self._total)
             self._held += claim
@@ -51,7 +51,7 @@ class MemoryBudget:
 
 
 def prepare(data: bytes, models: tuple[Model, ...], limits: Limits, budget: MemoryBudget) -> PreparedImage:
-    """Decode once, cut the views of every model; models with the same recipe share them.
+    """Decode once and cut the views of every model; models with the same preprocessing share them.
 
     Raises:
         bundle.errors.ImageError: the image's own fault.

@@ -1,6 +1,6 @@
-"""Who gets which partitions: each topic is dealt out by itself.
+"""Assignment of partitions to workers, topic by topic.
 
-kafka-python's cooperative-sticky assignor evens out the number of partitions alone (3.0.12): of two workers one may get
+kafka-python's cooperative-sticky assignor (3.0.12) only evens out the number of partitions: of two workers one may get
 all of ``images`` and the other all of ``images.retry``, where there is next to nothing to do.
 """
 
@@ -12,23 +12,23 @@ from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, Consume
 
 
 class PerTopicAssignor(CooperativeStickyAssignor):  # type: ignore[misc]
-    """Cooperative-sticky, topic by topic; the protocol's name stays, so old and new workers can share a group."""
+    """Cooperative-sticky assignment, topic by topic, under the same protocol name, so that a group may have both."""
 
     def assign(self, cluster: Any, members: Any) -> dict[str, Any]:
-        """Partitions of every member, as the base class gives them."""
-        dealt: dict[str, dict[str, list[int]]] = {member.member_id: {} for member in members}
+        """Partitions of every member, in the base class's form."""
+        assigned: dict[str, dict[str, list[int]]] = {member.member_id: {} for member in members}
         for topic in sorted({topic for member in members for topic in member.metadata.topics}):
-            of_topic = [
+            subscribers = [
                 SimpleNamespace(member_id=member.member_id, metadata=_only(member.metadata, topic))
                 for member in members
                 if topic in member.metadata.topics
             ]
-            for member_id, assignment in super().assign(cluster, of_topic).items():
-                for name, partitions in map(_named, assignment.assigned_partitions):
-                    dealt[member_id][name] = list(partitions)
+            for member_id, assignment in super().assign(cluster, subscribers).items():
+                for name, partitions in map(_topic_and_partitions, assignment.assigned_partitions):
+                    assigned[member_id][name] = list(partitions)
         return {
             member_id: ConsumerProtocolAssignment(self.version, sorted(topics.items()), b"")
-            for member_id, topics in dealt.items()
+            for member_id, topics in assigned.items()
         }
 
 
@@ -39,5 +39,5 @@ def _only(subscription: Any, topic: str) -> Any:
     )
 
 
-def _named(part: Any) -> tuple[str, list[int]]:
+def _topic_and_partitions(part: Any) -> tuple[str, list[int]]:
     return (part.topic, part.partitions) if hasattr(part, "topic") else (part[0], part[1])

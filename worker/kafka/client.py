@@ -1,16 +1,16 @@
-"""Kafka through kafka-python, which beside this only the assignor, the batch reader and ``kafka_*`` import.
+"""Kafka through kafka-python, which only the modules of ``worker.kafka`` import.
 
-Exactly-once rests on an order of steps that kafka-python alone does not keep (3.0.12; each step closes a hole that
-we have seen leak):
+Exactly-once rests on an order of steps that kafka-python (3.0.12) alone does not keep; each step closes a hole that was
+seen to lose or repeat events:
 
 1. the input consumer is ``read_committed``, so that committed offsets are read with stable offsets;
-2. what belongs to partitions that are no longer ours is left out;
+2. messages and offsets of partitions that were taken away are left out;
 3. nothing is published while the group is not stable: with a negative generation the broker would skip its check and
-   let a zombie commit, and with a generation whose assignment is not applied yet we would speak for others;
+   let a zombie commit, and with a generation whose assignment is not applied yet, for partitions of other workers;
 4. every send is resolved before the offsets go in: a batch that times out changes no transaction state;
-5. offsets, then commit; an epoch that was bumped meanwhile means that "committed" may be a lie;
-6. after a clean abort the same may be published again, after anything unclear the process ends: a restart reads the
-   committed offsets, and nothing else decides.
+5. offsets, then commit; if the producer's epoch was bumped meanwhile, a reported commit may not have happened;
+6. after a clean abort the same is published again; after an unclear outcome the process ends, since only a restart,
+   which reads the committed offsets, can tell.
 """
 
 import uuid
@@ -37,7 +37,7 @@ from worker.errors import (
 from worker.kafka.assignor import PerTopicAssignor
 from worker.kafka.closing import close_producer, opened
 from worker.kafka.connection import ACCESS_DENIED, check_topics, connection, reach, silent_client, start_error
-from worker.kafka.record_batches import Unreadable, read_leniently
+from worker.kafka.record_batches import UndecodableHeaders, read_leniently
 from worker.messages.records import Message, Partition, Progress, Record
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
@@ -51,16 +51,16 @@ _LINGER_MS = 5
 _HEARTBEAT_S = 1.0
 """Members learn of a rebalance by their heartbeats, twice in a cooperative one, and nothing is published meanwhile."""
 _METADATA_AGE_MS = 10_000
-"""So long a partition that is added to a topic may stay unseen; by default it would be five minutes."""
+"""How long a partition that is added to a topic may stay unseen; the default would be five minutes."""
 _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
 """How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
 _LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
-"""The broker answers a connection in order: the question waits behind a fetch under way."""
+"""The broker answers the requests of a connection in order, so that this one waits behind a fetch under way."""
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
 _CLIENT_ERRORS = (errors.KafkaError, RuntimeError, ValueError, TypeError)
-"""What kafka-python raises from a transaction: its fatal states are plain RuntimeErrors."""
+"""Exceptions that kafka-python raises from a transaction: its fatal states are plain RuntimeErrors."""
 _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
@@ -118,7 +118,7 @@ class KafkaBroker:
             )
             if self._transactional:
                 _retry_dropped_request(self._producer)
-                self._producer.init_transactions()  # also ends what an earlier process of this identity left open
+                self._producer.init_transactions()  # also ends one that an earlier process of this identity left open
             topics = [s.images_topic, s.retry_topic]
             self._consumer.subscribe(topics, listener=self._listener)
         except errors.KafkaError as error:
@@ -135,8 +135,8 @@ class KafkaBroker:
             raise start_error(error, self._settings) from error
         except errors.KafkaError as error:
             if not error.retriable:
-                raise BrokerUnreachable(f"the group cannot be joined or read: {error}") from error
-            _log.warning("poll failed, will be repeated", why=str(error))
+                raise BrokerUnreachable(f"the consumer group cannot be joined or read: {error}") from error
+            _log.warning("poll failed, retrying", why=str(error))
             return []
         self._check_member()
         self._finish_rebalance()
@@ -149,7 +149,7 @@ class KafkaBroker:
                 key=record.key,
                 value=record.value,
                 headers=tuple(record.headers),
-                undecodable=record.headers.why if isinstance(record.headers, Unreadable) else None,
+                undecodable=record.headers.why if isinstance(record.headers, UndecodableHeaders) else None,
             )
             for tp, records in polled.items()
             if (partition := Partition(*tp)) in self._epochs
@@ -181,7 +181,7 @@ class KafkaBroker:
 
     def publish(self, progress: Sequence[Progress]) -> None:
         """See ``Broker``."""
-        group = self._consumer.group_metadata()  # first: a generation that ends meanwhile is refused by the broker
+        group = self._consumer.group_metadata()  # first: the broker refuses a generation that ends meanwhile
         current = [part for part in progress if self._epochs.get(part.partition) == part.epoch]
         if not current:
             return
@@ -197,7 +197,7 @@ class KafkaBroker:
     def lag(self) -> Mapping[Partition, int] | None:
         """See ``Broker``; the client's position moves over control records, so a drained partition has lag 0.
 
-        The end is asked for, since a paused partition is not fetched from and its high watermark stands still.
+        The end is requested from the broker: a paused partition is not fetched, and its high watermark stands still.
         """
         partitions = [TopicPartition(*partition) for partition in self._epochs]
         try:
@@ -211,7 +211,7 @@ class KafkaBroker:
             if (position := positions[tp]) is not None
         }
 
-    @silent_client()  # it takes the end of what was under way for trouble
+    @silent_client()  # it logs errors for requests that the end cuts short
     def close(self) -> None:
         """See ``Broker``."""
         consumer, producer = self._consumer, self._producer
@@ -243,36 +243,36 @@ class KafkaBroker:
         return self._assignments
 
     def _check_member(self) -> None:
-        """End if we were given a new identity without being told that the partitions of the old one are lost.
+        """Raise if the group gave this consumer a new identity without reporting the old one's partitions as lost.
 
         kafka-python calls no listener when a member is unknown in the middle of a rebalance
-        (``_on_join_prepare_async`` is skipped): positions and work in flight would be of the old identity.
+        (``_on_join_prepare_async`` is skipped): positions and events in flight would be those of the old identity.
         """
         member = self._consumer.group_metadata().member_id
         if member != self._member and self._member and not self._listener.lost:
-            raise Fenced("the group has forgotten this member")
+            raise Fenced("the consumer group has removed this member; a restart joins it again")
         self._member, self._listener.lost = member, False
 
     def _release_stalled_fetch(self) -> None:
-        """Let the client return to partitions that were paused with records in hand.
+        """Let the client return to partitions that were paused while it held records of them.
 
-        kafka-python (3.0.12) lays such records aside and takes them up again when nothing else is in line. But what
-        was in line stays there when it is used up, until another fetch brings something: on a topic that has come to
-        its end the records laid aside were never seen again.
+        kafka-python (3.0.12) sets such records aside and returns to them when no other records are in line. But used-up
+        records stay in line until another fetch brings something: at the end of a topic, the records set aside would
+        never be returned.
         """
-        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no public way
-        in_line = fetcher._next_partition_records  # noqa: SLF001
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - no public access to what is in line
+        in_line = fetcher._next_partition_records  # noqa: SLF001 - the used-up records
         if in_line is not None and not in_line:
-            fetcher._next_partition_records = None  # noqa: SLF001
+            fetcher._next_partition_records = None  # noqa: SLF001 - what the fetcher does itself after another fetch
 
     def _finish_rebalance(self) -> None:
-        """Make the client take up a rebalance that it has forgotten half-way.
+        """Make the client finish a rebalance that it would abandon half-way.
 
         When changed metadata makes the leader rejoin and ``poll`` returns just before the group's answer, kafka-python
-        (3.0.12) sees no reason any more to look at that answer: it would poll on for ever, without a heartbeat and
-        without being told that the group has given its partitions to others.
+        (3.0.12) never reads that answer: it would poll on for ever, without a heartbeat and without learning that the
+        group has given its partitions to others.
         """
-        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - no public way to rejoin
         if not coordinator.need_rejoin() and coordinator.state is MemberState.REBALANCING:
             coordinator.request_rejoin()
 
@@ -280,7 +280,7 @@ class KafkaBroker:
         try:
             self._producer.begin_transaction()
         except _CLIENT_ERRORS as error:
-            raise PublishUncertain(f"no transaction could be begun: {error}") from error
+            raise PublishUncertain(f"no transaction could be begun: {error}; a restart goes on") from error
         identity = self._producer._transaction_manager.producer_id_and_epoch  # noqa: SLF001 - see step 5
         try:
             self._send(messages)
@@ -290,19 +290,21 @@ class KafkaBroker:
         try:
             self._producer.commit_transaction()
         except _CLIENT_ERRORS as error:
-            raise PublishUncertain(f"commit failed: {error}") from error
-        if self._producer._transaction_manager.producer_id_and_epoch != identity:  # noqa: SLF001
+            raise PublishUncertain(f"commit failed: {error}; a restart finds out whether it took place") from error
+        if self._producer._transaction_manager.producer_id_and_epoch != identity:  # noqa: SLF001 - see step 5
             # TransactionManager.bump_producer_id_and_epoch completes a pending commit as if it had succeeded.
-            raise PublishUncertain("the producer's epoch changed during the commit")
+            raise PublishUncertain(
+                "the producer's epoch changed during the commit; a restart finds out whether it took place"
+            )
 
     def _abort(self, cause: Exception) -> None:
-        """Abort and raise what ``cause`` means."""
+        """Abort the transaction, and raise the worker's error for ``cause``."""
         meaning = publish_error(cause)
         if not isinstance(meaning, Fenced):
             try:
                 self._producer.abort_transaction()
             except _CLIENT_ERRORS as error:
-                raise PublishUncertain(f"abort failed: {error}, after: {cause}") from error
+                raise PublishUncertain(f"abort failed: {error}, after: {cause}; a restart goes on") from error
         if meaning is cause:
             raise cause
         raise meaning from cause
@@ -328,13 +330,13 @@ class KafkaBroker:
             try:
                 future.get(timeout=timeout_s)
             except _TOO_LARGE as error:
-                # The limit was read at the start and is kept by the producer itself. A refusal by the broker breaks
-                # its sequence numbers, so only a new process goes on, with the new limit.
-                raise PublishUncertain(f"a topic's max.message.bytes was lowered: {error}") from error
+                # The producer itself keeps the limit that was read at the start. A refusal by the broker breaks its
+                # sequence numbers, so that only a new process, with the new limit, can go on.
+                raise PublishUncertain(f"a topic's max.message.bytes was lowered, restart: {error}") from error
 
     def _stuck_at(self) -> str:
-        """Where the client stands; it offers no public way to ask after a failed poll."""
-        records = self._consumer._fetcher._next_partition_records  # noqa: SLF001
+        """Position of the client after a failed poll, as topic/partition/offset."""
+        records = self._consumer._fetcher._next_partition_records  # noqa: SLF001 - no public position after a failure
         if not records:
             return "unknown position"
         tp = records.topic_partition
@@ -342,44 +344,45 @@ class KafkaBroker:
 
 
 def _fetch_in_time(consumer: Any) -> None:
-    """Make a ``KafkaConsumer`` send a fetch only when it may be for every partition, or else wait for little.
+    """Make a ``KafkaConsumer`` send a fetch only when it holds no records, with a wait that suits its partitions.
 
-    kafka-python (3.0.12) has one fetch at a time for a broker, for the partitions of which it has nothing in hand; what
-    comes for the others meanwhile waits until that fetch is answered. It looks whether it has anything in hand, and
-    then has its own thread send the fetch. Where a response comes in between, the fetch is for what remains: for empty
-    partitions often, while those with events wait for half a second. So that thread looks again.
+    kafka-python (3.0.12) has one fetch at a time for each broker, for the partitions of which it holds no records;
+    events of the others wait until that fetch is answered. It checks that it holds no records, and then has its own
+    thread send the fetch. If a response comes in between, the fetch is for the remaining partitions only, which are
+    often empty, while those with events wait for half a second. So that thread checks again.
 
-    Each fetch costs us and the broker a millisecond or two, so those that are for all partitions may wait longer.
+    Each fetch costs the worker and the broker a millisecond or two, so one for all partitions may wait longer.
     """
-    fetcher = consumer._fetcher  # noqa: SLF001 - there is no public way
-    send = fetcher._send_fetches_async  # noqa: SLF001
+    fetcher = consumer._fetcher  # noqa: SLF001 - no public hook before a fetch
+    send = fetcher._send_fetches_async  # noqa: SLF001 - what is wrapped
 
     async def send_in_time() -> Any:
-        if fetcher._completed_fetches:  # noqa: SLF001
+        if fetcher._completed_fetches:  # noqa: SLF001 - whether it has anything in hand
             return []
-        is_for_all = len(fetcher._fetchable_partitions()) == len(consumer.assignment())  # noqa: SLF001
+        fetchable = fetcher._fetchable_partitions()  # noqa: SLF001 - those that the fetch would be for
+        is_for_all = len(fetchable) == len(consumer.assignment())
         fetcher.config["fetch_max_wait_ms"] = _LONG_FETCH_MS if is_for_all else _SHORT_FETCH_MS
         return await send()
 
-    fetcher._send_fetches_async = send_in_time  # noqa: SLF001
+    fetcher._send_fetches_async = send_in_time  # noqa: SLF001 - wraps it
 
 
 def _retry_dropped_request(producer: Any) -> None:
-    """Make a transactional ``KafkaProducer`` repeat the request that it was about to send when its connection was gone.
+    """Make a transactional ``KafkaProducer`` repeat a request that it was about to send when its connection was lost.
 
-    kafka-python (3.0.12) repeats it where its client says that the node is not ready; but the client raises that, and
-    then the request is forgotten: the transaction stands still until its records, or our patience, run out.
+    kafka-python (3.0.12) repeats the request if its client returns that the node is not ready; but the client raises
+    instead, and the request is dropped: the transaction stands still until its records or the worker's deadline expire.
     """
-    client = producer._sender._client  # noqa: SLF001 - there is no public way
+    client = producer._sender._client  # noqa: SLF001 - no public hook for a lost connection
     await_ready = client.await_ready
 
-    def say_whether_ready(*args: Any, **options: Any) -> bool:
+    def is_ready(*args: Any, **options: Any) -> bool:
         try:
             return bool(await_ready(*args, **options))
         except errors.KafkaConnectionError:
             return False
 
-    client.await_ready = say_whether_ready
+    client.await_ready = is_ready
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -390,7 +393,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._next_epoch = next_epoch
         self._metrics = metrics
         self.lost = False
-        """Whether partitions were lost since the flag was last taken down."""
+        """Whether partitions were lost since this was last set to False."""
 
     def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         self._metrics.rebalances.labels("assigned").inc()
@@ -412,7 +415,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class ImageSender:
-    """Puts image events into a topic; for ``python -m worker produce``."""
+    """Writes image events to a topic, for ``python -m worker produce``."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -434,7 +437,9 @@ class ImageSender:
                 **producer_options(self._settings, self._settings.max_message_bytes),
             )
             if not self._producer.partitions_for(self._settings.images_topic):
-                raise TopicMissing(f"topic {self._settings.images_topic!r} does not exist")
+                raise TopicMissing(
+                    f"no topic {self._settings.images_topic}; create it first (python -m worker topics create)"
+                )
         except errors.KafkaError as error:
             raise start_error(error, self._settings) from error
 
@@ -475,7 +480,7 @@ class ImageSender:
 
 
 def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[str, Any]:
-    """Batches by flush; the delivery time-out stays below the transaction's."""
+    """Options of a producer that sends when it is flushed; its delivery time-out is below the transaction's."""
     return {
         "acks": "all",
         "linger_ms": _LINGER_MS,
@@ -487,14 +492,14 @@ def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[st
 
 
 def topic_limit(settings: KafkaSettings) -> int:
-    """Smallest ``max.message.bytes`` of the topics we write to; the client's own limit where the broker won't say."""
+    """Smallest ``max.message.bytes`` of the topics that a worker writes to; ``kafka.max_message_bytes`` if unknown."""
     topics = (settings.retry_topic, settings.dead_topic, settings.verdicts_topic)
     admin = opened(KafkaAdminClient, **connection(settings))
     try:
         wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, {_TOPIC_LIMIT: None}) for topic in topics]
         found = admin.describe_configs(wanted, config_filter="all")["topic"]
         return min(int(found[topic][_TOPIC_LIMIT]["value"]) for topic in topics)
-    except (errors.KafkaError, KeyError) as error:  # not authorised, or a broker that does not know the question
+    except (errors.KafkaError, KeyError) as error:  # not authorised, or a broker that does not know the request
         _log.warning("topic limits unknown", why=str(error), assumed=settings.max_message_bytes)
         return settings.max_message_bytes
     finally:
@@ -502,11 +507,11 @@ def topic_limit(settings: KafkaSettings) -> int:
 
 
 def publish_error(error: Exception) -> BrokerError:
-    """What a failure before the commit means: try again, or end."""
+    """The worker's error for a failure before the commit: one to retry, or one that ends the process."""
     if isinstance(error, BrokerError):
         return error
     if isinstance(error, _FENCED) or "UnknownMemberId" in str(error):
-        return Fenced(f"another process took over: {error}")
+        return Fenced(f"another process took over; give each worker its own kafka.instance_id: {error}")
     if isinstance(error, ACCESS_DENIED):
-        return BrokerUnreachable(f"the broker turned us away: {error}")
+        return BrokerUnreachable(f"the broker denied access: {error}")
     return PublishAborted(str(error))

@@ -1,9 +1,9 @@
-"""Reaching a Kafka cluster: the options of every client of ours, and a first knock that says why it is not opened.
+"""Reaching a Kafka cluster: the options of all clients, and a first connection that finds out why it fails.
 
-kafka-python (3.0.12) takes whatever goes wrong with a connection for something that passes. It offers a wrong password
-again and again until its time is up, and by then it has forgotten why it was turned away; in a TLS handshake it waits
-for ever on a server that says nothing. So ``reach`` connects once, with the same code but with limits, before any
-client is made, and tells at once what no repetition would mend.
+kafka-python (3.0.12) takes every fault of a connection for one that passes. It offers a wrong password again and again
+until its time is up, and then no longer knows why access was denied; in a TLS handshake it waits for ever on a server
+that sends nothing. So ``reach`` connects once, with the same code but with time limits, before any client is made, and
+reports at once a fault that no retry would mend.
 """
 
 import logging
@@ -23,19 +23,19 @@ from worker.operations.tls import client_context, tls_trouble
 from worker.settings import KafkaSettings
 
 ACCESS_DENIED = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
-"""The broker does not take us, and will say so again."""
+"""Errors by which a broker denies access, and would do so again."""
 
 _ATTEMPT_S = 5.0
 _BETWEEN_S = 0.3
 _OTHERS_S = 1.0
-"""How long brokers other than the first that answers are waited for: one of them may be down."""
+"""Time to wait for further brokers once the first has answered: one of them may be down."""
 
 
 def connection(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client of ours needs to reach the cluster.
+    """The options that every client needs to reach the cluster.
 
     Raises:
-        StartupError: settings of TLS and SASL that do not fit together, or files that are not what they should be.
+        StartupError: settings of TLS and SASL do not fit together, or their files cannot be used.
     """
     _check_security(settings)
     password = settings.sasl_password
@@ -59,7 +59,7 @@ def reach(settings: KafkaSettings) -> None:
     """Connect to one of the bootstrap servers and to the brokers that it names, and disconnect.
 
     Raises:
-        BrokerUnreachable: at once if we are turned away or TLS comes to nothing, else after ``start_timeout_s``.
+        BrokerUnreachable: at once if access is denied or TLS fails, else after ``start_timeout_s``.
         StartupError: as ``connection``.
     """
     options = connection(settings)
@@ -85,10 +85,10 @@ def reach(settings: KafkaSettings) -> None:
 
 
 def check_topics(settings: KafkaSettings) -> None:
-    """See that all four topics exist and may be used as a worker uses them.
+    """Check that all four topics exist, and that the worker has the rights that it needs on them.
 
     Raises:
-        TopicMissing, BrokerUnreachable: names them all.
+        TopicMissing, BrokerUnreachable: names all that are missing or denied.
     """
     needed = worker_operations(settings)
     admin = opened(KafkaAdminClient, **connection(settings))
@@ -109,43 +109,43 @@ def check_topics(settings: KafkaSettings) -> None:
     lacking = {
         name: sorted(operations - set(allowed))
         for name, operations in needed.items()
-        # Brokers that know no access control do not tell.
+        # Brokers without access control do not give this field.
         if (allowed := found[name].get("authorized_operations")) is not None and operations - set(allowed)
     }
     if lacking:
         rights = "; ".join(f"{_setting(name, settings)}: no {' and '.join(lack)}" for name, lack in lacking.items())
-        raise BrokerUnreachable(f"{_where(settings)}: the broker turned us away: {rights}{_grant(settings)}")
+        raise BrokerUnreachable(f"{_where(settings)}: the broker denied access: {rights}{_grant(settings)}")
 
 
 def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:
-    """One line that names what and where."""
+    """The worker's error for a failed start: one line that names the setting and the fault."""
     where = _where(settings)
     if trouble := tls_trouble(error, "kafka", settings):
         return BrokerUnreachable(f"{where}: no TLS connection: {trouble}")
     if isinstance(error, ACCESS_DENIED):
-        return BrokerUnreachable(f"{where}: the broker turned us away: {turned_away(error, settings)}")
+        return BrokerUnreachable(f"{where}: the broker denied access: {explain_denial(error, settings)}")
     if isinstance(error, errors.IllegalSaslStateError):
         return BrokerUnreachable(
             f"{where}: kafka.security_protocol={settings.security_protocol}: no SASL there ({error})"
         )
     if isinstance(error, errors.InvalidReceiveError):
-        return BrokerUnreachable(f"{where}: what answers there is no Kafka ({error}){_doubt(settings)}")
+        return BrokerUnreachable(f"{where}: what answers there is no Kafka ({error}){_protocol_hint(settings)}")
     if isinstance(error, errors.RetriableError):
-        # A connection that is made and hung up on looks like this when both ends mean another protocol.
+        # So looks a connection that is made and closed at once, when the two ends speak different protocols.
         hung_up = "disconnected" in str(error) or "Handshake failed" in str(error)
-        doubt = _doubt(settings) if hung_up else ""
+        doubt = _protocol_hint(settings) if hung_up else ""
         within = f"no broker answered within {settings.start_timeout_s:g} s ({error})"
         return BrokerUnreachable(f"{where}: {within}{doubt}")
     return BrokerUnreachable(f"{where}: {error}")
 
 
-def turned_away(error: Exception, settings: KafkaSettings) -> str:
-    """Which setting a refusal is about, and what to do."""
+def explain_denial(error: Exception, settings: KafkaSettings) -> str:
+    """The setting that a denial of access is about, and what to do."""
     s = settings
     match error:
         case errors.SaslAuthenticationFailedError():
             return (
-                f"it does not take kafka.sasl_username={s.sasl_username} with kafka.sasl_password by "
+                f"it refuses kafka.sasl_username={s.sasl_username} with kafka.sasl_password and "
                 f"kafka.sasl_mechanism={s.sasl_mechanism} ({error})"
             )
         case errors.UnsupportedSaslMechanismError():
@@ -163,19 +163,19 @@ def turned_away(error: Exception, settings: KafkaSettings) -> str:
 class _Manager(Manager):
     """Reads an answer to its end.
 
-    A broker hangs up right after it has said that the password is wrong, and kafka-python throws away what it has read
-    when the end of the connection comes with it.
+    A broker closes the connection right after the answer that the password is wrong, and kafka-python discards what it
+    has read when the end of the connection comes with it.
     """
 
     def transport(self, sock: socket.socket, host: str) -> Any:
         transport = super().transport(sock, host)
-        receive = transport._sock_recv  # noqa: SLF001 - there is no public way
+        receive = transport._sock_recv  # noqa: SLF001 - no public hook for reading to the end
 
         def receive_first() -> tuple[bytes, Exception | None]:
             data, error = receive()
-            return data, None if data else error  # the next reading meets the end again
+            return data, None if data else error  # the next read meets the end again
 
-        transport._sock_recv = receive_first  # noqa: SLF001
+        transport._sock_recv = receive_first  # noqa: SLF001 - wraps it
         return transport
 
 
@@ -190,7 +190,7 @@ def _probe_server(options: Mapping[str, Any], limit_s: float, settings: KafkaSet
 
 
 async def _probe_cluster(manager: Any, deadline: float, settings: KafkaSettings) -> None:
-    """Raise the first failure that matters."""
+    """Connect to a server and to the brokers that it names; raises the failure that matters most."""
     first = manager.cluster.bootstrap_brokers()[0].node_id
     await _connected(manager, _connecting(manager, first, deadline), deadline)
     await manager.wait_for(manager.call_soon(manager.cluster.refresh_metadata, first), _left_ms(deadline))
@@ -233,7 +233,7 @@ def _is_final(error: Exception, settings: KafkaSettings) -> bool:
 
 @contextmanager
 def silent_client() -> Iterator[None]:
-    """What kafka-python would log, with tracebacks, is said by our one error or is none. Also a decorator."""
+    """Silence kafka-python's logger: the worker reports its failures itself, in one line. Also a decorator."""
     logger = logging.getLogger("kafka")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -244,7 +244,7 @@ def silent_client() -> Iterator[None]:
 
 
 def _check_security(settings: KafkaSettings) -> None:
-    """Refuse what would be a setting without effect, or a connection that cannot come about."""
+    """Refuse settings that would have no effect, or lack what the protocol needs."""
     s = settings
     protocol = f"kafka.security_protocol={s.security_protocol}"
     sasl = {
@@ -268,7 +268,7 @@ def _where(settings: KafkaSettings) -> str:
     return f"kafka.bootstrap_servers={settings.bootstrap_servers}"
 
 
-def _doubt(settings: KafkaSettings) -> str:
+def _protocol_hint(settings: KafkaSettings) -> str:
     return f"; does that listener speak kafka.security_protocol={settings.security_protocol}?"
 
 
@@ -284,7 +284,7 @@ def _setting(topic: str, settings: KafkaSettings) -> str:
 
 
 def _topics_of(error: Exception) -> list[str]:
-    """kafka-python gives a name or a set of names."""
+    """Topics that an error names: kafka-python gives a name or a set of names."""
     named: Collection[str] = error.args[0] if error.args else ()
     return [named] if isinstance(named, str) else sorted(str(name) for name in named)
 

@@ -1,4 +1,4 @@
-"""Unpacking a record batch, up to a ceiling: kilobytes can claim gigabytes, and kafka-python would unpack them."""
+"""Decompression of a record batch up to a ceiling, since kafka-python would unpack kilobytes to gigabytes."""
 
 import zlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import zstandard
 
 _GZIP = 16 + zlib.MAX_WBITS
 _XERIAL = b"\x82SNAPPY\x00"
-"""Java's Snappy: this, two version numbers, then blocks with their lengths."""
+"""The magic bytes of Java's Snappy: they, two version numbers, then blocks with their lengths."""
 _XERIAL_HEADER = 16
 
 
@@ -21,7 +21,7 @@ class TooLarge(ValueError):
 
 
 def unpack(codec: int, data: bytes, max_bytes: int) -> bytes:
-    """The records of a batch.
+    """Decompress the records of a batch.
 
     Args:
         codec: Kafka's number: 1 gzip, 2 Snappy, 3 LZ4, 4 Zstandard.
@@ -29,7 +29,7 @@ def unpack(codec: int, data: bytes, max_bytes: int) -> bytes:
         max_bytes: most bytes of the result; hardly more is ever held.
 
     Raises:
-        TooLarge: by the result.
+        TooLarge: the result would have more than ``max_bytes``.
         ValueError, OSError, RuntimeError, zlib.error, zstandard.ZstdError, snappy.UncompressError: damaged data.
     """
     match codec:
@@ -55,7 +55,7 @@ def _gzip(data: bytes, most: int) -> bytes:
         member = zlib.decompressobj(_GZIP)
         unpacked += member.decompress(data, most - len(unpacked))
         if not member.eof and len(unpacked) < most:
-            raise ValueError("it breaks off")
+            raise ValueError("truncated data")
         data = member.unused_data
     return unpacked
 
@@ -64,12 +64,12 @@ def _lz4(data: bytes, most: int) -> bytes:
     frame = lz4.frame.LZ4FrameDecompressor()
     unpacked: bytes = frame.decompress(data, most)
     if not frame.eof and len(unpacked) < most:
-        raise ValueError("it breaks off")
+        raise ValueError("truncated data")
     return unpacked
 
 
 def _snappy(data: bytes, max_bytes: int) -> bytes:
-    """Its lengths are known beforehand."""
+    """Decompress Snappy blocks, whose lengths are known beforehand."""
     blocks = list(_xerial_blocks(data)) if data.startswith(_XERIAL) else [data]
     if sum(map(_snappy_length, blocks)) > max_bytes:
         raise TooLarge(max_bytes)
@@ -82,15 +82,15 @@ def _xerial_blocks(data: bytes) -> Iterator[bytes]:
         begin = position + 4
         position = begin + int.from_bytes(data[position:begin])
         if position > len(data):
-            raise ValueError("it breaks off")
+            raise ValueError("truncated data")
         yield data[begin:position]
 
 
 def _snappy_length(block: bytes) -> int:
-    """The number at the head of a block: seven bits a byte, lowest first."""
+    """The decompressed length at the head of a block: seven bits a byte, lowest first."""
     length = 0
     for shift, byte in zip(range(0, 35, 7), block, strict=False):
         length |= (byte & 0x7F) << shift
         if byte < 0x80:
             return length
-    raise ValueError("it has no length")
+    raise ValueError("a Snappy block without its length")

@@ -1,9 +1,9 @@
 r"""Reading record batches so that one bad record takes no good one with it.
 
 kafka-python (3.0.12) raises at the first record that it cannot decode, and its fetcher never gets past it. Here a
-header name that is not UTF-8 is read with escapes (``\xff``), and whatever cannot be read at all comes out as an
-``Unreadable`` at its offset, so that it is answered like any other event. Transactions are filtered as before: the
-fetcher does that by batch, before it asks for records.
+header name that is not UTF-8 is read with escapes (``\xff``), and a record that cannot be decoded at all comes out
+with ``UndecodableHeaders`` at its offset, so that it is answered like any other event. Aborted transactions are left
+out by kafka-python's fetcher, batch by batch, before it asks for records.
 """
 
 import functools
@@ -18,13 +18,13 @@ from kafka.record.util import decode_varint
 from worker.kafka.decompression import unpack
 
 _REFETCHES = 3
-"""How often a batch with a wrong checksum is asked for again: it may have been harmed on its way."""
+"""How often a batch with a wrong checksum is fetched again: it may have been damaged on its way."""
 _MOST_RECORDS = 2**20
-"""A batch that claims more lies about it, and then there is no saying which offsets it has."""
+"""A batch that claims more is corrupt, so that its offsets are unknown."""
 
 
-class Unreadable(list[Any]):
-    """In place of the headers of a record that cannot be read."""
+class UndecodableHeaders(list[Any]):
+    """Stands in place of the headers of a record that cannot be decoded, and says why."""
 
     def __init__(self, why: str) -> None:
         super().__init__()
@@ -35,15 +35,15 @@ def read_leniently(consumer: Any, max_batch_bytes: int) -> None:
     """Make a ``KafkaConsumer`` read this way; it offers no public hook for it.
 
     Args:
-        consumer: whose fetches.
+        consumer: reads leniently from its next fetch on.
         max_batch_bytes: most bytes of a batch when it is decompressed.
     """
-    fetcher = consumer._fetcher  # noqa: SLF001
+    fetcher = consumer._fetcher  # noqa: SLF001 - the class of its record iterators has no public setter
     fetcher.PartitionRecords = functools.partial(_PartitionRecords, refetched={}, max_batch_bytes=max_batch_bytes)
 
 
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """``refetched`` is shared: by partition, the offset that was asked for again last, and how often."""
+    """``refetched`` is shared by all: for each partition, the offset that was last fetched again, and how often."""
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         may_refetch = functools.partial(self._may_refetch, tp, refetched)
-        lenient = LenientRecords(records._buffer, may_refetch, max_batch_bytes)  # noqa: SLF001
+        data = records._buffer  # noqa: SLF001 - MemoryRecords has no public access to the fetched bytes
+        lenient = LenientRecords(data, may_refetch, max_batch_bytes)
         super().__init__(fetch_offset, tp, lenient, **options)
 
     @staticmethod
@@ -68,25 +69,30 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
 
 
 class LenientRecords(MemoryRecords):  # type: ignore[misc]
-    """Batches of one fetch.
+    """The batches of one fetch.
 
     Args:
-        data: as fetched.
-        may_refetch: whether to end before the batch at this offset, so that the client asks for it again.
+        data: the bytes as fetched.
+        may_refetch: whether to end before the batch at this offset, so that the client fetches it again.
         max_batch_bytes: most bytes of a batch when it is decompressed.
     """
 
     __slots__ = ("_max_batch_bytes", "_may_refetch")
+
+    # Private to kafka-python's MemoryRecords (3.0.12); used together with its method _cache_next.
+    _buffer: Any
+    _next_slice: Any
+    _pos: int
 
     def __init__(self, data: Any, may_refetch: Any, max_batch_bytes: int) -> None:
         self._may_refetch, self._max_batch_bytes = may_refetch, max_batch_bytes
         super().__init__(data)
 
     def next_batch(self, *_: Any) -> Any:
-        """The next one, None at the end.
+        """The next batch; None at the end.
 
         Raises:
-            CorruptRecordError: a batch that does not say which offsets it has.
+            CorruptRecordError: a batch whose offsets are unknown.
         """
         part = self._next_slice
         if part is None or len(part) < DefaultRecordBatch.HEADER_STRUCT.size or part[self.MAGIC_OFFSET] != 2:
@@ -105,12 +111,16 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
 
 
 class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
-    """A batch that gives each of its offsets, readable or not."""
+    """A batch that gives a record for each of its offsets, decodable or not."""
 
-    _header_data: tuple[Any, ...]
+    # Private to kafka-python's DefaultRecordBatch (3.0.12); used together with its methods _maybe_uncompress, which is
+    # overridden, and _assert_has_codec.
     _buffer: Any
-    _pos: int
     _decompressed: bool
+    _header_data: tuple[Any, ...]
+    _next_record_index: int
+    _num_records: int
+    _pos: int
 
     def __init__(self, data: Any, max_bytes: int) -> None:
         super().__init__(data)
@@ -120,22 +130,22 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         self._next: Any = None
 
     def has_right_checksum(self) -> bool:
-        """Whether the bytes are those that the producer has sent."""
+        """Whether the bytes are those that the producer sent."""
         return bool(super().validate_crc())
 
     def validate_crc(self) -> bool:
-        """Yes: what is wrong was given up by now."""
+        """True: a batch with a wrong checksum has been given up by now (see ``give_up``)."""
         return True
 
     def give_up(self, why: str, following: int | None = None) -> None:
-        """Nothing that is left of the batch can be read.
+        """Treat all that is left of the batch as undecodable.
 
         Args:
-            why: for people.
-            following: offset of the next batch, where known: the header of this one is not to be trusted.
+            why: the reason, for people.
+            following: offset of the next batch, where known, since the header of this one is not to be trusted.
 
         Raises:
-            CorruptRecordError: there is no saying which offsets it has.
+            CorruptRecordError: the offsets of the batch are unknown.
         """
         header = list(self._header_data)
         if following is not None:
@@ -154,7 +164,7 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             except CorruptRecordError as error:
                 self.give_up(str(error))
             except Exception as error:
-                # A codec that is not installed is our own fault, and the same with every batch.
+                # A codec that is not installed is a fault of the installation, and the same for every batch.
                 self._assert_has_codec(self.compression_type)
                 self.give_up(f"its batch does not decompress: {error}")
         return self
@@ -172,10 +182,10 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         if self._expected > last or (self._why is None and not self._is_dense()):
             raise StopIteration
         self._expected += 1
-        return self._unreadable(self._expected - 1, "its batch does not hold it")
+        return self._undecodable(self._expected - 1, "its batch does not hold it")
 
     def _maybe_uncompress(self) -> None:
-        """As kafka-python does, up to a ceiling."""
+        """Decompress as kafka-python does, but up to a ceiling."""
         if not self._decompressed and self.compression_type != self.CODEC_NONE:
             self._assert_has_codec(self.compression_type)
             packed = bytes(memoryview(self._buffer)[self._pos :])
@@ -183,18 +193,18 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         self._decompressed = True
 
     def _is_dense(self) -> bool:
-        """Whether no record was removed by compaction: then each offset that does not come is one that was lost."""
+        """Whether compaction removed no record, so that each offset without a record is one that was lost."""
         return bool(self._num_records == self.last_offset_delta + 1)
 
     def _read(self, last: int) -> Any:
-        """The next record, one way or another, at an offset that it may have."""
+        """The next record, decodable or not, at an offset that the batch can have."""
         try:
             record = super().__next__()
         except CorruptRecordError:
             record = self._read_again()
         if self._expected <= record.offset <= last:
             return record
-        return self._unreadable(self._expected, f"it claims offset {record.offset}")
+        return self._undecodable(self._expected, f"it claims offset {record.offset}")
 
     def _read_again(self) -> Any:
         if not isinstance(self._buffer, _EscapingBuffer):
@@ -205,25 +215,25 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             return self._skip(str(error))
 
     def _skip(self, why: str) -> Any:
-        """Pass over a record by its length; without that, what follows is lost with it."""
+        """Skip a record by its length; where that is damaged, give up the rest of the batch."""
         try:
             length, begin = decode_varint(self._buffer, self._pos)
         except (ValueError, IndexError):
             length, begin = -1, 0
         if length < 0 or begin + length > len(self._buffer):
             self.give_up(why)
-            return self._unreadable(self._expected, why)
+            return self._undecodable(self._expected, why)
         self._pos = begin + length
         self._next_record_index += 1
-        return self._unreadable(self._expected, why)
+        return self._undecodable(self._expected, why)
 
-    def _unreadable(self, offset: int, why: str) -> Any:
-        headers = Unreadable(self._why or why)
+    def _undecodable(self, offset: int, why: str) -> Any:
+        headers = UndecodableHeaders(self._why or why)
         return DefaultRecord(0, offset, self.max_timestamp, self.timestamp_type, None, None, headers)
 
 
 class _EscapingBuffer(bytearray):
-    """Its slices decode whatever is not UTF-8 to escapes."""
+    """A buffer whose slices decode bytes that are not UTF-8 to escapes."""
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)

@@ -1,7 +1,7 @@
-"""A backfill over kafka-python: a bounded span of a topic, read by a group of its own.
+"""Replay of a bounded span of a topic over kafka-python, by a consumer group of its own.
 
-The group's committed offsets say how far it is, their metadata what the span was, so that a run that was stopped goes
-on where it was, to the end that it had when it was begun.
+The group's committed offsets are the progress, and their metadata holds the span, so that a run that was stopped
+goes on where it was, to the end that it had when it began.
 """
 
 import json
@@ -25,22 +25,22 @@ from worker.settings import KafkaSettings
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_EVERY_S = 0.5
+_CHECK_EVERY_S = 0.5
 _TIMEOUT_MS = 2_000
 
-Plan = Mapping[Partition, tuple[int, int]]
-"""First offset and the one after the last, of each partition of the run."""
+OffsetRanges = Mapping[Partition, tuple[int, int]]
+"""By partition of the run: the first offset, and the one after the last."""
 
 
 class ReplayBroker(KafkaBroker):
-    """``Broker`` that gives the records of a span and says when all of them are answered.
+    """``Broker`` that gives the records of a span and reports when all of them are answered.
 
     Args:
-        settings: with a group and a retry topic that nobody else uses; the topic is made if it is not there.
+        settings: with a group and a retry topic of the replay's own; the topic is created if it does not exist.
         metrics: as for any worker.
-        span: what to read.
-        finished: called when every event of the span has its committed answer, the deferred ones too.
-        progress: called now and then with the number of offsets in the span and of those that are left.
+        span: the span to read.
+        finished: called when every event of the span has its committed answer, deferred ones included.
+        progress: called now and then with the number of offsets in the span, and of those that are left.
     """
 
     def __init__(
@@ -55,21 +55,21 @@ class ReplayBroker(KafkaBroker):
         self._span = span
         self._finished = finished
         self._progress = progress
-        self._plan: Plan = {}
+        self._ranges: OffsetRanges = {}
         self._delivered: dict[tuple[Partition, int], int] = {}  # by partition and epoch: the offset after the last
         self._reached: set[Partition] = set()
-        self._look_at = 0.0
+        self._check_at = 0.0
 
     @silent_client()
     def start(self) -> None:
         """See ``Broker``.
 
         Raises:
-            StartupError: the span is not there (any more), or the run was begun with another one.
+            StartupError: the topic does not hold the span (any more), or the run was begun with another span.
         """
         reach(self._settings)
         try:
-            self._plan = self._prepare()
+            self._ranges = self._prepare()
         except errors.KafkaError as error:
             raise start_error(error, self._settings) from error
         super().start()
@@ -83,21 +83,21 @@ class ReplayBroker(KafkaBroker):
             else:
                 records.append(record)
                 self._delivered[record.partition, record.epoch] = record.offset + 1
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + _LOOK_EVERY_S
-            self._look()
+        if time.monotonic() >= self._check_at:
+            self._check_at = time.monotonic() + _CHECK_EVERY_S
+            self._check_progress()
         return records
 
     def pause(self, partitions: Collection[Partition]) -> None:
-        """See ``Broker``; beyond its end a partition stays paused."""
+        """See ``Broker``; a partition that has reached its end stays paused."""
         super().pause({*partitions, *(self._reached & self.owned().keys())})
 
     def _committed_offset(self, part: Progress) -> OffsetAndMetadata:
         offset = super()._committed_offset(part)
-        return offset._replace(metadata=self._metadata(part.partition)) if part.partition in self._plan else offset
+        return offset._replace(metadata=self._metadata(part.partition)) if part.partition in self._ranges else offset
 
-    def _look(self) -> None:
-        """Commit what needs no answer any more, report, and see whether everything is done."""
+    def _check_progress(self) -> None:
+        """Commit offsets up to which no event is left, report progress, and finish when everything is answered."""
         if not self.joined():
             return
         try:
@@ -106,16 +106,16 @@ class ReplayBroker(KafkaBroker):
             ends = self._ends()
             self.publish([part for partition in self.owned() if (part := self._drained(partition, committed))])
         except (errors.KafkaError, PublishAborted) as error:
-            _log.info("looked in vain, will be repeated", why=str(error))
+            _log.info("progress check failed, retrying", why=str(error))
             return
         left = {partition: max(0, end - committed[partition]) for partition, end in ends.items()}
-        total = sum(end - begin for begin, end in self._plan.values())
-        self._progress(total, sum(left[partition] for partition in self._plan))
+        total = sum(end - begin for begin, end in self._ranges.values())
+        self._progress(total, sum(left[partition] for partition in self._ranges))
         if not any(left.values()):
             self._finished()
 
     def _drained(self, partition: Partition, committed: Mapping[Partition, int]) -> Progress | None:
-        """The commit of a partition that has given everything: up to its end there are only markers of transactions."""
+        """The commit of a partition that has given all its records; only transaction markers precede its end."""
         epoch = self.owned().get(partition)
         position = self._consumer.position(TopicPartition(*partition), timeout_ms=_TIMEOUT_MS)
         if epoch is None or position is None:
@@ -123,7 +123,7 @@ class ReplayBroker(KafkaBroker):
         end = self._end(partition)
         if position >= end:
             self._reached.add(partition)
-        elif partition in self._plan:
+        elif partition in self._ranges:
             return None
         target = int(min(position, end))
         before = committed.get(partition, 0)
@@ -136,24 +136,24 @@ class ReplayBroker(KafkaBroker):
         return [TopicPartition(topic, number) for number in _numbers(self._consumer, topic)]
 
     def _committed(self) -> dict[Partition, int]:
-        """How far the whole run is, whoever owns the partitions."""
-        places = [*self._retries(), *(TopicPartition(*partition) for partition in self._plan)]
-        return {Partition(*tp): self._consumer.committed(tp, timeout_ms=_TIMEOUT_MS) or 0 for tp in places}
+        """Committed offsets of the whole run, also of partitions that other workers own."""
+        partitions = [*self._retries(), *(TopicPartition(*partition) for partition in self._ranges)]
+        return {Partition(*tp): self._consumer.committed(tp, timeout_ms=_TIMEOUT_MS) or 0 for tp in partitions}
 
     def _ends(self) -> dict[Partition, int]:
-        """Up to where it must be committed."""
+        """The offsets up to which the whole run must be committed."""
         retries = self._retries()
         ends = {Partition(*tp): end for tp, end in self._consumer.end_offsets(retries, timeout_ms=_TIMEOUT_MS).items()}
-        return ends | {partition: end for partition, (_, end) in self._plan.items()}
+        return ends | {partition: end for partition, (_, end) in self._ranges.items()}
 
     def _end(self, partition: Partition) -> float:
-        """The first offset that is not read; retries are read as they come, and other partitions not at all."""
+        """The first offset that is not read: infinity for the retry topic, 0 for a partition outside the span."""
         if partition.topic == self._settings.retry_topic:
             return float("inf")
-        return self._plan.get(partition, (0, 0))[1]
+        return self._ranges.get(partition, (0, 0))[1]
 
-    def _prepare(self) -> Plan:
-        """The span that this run was begun with; begins it if nobody has."""
+    def _prepare(self) -> OffsetRanges:
+        """The ranges that this run was begun with; begins it if it is new."""
         s = self._settings
         consumer = opened(
             KafkaConsumer,
@@ -167,63 +167,63 @@ class ReplayBroker(KafkaBroker):
         try:
             numbers = _numbers(consumer, s.images_topic)
             self._make_retry_topic(consumer, len(numbers))
-            places = [Partition(s.images_topic, number) for number in numbers]
-            begun = {place: found for place in places if (found := self._begun(consumer, place))}
+            partitions = [Partition(s.images_topic, number) for number in numbers]
+            begun = {partition: found for partition in partitions if (found := self._begun(consumer, partition))}
             if begun:
                 return begun
-            plan = self._resolve(consumer, self._span.partitions(numbers, s.images_topic))
+            ranges = self._resolve(consumer, self._span.partitions(numbers, s.images_topic))
             offsets = {
-                TopicPartition(*place): OffsetAndMetadata(begin, self._metadata(place, plan), -1)
-                for place, (begin, _) in plan.items()
+                TopicPartition(*partition): OffsetAndMetadata(begin, self._metadata(partition, ranges), -1)
+                for partition, (begin, _) in ranges.items()
             }
             consumer.assign(list(offsets))
             consumer.commit(offsets, timeout_ms=int(s.start_timeout_s * 1000))
-            return plan
+            return ranges
         finally:
             consumer.close(autocommit=False)
 
-    def _begun(self, consumer: Any, place: Partition) -> tuple[int, int] | None:
-        # A process that was killed may have left a transaction open, and its offsets are told when that has timed out.
+    def _begun(self, consumer: Any, partition: Partition) -> tuple[int, int] | None:
+        # A killed process may have left a transaction open; its offsets are given only when that has timed out.
         timeout_ms = int((self._settings.start_timeout_s + self._settings.transaction_timeout_s) * 1000)
-        found = consumer.committed(TopicPartition(*place), metadata=True, timeout_ms=timeout_ms)
+        found = consumer.committed(TopicPartition(*partition), metadata=True, timeout_ms=timeout_ms)
         if found is None or not found.metadata:
             return None
         noted = json.loads(found.metadata)
         if (noted["from"], noted["to"]) != (self._span.start.text, self._span.end.text):
             raise StartupError(
                 f"this run was begun with --from {noted['from']} --to {noted['to']}; "
-                "go on with these, or take another --run-id"
+                "pass the same again to go on, or another --run-id"
             )
         return noted["begin"], noted["end"]
 
-    def _metadata(self, place: Partition, plan: Plan | None = None) -> str:
-        begin, end = (plan or self._plan)[place]
+    def _metadata(self, partition: Partition, ranges: OffsetRanges | None = None) -> str:
+        begin, end = (ranges or self._ranges)[partition]
         return json.dumps({"begin": begin, "end": end, "from": self._span.start.text, "to": self._span.end.text})
 
-    def _resolve(self, consumer: Any, numbers: Collection[int]) -> Plan:
+    def _resolve(self, consumer: Any, numbers: Collection[int]) -> OffsetRanges:
         topic = self._settings.images_topic
-        places = [TopicPartition(topic, number) for number in sorted(numbers)]
-        first = consumer.beginning_offsets(places, timeout_ms=_TIMEOUT_MS)
-        last = consumer.end_offsets(places, timeout_ms=_TIMEOUT_MS)
+        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+        first = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        last = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
 
         def offsets(point: Point) -> dict[TopicPartition, int]:
             if point.offsets is not None:
-                return {tp: point.offsets[tp.partition] for tp in places}
+                return {tp: point.offsets[tp.partition] for tp in partitions}
             if point.edge is not None:
                 return dict(first if point.edge == "earliest" else last)
-            found = consumer.offsets_for_times(dict.fromkeys(places, point.at_ms), timeout_ms=_TIMEOUT_MS)
-            return {tp: found[tp].offset if found.get(tp) else last[tp] for tp in places}
+            found = consumer.offsets_for_times(dict.fromkeys(partitions, point.at_ms), timeout_ms=_TIMEOUT_MS)
+            return {tp: found[tp].offset if found.get(tp) else last[tp] for tp in partitions}
 
         begin, end = offsets(self._span.start), offsets(self._span.end)
-        for tp in places:
+        for tp in partitions:
             if begin[tp] < first[tp]:
-                raise StartupError(f"{topic}/{tp.partition}: offset {begin[tp]} is gone, {first[tp]} is the first one")
+                raise StartupError(f"{topic}/{tp.partition}: offset {begin[tp]} is gone, the first is {first[tp]}")
             if end[tp] > last[tp]:
                 raise StartupError(f"{topic}/{tp.partition}: --to {end[tp]} is beyond its end, {last[tp]}")
-        return {Partition(*tp): (begin[tp], max(begin[tp], end[tp])) for tp in places}
+        return {Partition(*tp): (begin[tp], max(begin[tp], end[tp])) for tp in partitions}
 
     def _make_retry_topic(self, consumer: Any, partitions: int) -> None:
-        """As many partitions as the topic that is read, so that any worker of the group has some of both."""
+        """Create it with as many partitions as the topic that is read, so that each worker has some of both."""
         name = self._settings.retry_topic
         if name in consumer.topics():
             return
@@ -235,14 +235,16 @@ class ReplayBroker(KafkaBroker):
         except errors.TopicAlreadyExistsError:
             pass
         except errors.KafkaError as error:
-            raise BrokerError(f"topic {name} ({partitions} partitions) cannot be made, create it: {error}") from error
+            raise BrokerError(
+                f"topic {name} cannot be created: {error}; create it with {partitions} partitions, then try again"
+            ) from error
         finally:
             admin.close()
 
 
 def _numbers(consumer: Any, topic: str) -> Sequence[int]:
-    """Of a topic's partitions."""
+    """The numbers of a topic's partitions."""
     found = consumer.partitions_for_topic(topic)
     if not found:
-        raise TopicMissing(f"no topic {topic}")
+        raise TopicMissing(f"no topic {topic}; name one that exists (--topic, kafka.images_topic)")
     return sorted(found)

@@ -1,4 +1,4 @@
-"""What a backfill covers: two points of a topic, named by the user; everything else of it is ``kafka_replay``'s."""
+"""The span of a topic that a replay covers, as the user names it; ``worker.kafka.replay`` reads it."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -32,14 +32,14 @@ class Span:
     end: Point
 
     def partitions(self, existing: Collection[int], topic: str) -> set[int]:
-        """Those that the span covers: the named ones, else all.
+        """The partitions that the span covers: those that it names, else all.
 
         Raises:
-            StartupError: one that does not exist, or two points that name different ones.
+            StartupError: a named partition does not exist, or the two points name different ones.
         """
         named = [set(point.offsets) for point in (self.start, self.end) if point.offsets is not None]
         if len(named) == 2 and named[0] != named[1]:
-            raise StartupError("--from and --to name different partitions")
+            raise StartupError("--from and --to name different partitions; name the same in both")
         covered = named[0] if named else set(existing)
         if unknown := covered - set(existing):
             raise StartupError(f"topic {topic} has no partition {min(unknown)}")
@@ -47,10 +47,10 @@ class Span:
 
 
 def read_span(start: str, end: str) -> Span:
-    """As written on the command line.
+    """The span between two points as written on the command line.
 
     Raises:
-        StartupError: says what was expected.
+        StartupError: names the option and what was expected.
     """
     span = Span(_point("--from", start), _point("--to", end))
     first, last = span.start, span.end
@@ -67,7 +67,7 @@ def read_span(start: str, end: str) -> Span:
 
 
 def replay_settings(settings: Settings, run_id: str, topic: str | None) -> Settings:
-    """The same worker with a group and a retry topic of its own, so that live traffic keeps its offsets and its pace.
+    """Settings with a group and a retry topic of their own, so that a replay does not touch live traffic.
 
     Raises:
         StartupError: ``run_id`` cannot be part of a topic's name, or is the live one.
@@ -75,7 +75,9 @@ def replay_settings(settings: Settings, run_id: str, topic: str | None) -> Setti
     if not _RUN_ID.fullmatch(run_id):
         raise StartupError(f"--run-id {run_id!r}: expected up to 100 letters, digits, dots, dashes and underscores")
     if run_id == settings.run_id:
-        raise StartupError(f"--run-id {run_id} is the run of live events: their verdicts would get the same verdict_id")
+        raise StartupError(
+            f"--run-id {run_id} is the run of live events: their verdicts would get the same verdict_id; pass another"
+        )
     kafka = settings.kafka.model_copy(
         update={
             "group_id": f"{settings.kafka.group_id}.replay.{run_id}",
@@ -83,7 +85,7 @@ def replay_settings(settings: Settings, run_id: str, topic: str | None) -> Setti
             "retry_topic": f"{settings.kafka.retry_topic}.replay.{run_id}",
         }
     )
-    # Beside a live worker its port is taken; whoever wants metrics says where.
+    # A live worker on this machine has the port already; to scrape a replay, set http.port.
     http = settings.http if "port" in settings.http.model_fields_set else settings.http.model_copy(update={"port": 0})
     return settings.model_copy(update={"run_id": run_id, "kafka": kafka, "http": http})
 

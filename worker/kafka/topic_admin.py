@@ -1,6 +1,6 @@
-"""Topics and rights in a cluster: what is there, and making it what ``worker.kafka.topics`` declares.
+"""Topics and rights in a cluster: reading them, and making them those that ``worker.kafka.topics`` declares.
 
-Nothing that exists is changed unless it was asked for, and nothing is ever taken away: neither a topic nor a right.
+Nothing that exists is changed unless that was requested, and neither a topic nor a right is ever removed.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -28,8 +28,8 @@ from worker.kafka.closing import opened
 from worker.kafka.connection import connection, reach, start_error
 from worker.kafka.topics import (
     Difference,
-    Kind,
     Remedy,
+    ResourceKind,
     Right,
     Topic,
     declared_rights,
@@ -41,12 +41,12 @@ from worker.settings import KafkaSettings, Settings
 
 T = TypeVar("T")
 
-_KINDS: Mapping[Kind, ResourceType] = {
+_RESOURCE_TYPES: Mapping[ResourceKind, ResourceType] = {
     "topic": ResourceType.TOPIC,
     "group": ResourceType.GROUP,
     "transactional id": ResourceType.TRANSACTIONAL_ID,
 }
-_KIND_OF = {resource: kind for kind, resource in _KINDS.items()}
+_RESOURCE_KINDS = {resource: kind for kind, resource in _RESOURCE_TYPES.items()}
 _EVERY_ACL = ACLFilter(
     principal=None,
     host=None,
@@ -58,21 +58,21 @@ _EVERY_ACL = ACLFilter(
 
 @dataclass(frozen=True)
 class TopicRequest:
-    """What the command line asks for."""
+    """What the command line requests."""
 
     principals: Mapping[str, str]
-    """By role."""
+    """Kafka principals by role."""
     consumer_groups: str
-    """What the names of the consumers' groups begin with."""
+    """Beginning of the names of the consumers' groups."""
     update: bool = False
-    """Settings of topics that exist."""
+    """Whether to change settings of topics that exist."""
     add_partitions: bool = False
-    """To topics that exist; from then on a key may be in another partition than before."""
+    """Whether to add partitions to topics that exist; a key may then go to another partition than before."""
     dry_run: bool = False
 
     @property
     def remedies(self) -> frozenset[Remedy]:
-        """What may be done."""
+        """The remedies that may be applied."""
         may: set[Remedy] = {"create", "grant"}
         if self.update:
             may.add("update")
@@ -85,17 +85,17 @@ def check_topics_and_rights(settings: Settings, request: TopicRequest) -> list[D
     """Every difference between what is declared and what is there.
 
     Raises:
-        BrokerError, StartupError: it could not be found out.
+        BrokerError, StartupError: the cluster could not be read.
     """
     with TopicAdmin(settings.kafka) as admin:
         return _differences(settings, request, admin)[1]
 
 
 def create_topics_and_rights(settings: Settings, request: TopicRequest) -> tuple[list[Difference], list[Difference]]:
-    """Mend what is asked for; once it is mended, the same call does nothing.
+    """Mend the differences that the request covers; a second call then finds nothing to do.
 
     Returns:
-        What was mended (with ``dry_run``: would be), and what is left as it is.
+        Differences that were mended (with ``dry_run``: would be), and those that are left.
 
     Raises:
         BrokerError, StartupError: names the first thing that could not be done; what was done before stays done.
@@ -134,7 +134,7 @@ def _mend(
 def _differences(
     settings: Settings, request: TopicRequest, admin: "TopicAdmin"
 ) -> tuple[tuple[Topic, ...], list[Difference]]:
-    """The topics as they should be, and what is not."""
+    """The declared topics, and every difference of the cluster from what is declared."""
     found = admin.topics([topic.name for topic in declared_topics(settings)])
     declared = declared_topics(settings, found)
     differences = topic_differences(declared, found)
@@ -145,7 +145,7 @@ def _differences(
 
 
 class TopicAdmin:
-    """One connection to the cluster, for as long as the block lasts; ``BrokerError`` and ``StartupError`` come out."""
+    """A connection to the cluster for the time of a block; its methods raise ``BrokerError`` or ``StartupError``."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -165,7 +165,7 @@ class TopicAdmin:
         self._client.close()
 
     def topics(self, names: Collection[str]) -> dict[str, Topic]:
-        """Those of them that exist."""
+        """The topics of these names that exist."""
         described = self._do("describe topics", lambda: self._client.describe_topics(list(names)))
         there = {}
         for topic in described:
@@ -190,7 +190,7 @@ class TopicAdmin:
         }
 
     def rights(self) -> list[Right]:
-        """Every entry about topics, groups and transactional ids that counts for any host; denials for some host too.
+        """Entries about topics, groups and transactional ids: permissions for any host, and all denials.
 
         Raises:
             StartupError: the brokers have no access control.
@@ -200,18 +200,18 @@ class TopicAdmin:
             Right(
                 entry.principal,
                 entry.operation.name,
-                _KIND_OF[pattern.resource_type],
+                _RESOURCE_KINDS[pattern.resource_type],
                 pattern.resource_name,
                 is_prefix=pattern.pattern_type is ACLResourcePatternType.PREFIXED,
                 is_denial=entry.permission_type is ACLPermissionType.DENY,
             )
             for entry in entries
-            if (pattern := entry.resource_pattern).resource_type in _KIND_OF
+            if (pattern := entry.resource_pattern).resource_type in _RESOURCE_KINDS
             and (entry.host == "*" or entry.permission_type is ACLPermissionType.DENY)
         ]
 
     def create(self, topic: Topic) -> None:
-        """Make a topic and wait until it can be used."""
+        """Create a topic and wait until it can be used."""
         new = {
             topic.name: {
                 "num_partitions": topic.partitions,
@@ -222,7 +222,7 @@ class TopicAdmin:
         self._do(f"create topic {topic.name}", lambda: self._client.create_topics(new, wait_for_metadata=True))
 
     def configure(self, name: str, configs: Mapping[str, str]) -> None:
-        """Set some settings of a topic; the others stay."""
+        """Change some settings of a topic; the others stay."""
         what = f"set {', '.join(configs)} of topic {name}"
         resource = ConfigResource(ConfigResourceType.TOPIC, name, dict(configs))
         results = self._do(what, lambda: self._client.alter_configs([resource]))
@@ -230,11 +230,11 @@ class TopicAdmin:
             raise BrokerError(f"{self._where}: cannot {what}: {result}")
 
     def add_partitions(self, name: str, count: int) -> None:
-        """Up to ``count`` of them."""
+        """Add partitions to a topic until it has ``count``."""
         self._do(f"add partitions to topic {name}", lambda: self._client.create_partitions({name: count}))
 
     def grant(self, rights: Collection[Right]) -> None:
-        """Add these to the access control lists."""
+        """Add these rights to the access control lists."""
         if not rights:
             return
         results = self._do("grant rights", lambda: self._client.create_acls([_acl(right) for right in rights]))
@@ -259,7 +259,7 @@ class TopicAdmin:
             case errors.AuthorizationError():
                 raise BrokerUnreachable(f"{self._where}: {user} may not {what}; an administrator may") from error
             case errors.InvalidReplicationFactorError():
-                why = "there are not as many brokers as topics.replication says"
+                why = "there are fewer brokers than topics.replication; lower it"
                 raise BrokerError(f"{self._where}: cannot {what}: {why}") from error
             case _:
                 raise BrokerError(f"{self._where}: cannot {what}: {error}") from error
@@ -272,5 +272,5 @@ def _acl(right: Right) -> ACL:
         host="*",
         operation=ACLOperation[right.operation],
         permission_type=ACLPermissionType.ALLOW,
-        resource_pattern=ResourcePattern(_KINDS[right.kind], right.name, pattern),
+        resource_pattern=ResourcePattern(_RESOURCE_TYPES[right.kind], right.name, pattern),
     )

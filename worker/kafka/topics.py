@@ -1,7 +1,7 @@
-"""Topics and rights as code: what this worker needs of Kafka, and in what a cluster differs from it.
+"""Topics and rights as code: what the worker needs in Kafka, and how a cluster differs from that.
 
-One table of topics, one of rights; names come from the settings. Nothing here speaks to a broker: that is
-``worker.kafka.topic_admin``.
+There is one table of topics and one of rights; the names come from the settings. ``worker.kafka.topic_admin`` talks to
+the broker.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -11,7 +11,7 @@ from typing import Literal
 from worker.errors import StartupError
 from worker.settings import KafkaSettings, Settings
 
-Kind = Literal["topic", "group", "transactional id"]
+ResourceKind = Literal["topic", "group", "transactional id"]
 Remedy = Literal["create", "update", "add partitions", "grant", "by hand"]
 
 _HARMLESS = frozenset({"DESCRIBE", "DESCRIBE_CONFIGS"})
@@ -33,19 +33,19 @@ class Right:
 
     principal: str
     operation: str
-    kind: Kind
+    kind: ResourceKind
     name: str
     is_prefix: bool = False
-    """Whether it is for everything whose name begins with ``name``."""
+    """Whether it holds for all resources whose names begin with ``name``."""
     is_denial: bool = False
 
     @property
     def resource(self) -> str:
-        """For people."""
+        """The resource as people read it: kind and name."""
         return f"{self.kind} {self.name}{'*' if self.is_prefix else ''}"
 
     def covers(self, other: "Right") -> bool:
-        """Whether ``other`` is given (or denied) by this one."""
+        """Whether this right includes ``other`` (or, if it is a denial, denies it)."""
         return (
             self.principal in (other.principal, "User:*")
             and self.operation in (other.operation, "ALL")
@@ -59,7 +59,7 @@ class Right:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as declared, and what mends it."""
+    """One thing that is not as declared, and how it can be mended."""
 
     resource: str
     what: str
@@ -78,7 +78,7 @@ _MENDED_BY: Mapping[Remedy, str] = {
 
 
 def difference_row(difference: Difference, outcome: str = "") -> dict[str, str]:
-    """For a table; ``outcome`` is what was done, or else what would mend it."""
+    """A row of a table; without ``outcome`` (what was done) it says what would mend the difference."""
     d = difference
     last = outcome or f"differs; mended {'' if d.remedy == 'by hand' else 'by '}{_MENDED_BY[d.remedy]}"
     return {"resource": d.resource, "what": d.what, "declared": d.declared, "found": d.found, "outcome": last}
@@ -87,14 +87,14 @@ def difference_row(difference: Difference, outcome: str = "") -> dict[str, str]:
 def declared_topics(settings: Settings, found: Mapping[str, Topic] | None = None) -> tuple[Topic, ...]:
     """The four topics, in the order in which events go through them.
 
-    The retry topic has at least the partitions that the images' topic is found with: each worker takes a share of both,
-    and with fewer some would have no deferred events while others are busy with them.
+    The retry topic has at least as many partitions as the topic of images was found to have: each worker gets a share
+    of both, and with fewer some workers would have no deferred events while others are busy with them.
     """
     kafka, t = settings.kafka, settings.topics
     images = (found or {}).get(kafka.images_topic)
     retry_partitions = max(t.partitions, images.partitions if images else 0)
     table = (
-        # Images are compressed already: only JSON is worth the broker's time.
+        # Images are compressed already, so that only JSON is worth compressing.
         (kafka.images_topic, t.partitions, t.images_retention_s, "producer"),
         (kafka.retry_topic, retry_partitions, t.retry_retention_s, "producer"),
         (kafka.dead_topic, t.partitions, t.dead_retention_s, "producer"),
@@ -108,7 +108,7 @@ def declared_topics(settings: Settings, found: Mapping[str, Topic] | None = None
             {
                 "cleanup.policy": "delete",
                 "compression.type": compression,
-                # The least of these is the most that a worker writes: larger dead letters become pointers.
+                # The smallest of these limits what a worker writes: larger dead letters become pointers.
                 "max.message.bytes": str(kafka.max_message_bytes),
                 "min.insync.replicas": str(max(1, t.replication - 1)),
                 "retention.ms": str(retention_s * 1000),
@@ -119,20 +119,20 @@ def declared_topics(settings: Settings, found: Mapping[str, Topic] | None = None
 
 
 def worker_operations(kafka: KafkaSettings) -> Mapping[str, frozenset[str]]:
-    """What a worker must be allowed to do with each topic, or it cannot serve."""
+    """By topic, the operations that a worker must be allowed."""
     rights = _role("worker", kafka, "")
     return {name: frozenset(does.split()) - {"DESCRIBE_CONFIGS"} for kind, name, _, does in rights if kind == "topic"}
 
 
 def declared_rights(kafka: KafkaSettings, principals: Mapping[str, str], consumer_groups: str) -> frozenset[Right]:
-    """The least that each role needs.
+    """The least rights that each role needs.
 
-    Producing with idempotence needs no right on the cluster since Kafka 2.8: to write a topic is enough.
+    Producing with idempotence needs no right on the cluster since Kafka 2.8: the right to write to a topic is enough.
 
     Args:
-        kafka: names topics and group.
-        principals: by role, one of ``ROLES``.
-        consumer_groups: what the names of the groups of role *consumer* begin with.
+        kafka: the names of topics and group.
+        principals: Kafka principals by role, one of ``ROLES``.
+        consumer_groups: beginning of the names of the groups of role *consumer*.
     """
     return frozenset(
         Right(principal, operation, kind, name, is_prefix)
@@ -143,11 +143,11 @@ def declared_rights(kafka: KafkaSettings, principals: Mapping[str, str], consume
 
 
 ROLES = ("producer", "worker", "consumer", "replay", "scaler")
-"""Who sends image events; the worker; who reads verdicts and dead letters; ``worker replay``; whoever measures lag."""
+"""Sender of image events; worker; reader of verdicts and dead letters; ``worker replay``; autoscaler that reads lag."""
 
 
-def _role(role: str, k: KafkaSettings, consumer_groups: str) -> Iterator[tuple[Kind, str, bool, str]]:
-    """Kind and name of a resource, whether the name is a beginning, operations."""
+def _role(role: str, k: KafkaSettings, consumer_groups: str) -> Iterator[tuple[ResourceKind, str, bool, str]]:
+    """Rights of a role: kind and name of a resource, whether the name is a prefix, operations."""
     match role:
         case "producer":
             yield "topic", k.images_topic, False, "WRITE DESCRIBE"
@@ -178,10 +178,10 @@ def _role(role: str, k: KafkaSettings, consumer_groups: str) -> Iterator[tuple[K
 
 
 def read_principals(text: str) -> dict[str, str]:
-    """``producer=User:p,worker=User:CN=w,OU=x`` by role; what is no role goes on with a certificate's name.
+    """Principals by role, from ``producer=User:p,worker=User:CN=w,OU=x``; a part without a role continues a name.
 
     Raises:
-        StartupError: says what was expected.
+        StartupError: names the part and what was expected.
     """
     principals: dict[str, str] = {}
     last = ""
@@ -201,7 +201,7 @@ def read_principals(text: str) -> dict[str, str]:
 
 
 def topic_differences(declared: Collection[Topic], found: Mapping[str, Topic]) -> list[Difference]:
-    """In what the topics of a cluster differ; more partitions or replicas than declared are no difference."""
+    """Differences of a cluster's topics from the declared ones; more partitions or replicas are no difference."""
     differences: list[Difference] = []
     for topic in declared:
         resource = f"topic {topic.name}"
@@ -225,7 +225,7 @@ def topic_differences(declared: Collection[Topic], found: Mapping[str, Topic]) -
 
 
 def right_differences(declared: Collection[Right], found: Collection[Right]) -> list[Difference]:
-    """Rights that are missing or denied, and those beyond what is declared for the same principal."""
+    """Declared rights that are missing or denied, and rights of the same principals beyond the declared ones."""
     allowed = [right for right in found if not right.is_denial]
     denied = [right for right in found if right.is_denial]
     differences = []
@@ -239,12 +239,12 @@ def right_differences(declared: Collection[Right], found: Collection[Right]) -> 
 
 
 def _beyond(declared: Collection[Right], allowed: Collection[Right]) -> list[Difference]:
-    """What our principals, or everybody, may do besides with what is ours. Describing gives nothing away."""
+    """Rights beyond the declared ones, of declared principals or all users, on declared resources."""
     principals = {right.principal for right in declared} | {"User:*"}
-    ours = {(right.kind, right.name, right.is_prefix) for right in declared}
+    resources = {(right.kind, right.name, right.is_prefix) for right in declared}
     differences = []
     for right in sorted(set(allowed) - set(declared)):
-        reached = [Right(right.principal, right.operation, *resource) for resource in ours]
+        reached = [Right(right.principal, right.operation, *resource) for resource in resources]
         is_beyond = any(right.covers(other) and other not in declared for other in reached)
         if right.principal in principals and right.operation not in _HARMLESS and is_beyond:
             what = f"{right.operation} for {right.principal}"

@@ -1,1 +1,1 @@
-"""What goes through Kafka: events, verdicts, records, and their JSON Schemas."""
+"""The messages in Kafka: events, verdicts, records, and their JSON Schemas."""

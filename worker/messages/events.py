@@ -1,4 +1,4 @@
-"""What comes in: image events, and the letters by which they are put off or given up, as Kafka records.
+"""Image events, and the letters that defer or reject them, as Kafka records.
 
 CloudEvents 1.0, Kafka protocol binding: binary mode (attributes in ``ce_*`` headers), structured mode
 (``application/cloudevents+json``), and plain records without any attribute.
@@ -26,16 +26,16 @@ _STRUCTURED = "application/cloudevents+json"
 _JSON = "application/json"
 
 ENVELOPE_MAX_BYTES = 64 * 1024
-"""Most bytes of key and headers, and most of a claim check. CloudEvents promises no more, and a deferral or verdict
+"""Most bytes of key and headers together, and of a claim check. CloudEvents promises no more, and a deferral or verdict
 that carries them must fit into a message."""
 TEXT_MAX_BYTES = 8 * 1024
 """Most bytes of an address, and of an attribute that goes into the verdict."""
 
-# Our own headers on deferrals and dead letters; everything else there is as it came. Whatever an uploader sends under
-# this prefix, in any case, is dropped: it could only pretend to be ours.
+# The worker's own headers on deferrals and dead letters; all others there are the event's. Headers with this prefix (in
+# upper or lower case) that an uploader sends are dropped, since they could only pretend to be the worker's.
 ORIGIN, ATTEMPT, NOT_BEFORE = "genprint-origin", "genprint-attempt", "genprint-not-before"
 REASON, DETAIL, ENCODING = "genprint-reason", "genprint-detail", "genprint-encoding"
-_OUR_PREFIX = "genprint-"
+_PREFIX = "genprint-"
 
 _CARRIED = frozenset({"id", "source", "subject", "traceparent"})
 
@@ -49,7 +49,7 @@ class InlineImage:
 
 @dataclass(frozen=True, slots=True)
 class ClaimCheck:
-    """The event says where the image is; a sha256 is verified, never trusted."""
+    """The event gives the address of the image; a sha256 is verified, never trusted."""
 
     uri: str
     sha256: str | None
@@ -72,16 +72,16 @@ class ImageEvent:
     content: InlineImage | ClaimCheck
 
     def verdict_id(self, run_id: str) -> str:
-        """The same for the same event in the same run: consumers can tell a duplicate by it."""
+        """An id that is equal for the same event in the same run, so that consumers can recognise duplicates."""
         return str(uuid.uuid5(_NAMESPACE, json.dumps([self.source, self.id, run_id])))
 
 
 @dataclass(frozen=True, slots=True)
 class Nulls:
-    """What was null in the event as it came, and is empty in its deferral or dead letter.
+    """Parts that were null in the event, and are empty in its deferral or dead letter.
 
-    Kafka-python sends neither a null header nor a null value without a key, so ``ENCODING`` says which they were:
-    ``headers`` are positions among the headers that are not ours.
+    kafka-python sends neither a null header nor a null value without a key, so ``ENCODING`` says which parts were null:
+    ``headers`` are positions among the event's own headers.
     """
 
     value: bool = False
@@ -93,7 +93,7 @@ _NO_NULLS = Nulls()
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where an event stands in its life: its origin, how often it was tried, and what cannot be seen on it any more."""
+    """The history of an event: its origin, attempts so far, and parts that a deferral could not carry."""
 
     origin: str
     attempt: int
@@ -102,15 +102,15 @@ class Delivery:
 
 
 def read_delivery(record: Record, retry_topic: str) -> Delivery:
-    """What our headers say; they count only on our own topic, where nobody else writes."""
+    """Read the worker's own headers, which count on the retry topic alone, since only workers write there."""
     if record.partition.topic != retry_topic:
         return Delivery(record.coordinates, 1, 0)
-    ours = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers if _is_ours(name)}
+    own = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers if _is_worker_header(name)}
     return Delivery(
-        origin=ours.get(ORIGIN) or record.coordinates,
-        attempt=_small_number(ours.get(ATTEMPT, ""), 1),
-        not_before_ms=_small_number(ours.get(NOT_BEFORE, ""), 0),
-        nulls=_nulls(ours.get(ENCODING, "")),
+        origin=own.get(ORIGIN) or record.coordinates,
+        attempt=_small_number(own.get(ATTEMPT, ""), 1),
+        not_before_ms=_small_number(own.get(NOT_BEFORE, ""), 0),
+        nulls=_nulls(own.get(ENCODING, "")),
     )
 
 
@@ -156,25 +156,25 @@ def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowe
 def deferral(
     record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str, not_before_ms: int
 ) -> Message:
-    """The same event again, for later: value, key and headers as they came."""
-    ours = {
+    """The event for the retry topic, with value, key and headers as they came."""
+    own = {
         ORIGIN: delivery.origin,
         ATTEMPT: str(delivery.attempt + 1),
         NOT_BEFORE: str(not_before_ms),
         REASON: reason,
         DETAIL: detail,
     }
-    return _carried(record, delivery, topic, ours)
+    return _carried(record, delivery, topic, own)
 
 
 def dead_letter(record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str) -> Message:
-    """The event as it came, with what was wrong with it."""
-    ours = {ORIGIN: delivery.origin, ATTEMPT: str(delivery.attempt), REASON: reason, DETAIL: detail}
-    return _carried(record, delivery, topic, ours)
+    """The event for the topic of dead letters, as it came, with the reason of its rejection."""
+    own = {ORIGIN: delivery.origin, ATTEMPT: str(delivery.attempt), REASON: reason, DETAIL: detail}
+    return _carried(record, delivery, topic, own)
 
 
 def pointer(message: Message, max_bytes: int) -> Message | None:
-    """The same letter without its value, where that is too large to send; None if it was small enough."""
+    """The letter without its value if it is larger than ``max_bytes``; None if it fits."""
     headers_bytes = sum(len(name.encode()) + len(value) + 10 for name, value in message.headers)
     size = len(message.value) + len(message.key or b"") + headers_bytes + 100
     if size <= max_bytes:
@@ -183,24 +183,24 @@ def pointer(message: Message, max_bytes: int) -> Message | None:
 
 
 def without_value(message: Message) -> Message:
-    """A pointer: only our own headers; the record is still at its origin, as long as that topic keeps it."""
-    ours = [(name, value) for name, value in message.headers if _is_ours(name) and name != ENCODING]
+    """The letter as a pointer: only the worker's headers, which name the record's origin."""
+    own = [(name, value) for name, value in message.headers if _is_worker_header(name) and name != ENCODING]
     encoding = json.dumps({"omitted_value_bytes": len(message.value)}).encode()
-    return Message(message.topic, None, b"", (*ours, (ENCODING, encoding)))
+    return Message(message.topic, None, b"", (*own, (ENCODING, encoding)))
 
 
 def _as_it_came(record: Record, delivery: Delivery) -> Record:
-    """The record without our headers, and with its nulls."""
-    if delivery.nulls == _NO_NULLS and not any(_is_ours(name) for name, _ in record.headers):
+    """The record without the worker's headers, and with its nulls."""
+    if delivery.nulls == _NO_NULLS and not any(_is_worker_header(name) for name, _ in record.headers):
         return record
-    theirs = [(name, value) for name, value in record.headers if not _is_ours(name)]
+    theirs = [(name, value) for name, value in record.headers if not _is_worker_header(name)]
     headers = tuple((name, None if i in delivery.nulls.headers else value) for i, (name, value) in enumerate(theirs))
     return replace(record, value=None if delivery.nulls.value else record.value, headers=headers)
 
 
-def _carried(record: Record, delivery: Delivery, topic: str, ours: dict[str, str]) -> Message:
+def _carried(record: Record, delivery: Delivery, topic: str, added: dict[str, str]) -> Message:
     came = _as_it_came(record, delivery)
-    own = [(name, _clean(text).encode()) for name, text in ours.items()]
+    own = [(name, _clean(text).encode()) for name, text in added.items()]
     nulls = [i for i, (_, value) in enumerate(came.headers) if value is None]
     if record.undecodable is not None:
         own.append((ENCODING, json.dumps({"undecodable": True}).encode()))
@@ -210,8 +210,8 @@ def _carried(record: Record, delivery: Delivery, topic: str, ours: dict[str, str
     return Message(topic, record.key, came.value or b"", (*theirs, *own))
 
 
-def _is_ours(name: str) -> bool:
-    return name.lower().startswith(_OUR_PREFIX)
+def _is_worker_header(name: str) -> bool:
+    return name.lower().startswith(_PREFIX)
 
 
 def _nulls(encoding: str) -> Nulls:
@@ -219,7 +219,7 @@ def _nulls(encoding: str) -> Nulls:
         found = json.loads(encoding or "{}")
         return Nulls(bool(found.get("null_value")), frozenset(found.get("null_headers", ())))
     except (ValueError, TypeError, AttributeError, RecursionError):
-        return _NO_NULLS  # not written by us
+        return _NO_NULLS  # not written by a worker
 
 
 def _small_number(text: str, default: int) -> int:
@@ -260,14 +260,14 @@ def _structured(value: bytes, inline_max_bytes: int) -> tuple[dict[str, str], In
             raise InvalidEvent(f"data_base64 is not base64: {error}") from error
         return attributes, _content(content_type, decoded, inline_max_bytes)
     if content_type != _JSON:
-        raise InvalidEvent("a structured CloudEvent carries whatever is not JSON in data_base64")
+        raise InvalidEvent("a structured CloudEvent must carry data that is not JSON in data_base64")
     if len(value) > ENVELOPE_MAX_BYTES:
         raise EventTooLarge(f"claim check of {len(value)} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
     return attributes, _claim_check(data)
 
 
 def _attribute(name: str, value: object) -> str:
-    """CloudEvents' canonical text of an attribute."""
+    """The canonical text of an attribute, as CloudEvents defines it."""
     match value:
         case str():
             return value
@@ -278,7 +278,7 @@ def _attribute(name: str, value: object) -> str:
 
 
 def _carriable(name: str, text: str) -> str:
-    """Text that fits into a verdict: JSON can escape what UTF-8 cannot say (half a surrogate pair)."""
+    """The text, if a verdict can carry it: JSON can escape text that UTF-8 cannot encode (half a surrogate pair)."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
@@ -316,15 +316,15 @@ def _media_type(content_type: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """One printable line of at most 300 characters, for headers and logs."""
+    """The text as one printable line of at most 300 characters, for headers and logs."""
     return "".join(c if c.isprintable() else " " for c in text)[:300]
 
 
 def public_uri(uri: str) -> str | None:
-    """An address without query, fragment and user: signatures and passwords live there. None for what is no address."""
+    """The address without query, fragment and user, which may hold secrets; None if it is no valid address."""
     try:
         parts = urlsplit(uri)
-        _ = parts.port  # half a password, where that has a slash in it
+        _ = parts.port  # raises where a slash in a password has made one half of it the port
     except ValueError:
         return None
     if not parts.scheme or not uri[len(parts.scheme) :].startswith("://"):

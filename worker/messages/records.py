@@ -1,7 +1,7 @@
-"""The border to Kafka as the pipeline sees it: values and one protocol, no client.
+"""Kafka as the pipeline sees it: values and one protocol, no client.
 
-Implemented by ``worker.kafka.client`` over kafka-python and by the tests' in-memory broker; one conformance suite runs
-over both.
+The protocol is implemented by ``worker.kafka.client`` over kafka-python and by the tests' in-memory broker; one
+conformance suite tests both.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,10 +20,10 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was consumed.
+    """A consumed record.
 
-    ``epoch`` counts the assignments of the partition to this process: after the partition was taken away and given
-    back, what was read before must not be published any more.
+    ``epoch`` counts the assignments of the partition to this process: once the partition was taken away and given
+    back, answers to records of the earlier assignment must not be published.
     """
 
     partition: Partition
@@ -34,7 +34,7 @@ class Record:
     value: bytes | None
     headers: Headers
     undecodable: str | None = None
-    """Why nothing but its place could be read."""
+    """Why the record could not be decoded; then only its coordinates are known."""
 
     @property
     def coordinates(self) -> str:
@@ -44,7 +44,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is to be produced."""
+    """A message to publish."""
 
     topic: str
     key: bytes | None
@@ -76,7 +76,7 @@ class Broker(Protocol):
         """Records of owned partitions, each partition in order; keeps the group membership alive.
 
         Raises:
-            UndecodableBatch: records that cannot be read and do not say where they are; poll no more.
+            UndecodableBatch: records at unknown offsets that cannot be decoded; do not poll again.
         """
 
     @property
@@ -84,27 +84,27 @@ class Broker(Protocol):
         """Largest message that may be published, key and headers included; known once started."""
 
     def owned(self) -> Mapping[Partition, int]:
-        """Partitions that are ours now, with the epoch of their assignment."""
+        """Partitions that are assigned to this worker now, with the epoch of their assignment."""
 
     def joined(self) -> bool:
-        """Whether the group has given us an assignment (an empty one counts)."""
+        """Whether the group has given this worker an assignment (an empty one counts)."""
 
     def pause(self, partitions: Collection[Partition]) -> None:
-        """Poll returns nothing of exactly these partitions, until called again with others."""
+        """Make poll return no records of exactly these partitions, until the next call."""
 
     def publish(self, progress: Sequence[Progress]) -> None:
         """Publish messages and commit offsets: all or nothing when exactly once, offsets last when at least once.
 
-        Partitions that are no longer ours, or ours anew, are left out.
+        Partitions that were taken away meanwhile, or assigned anew, are left out.
 
         Raises:
-            PublishAborted: nothing was committed; call again with the same (GroupUnstable: it was not even tried).
+            PublishAborted: nothing was committed; call again with the same (GroupUnstable: nothing was sent).
             MessageTooLarge: nothing was committed; replace the message named and call again.
             Fenced, PublishUncertain, BrokerUnreachable: the process must end.
         """
 
     def lag(self) -> Mapping[Partition, int] | None:
-        """Records between the position of each owned partition and its end; None: no answer in time."""
+        """Records from the position of each owned partition to its end; None if the broker gave no answer in time."""
 
     def close(self) -> None:
         """Leave the group and disconnect; safe to call twice."""

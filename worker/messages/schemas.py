@@ -1,4 +1,4 @@
-"""The contract in JSON Schema: image events, verdicts, and the headers on what the worker writes.
+"""JSON Schemas of image events, verdicts, and the headers of messages that the worker writes.
 
 The files under ``worker/schemas`` are printed from here (``python -m worker schema``). Version 1 only gains optional
 fields and its enums stay open. An event's value may be the image itself, which no JSON Schema describes; its headers
@@ -30,7 +30,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def image_event_schema() -> Schema:
-    """JSON values of events (a claim check, or a CloudEvent in structured mode), and ``$defs/Headers`` of any event."""
+    """Schema of events' JSON values (claim check, structured CloudEvent) and, in ``$defs/Headers``, of headers."""
     return {
         "$schema": _DRAFT,
         "$id": "genprint:image_event.v1",
@@ -47,7 +47,7 @@ def image_event_schema() -> Schema:
 
 
 def headers_schema() -> Schema:
-    """Headers of verdicts, deferred events and dead letters, by name; values are UTF-8 text."""
+    """Schema of the headers of verdicts, deferred events and dead letters, by name; values are UTF-8 text."""
     return {
         "$schema": _DRAFT,
         "$id": "genprint:headers.v1",
@@ -66,11 +66,11 @@ SCHEMAS: Final[Mapping[str, Callable[[], Schema]]] = {
     "image_event.v1": image_event_schema,
     "headers.v1": headers_schema,
 }
-"""By the name of their file."""
+"""The functions that make schemas, by the name of the schema's file."""
 
 
 def reasons(disposition: Disposition) -> list[str]:
-    """Every label that failures of this disposition have today, sorted."""
+    """Every reason that errors of this disposition have today, sorted."""
     found = {kind.reason for kind in _subclasses(ImageError)} if disposition is Disposition.REJECT else set()
     found |= {kind.reason for kind in _subclasses(WorkerError) if kind.disposition is disposition and _has_own(kind)}
     return sorted(found)
@@ -92,7 +92,7 @@ def _text(description: str, **more: Any) -> Schema:
 def _claim_check() -> Schema:
     return {
         "title": "ClaimCheck",
-        "description": "Says where the image is.",
+        "description": "The address of the image.",
         "type": "object",
         "properties": {
             "uri": _text(
@@ -103,7 +103,7 @@ def _claim_check() -> Schema:
             ),
             "sha256": {
                 "type": ["string", "null"],
-                "description": "Hexadecimal; verified against the bytes that are fetched.",
+                "description": "Hexadecimal sha256 of the image; verified against the bytes that are fetched.",
                 "pattern": "^[0-9A-Fa-f]{64}$",
             },
         },
@@ -129,11 +129,11 @@ def _structured() -> Schema:
         "properties": {
             "specversion": _text("Version of CloudEvents.", examples=["1.0"]),
             "type": _text("What happened.", examples=[EVENT_TYPE]),
-            "source": _text("With `id` the event's identity.", minLength=1, maxLength=TEXT_MAX_BYTES),
-            "id": _text("Unique within `source`.", minLength=1, maxLength=TEXT_MAX_BYTES),
+            "source": _text("Source; with `id` the identity of the event.", minLength=1, maxLength=TEXT_MAX_BYTES),
+            "id": _text("Identifier, unique within `source`.", minLength=1, maxLength=TEXT_MAX_BYTES),
             "subject": _text("Names the image.", maxLength=TEXT_MAX_BYTES),
-            "time": _text("RFC 3339."),
-            "datacontenttype": _text("Of the data; application/json where it is left out."),
+            "time": _text("Time of the event (RFC 3339)."),
+            "datacontenttype": _text("Content type of the data; application/json if absent."),
             "data": {"$ref": "#/$defs/ClaimCheck"},
             "data_base64": _text("The encoded image.", contentEncoding="base64", pattern=_BASE64),
         },
@@ -144,7 +144,7 @@ def _structured() -> Schema:
 
 
 def _event_headers() -> Schema:
-    """Attributes of CloudEvents, all of them or none: a plain record has its origin for identity."""
+    """Attributes of CloudEvents, all of them or none: the identity of a plain record is its origin."""
     return {
         "title": "Headers",
         "description": (
@@ -154,19 +154,23 @@ def _event_headers() -> Schema:
         "type": "object",
         "properties": {
             "content-type": _text(
-                "What the value is; parameters are ignored.",
+                "Content type of the value; parameters are ignored.",
                 pattern="^(image/[^; ]+|application/(octet-stream|json|cloudevents\\+json)) *(;|$)",
                 examples=["image/jpeg", "application/octet-stream", "application/json", "application/cloudevents+json"],
             ),
             "ce_specversion": _text("Version of CloudEvents.", examples=["1.0"]),
             "ce_type": _text("What happened.", examples=[EVENT_TYPE]),
-            "ce_source": _text("With `ce_id` the event's identity.", minLength=1, maxLength=TEXT_MAX_BYTES),
-            "ce_id": _text("Unique within `ce_source`.", minLength=1, maxLength=TEXT_MAX_BYTES),
+            "ce_source": _text(
+                "Source of the event; with `ce_id` its identity.", minLength=1, maxLength=TEXT_MAX_BYTES
+            ),
+            "ce_id": _text(
+                "Identifier of the event, unique within `ce_source`.", minLength=1, maxLength=TEXT_MAX_BYTES
+            ),
             "ce_subject": _text("Names the image.", maxLength=TEXT_MAX_BYTES),
-            "ce_time": _text("RFC 3339."),
-            "ce_tenant": _text("Whose event it is, for fair sharing (`fairness.attribute`).", maxLength=TEXT_MAX_BYTES),
+            "ce_time": _text("Time of the event (RFC 3339)."),
+            "ce_tenant": _text("Tenant, for fair sharing (`fairness.attribute`).", maxLength=TEXT_MAX_BYTES),
             "ce_traceparent": _text("W3C trace context, carried to the verdict.", maxLength=TEXT_MAX_BYTES),
-            "traceparent": _text("The same without the prefix.", maxLength=TEXT_MAX_BYTES),
+            "traceparent": _text("W3C trace context without the prefix.", maxLength=TEXT_MAX_BYTES),
         },
         "required": ["content-type"],
         "if": {"propertyNames": {"not": {"pattern": "^ce_"}}},
@@ -183,7 +187,7 @@ def _verdict_headers() -> Schema:
             "content-type": {"type": "string", "const": "application/json"},
             "ce_specversion": {"type": "string", "const": "1.0"},
             "ce_type": {"type": "string", "const": VERDICT_TYPE},
-            "ce_source": _text("Who decided.", examples=["urn:genprint:worker"]),
+            "ce_source": _text("Source of the verdict.", examples=["urn:genprint:worker"]),
             "ce_id": _text("The verdict_id."),
             "ce_time": _text("The verdict's decided_at."),
             "ce_subject": _text("The event's subject, where it has one."),
@@ -199,10 +203,10 @@ def _letter_headers(title: str, disposition: Disposition) -> Schema:
     properties = {
         ORIGIN: _text("topic/partition/offset where the event first came in.", pattern="^.+/[0-9]+/[0-9]+$"),
         ATTEMPT: _text("Which attempt this is." if deferred else "Which attempt was the last.", **number),
-        REASON: _text("A label; more may come.", examples=reasons(disposition)),
-        DETAIL: _text("A line for people."),
+        REASON: _text("Reason as a short label; later versions may add labels.", examples=reasons(disposition)),
+        DETAIL: _text("One line of explanation for people."),
         ENCODING: _text(
-            "What Kafka could not carry as it came; absent where value and headers are the event's own.",
+            "What could not be carried as it came; absent where value and headers are the event's own.",
             contentMediaType="application/json",
             contentSchema=_encoding(),
         ),
@@ -211,7 +215,7 @@ def _letter_headers(title: str, disposition: Disposition) -> Schema:
         properties[NOT_BEFORE] = _text("Unix milliseconds before which it is not tried again.", **number)
     return {
         "title": title,
-        "description": "Beside the event's own headers; its key and value are as they came.",
+        "description": "Headers added to the event's own; its key and value are as they came.",
         "type": "object",
         "properties": properties,
         "required": sorted(properties.keys() - {ENCODING}),
@@ -233,6 +237,9 @@ def _encoding() -> Schema:
                 "type": "integer",
                 "description": "The value was too large to carry; it is still at the origin.",
             },
-            "undecodable": {"type": "boolean", "description": "Nobody could read the record: only its place is known."},
+            "undecodable": {
+                "type": "boolean",
+                "description": "The record cannot be decoded: only its origin is known.",
+            },
         },
     }

@@ -1,4 +1,4 @@
-"""What goes out: the verdict, its JSON Schema, and its Kafka record.
+"""The verdict, its JSON Schema, and its Kafka record.
 
 Schema version 1 only gains optional fields; its enums are open.
 """
@@ -19,12 +19,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _open(*values: str) -> WithJsonSchema:
-    """An enum that may grow: consumers must treat a value they do not know as a case for review."""
+    """An enum that may gain values: consumers must treat one that they do not know as a case for review."""
     return WithJsonSchema({"type": "string", "examples": list(values)})
 
 
 class _Part:
-    """Plain dataclasses: what we say ourselves needs no validation, which would cost a tenth of an event's time."""
+    """Base of plain dataclasses: validating the worker's own values would cost a tenth of an event's time."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)
@@ -32,7 +32,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class EventPart(_Part):
-    """Which event this answers."""
+    """The event that the verdict answers."""
 
     id: str
     source: str
@@ -46,7 +46,7 @@ class EventPart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class ImagePart(_Part):
-    """Which image was judged."""
+    """The image that the verdict is about."""
 
     sha256: str
     format: str
@@ -60,7 +60,7 @@ class ImagePart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class ScorePart(_Part):
-    """What one model said; the logit is uncalibrated."""
+    """The score of one model; the logit is uncalibrated."""
 
     model: str
     logit: float
@@ -69,10 +69,10 @@ class ScorePart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPart(_Part):
-    """Was it generated?"""
+    """Whether the image was generated."""
 
     probability: Share | None
-    """Calibrated, at the worker's prior; null where no view of the image could be judged."""
+    """Calibrated probability that it was generated, at the worker's prior; null where the image is too small."""
     decision: Annotated[Decision, _open("real", "generated", "unsure")]
     reasons: tuple[str, ...]
     """Why unsure, and what else a reviewer should know."""
@@ -89,22 +89,23 @@ class CandidatePart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class AttributionPart(_Part):
-    """By whom?"""
+    """Which generator made the image."""
 
     source: str | None
-    """A label, `unknown` (generated, but no template explains it), or null."""
+    """A label, `unknown` (no template explains the image), or null."""
     conflict: bool
     """Detector and templates contradict each other."""
     distance: float | None
     p_value: Share | None
-    """Conformal: share of the nearest label's own images that lie at least as far away."""
+    """Conformal p-value: share of the nearest label's own images that lie at least as far away."""
     candidates: tuple[CandidatePart, ...]
     library_version: str
+    """Version of the template library; the label `library` of the metric `genprint_bundle_info`."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundlePart(_Part):
-    """Which model judged."""
+    """The bundle whose models gave the scores."""
 
     name: str
     version: str
@@ -113,7 +114,7 @@ class BundlePart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class TimingPart(_Part):
-    """Milliseconds; `queue` and `total` count from the record's timestamp."""
+    """Time in milliseconds; `queue` and `total` count from the record's timestamp."""
 
     queue: float
     fetch: float
@@ -137,10 +138,10 @@ class Verdict(_Part):
     cached: bool
     timing_ms: TimingPart
     decided_at: str
-    """RFC 3339, UTC."""
+    """Time of the verdict, RFC 3339, UTC."""
 
     def to_json(self) -> bytes:
-        """As ``verdict_schema`` describes it."""
+        """The verdict as JSON, as ``verdict_schema`` describes it."""
         return _VERDICT.dump_json(self)
 
 
@@ -148,7 +149,7 @@ _VERDICT: Final = TypeAdapter(Verdict)
 
 
 def verdict_message(verdict: Verdict, *, topic: str, key: bytes | None, traceparent: str | None) -> Message:
-    """As a CloudEvent in binary mode; the key of the image event stays, so its order does too."""
+    """The verdict as a CloudEvent in binary mode, with the key of the image event, which keeps the order of keys."""
     headers = [
         ("content-type", "application/json"),
         ("ce_specversion", "1.0"),
@@ -165,13 +166,13 @@ def verdict_message(verdict: Verdict, *, topic: str, key: bytes | None, tracepar
 
 
 def timestamp(now_s: float | None = None) -> str:
-    """RFC 3339 in UTC with milliseconds."""
+    """The time as RFC 3339 in UTC with milliseconds; now by default."""
     moment = datetime.fromtimestamp(time.time() if now_s is None else now_s, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def verdict_schema() -> dict[str, Any]:
-    """JSON Schema of a verdict; unknown fields are allowed there, since version 1 may gain some."""
+    """JSON Schema of a verdict; it allows unknown fields, since version 1 may gain some."""
     schema = _VERDICT.json_schema()
     for part in (schema, *schema["$defs"].values()):
         part.pop("additionalProperties", None)

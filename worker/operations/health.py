@@ -1,6 +1,6 @@
 """Liveness, readiness and metrics over HTTP, and the watchdog that ends a process stuck in a call without a time limit.
 
-Liveness means that the process itself makes progress; a broker or cache that is away is no reason to be restarted.
+Liveness means that the process itself makes progress: a restart would not bring back a broker or cache that is away.
 """
 
 import os
@@ -23,7 +23,7 @@ EXIT_STUCK = 70
 
 
 class Health:
-    """What the pipeline last said about itself; read by the HTTP threads."""
+    """The last state that the pipeline reported; read by the HTTP threads."""
 
     def __init__(self, stall_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._stall_s = stall_s
@@ -33,7 +33,7 @@ class Health:
         self._joined = False
 
     def beat(self, *, oldest_in_flight: float | None, joined: bool) -> None:
-        """Called in every turn of the main loop; ``oldest_in_flight`` is a monotonic time."""
+        """Report a turn of the main loop; ``oldest_in_flight`` is a monotonic time."""
         self._beat, self._oldest, self._joined = self._clock(), oldest_in_flight, joined
 
     def live(self) -> str | None:
@@ -61,7 +61,7 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The port that the server listens on."""
         assert self._server is not None  # start
         return int(self._server.server_address[1])
 
@@ -101,12 +101,13 @@ class HealthServer:
                     self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-                """Scrapes are not worth a log line."""
+                """Log no requests: scrapes come every few seconds."""
 
         try:
             self._server = ThreadingHTTPServer((self._settings.host, self._settings.port), Handler)
         except OSError as error:
-            raise StartupError(f"http.port={self._settings.port}: cannot listen: {error.strerror}") from error
+            where = f"http.port={self._settings.port}"
+            raise StartupError(f"{where}: cannot listen: {error.strerror}; set another port") from error
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
@@ -130,7 +131,7 @@ class Watchdog:
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Allow the block ``deadline_s``."""
+        """Let the block run for at most ``deadline_s``."""
         timer = threading.Timer(self._deadline_s, self._expire, (what,))
         timer.daemon = True
         timer.start()

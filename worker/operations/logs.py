@@ -1,4 +1,4 @@
-"""JSON lines on stderr, for our own events and for the libraries' (which log through ``logging``)."""
+"""Logs as JSON lines on stderr: the worker's own, and those of libraries (which use ``logging``)."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 
 
 def configure_logs(level: str) -> None:
-    """Everything from ``level`` up as one JSON object a line; libraries from *warning* up."""
+    """Log from ``level`` up, one JSON object a line; libraries from *warning* up."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -34,5 +34,5 @@ def configure_logs(level: str) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("worker").setLevel(level.upper())
-    # Its connection attempts are reported once, by ourselves, with the setting that names the broker.
+    # The worker reports failed connections itself, once, with the setting that names the broker.
     logging.getLogger("kafka").setLevel(logging.ERROR)

@@ -17,10 +17,10 @@ _MOST_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Declaration:
-    """One metric, for people."""
+    """One metric, as the documentation lists it."""
 
     name: str
-    """As Prometheus shows it."""
+    """The name that Prometheus shows."""
     kind: str
     labels: tuple[str, ...]
     meaning: str
@@ -29,14 +29,14 @@ class Declaration:
 class Metrics:
     """Counters, gauges and histograms on a registry of their own.
 
-    Labels are bounded: topics and partitions of the worker, the reasons in ``worker.errors`` and ``bundle.errors``,
-    the labels of the bundle.
+    The values of labels are bounded: topics and partitions of the worker, the reasons in ``worker.errors`` and
+    ``bundle.errors``, the labels of the bundle.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.declared: list[Declaration] = []
-        """In the order of this file."""
+        """All of them, in the order of this file."""
         self.events = self._counter("events", "Events answered, by outcome (verdict, deferred, rejected).", ["outcome"])
         self.decisions = self._counter(
             "decisions", "Verdicts by decision and source ('none' without one).", ["decision", "source"]
@@ -53,31 +53,31 @@ class Metrics:
         self.rejects = self._counter("rejects", "Dead letters by reason.", ["reason"])
         self.deferrals = self._counter(
             "deferrals",
-            f"Events put off for later, by reason and by the attempt that failed ('{_MOST_ATTEMPTS}+' from there on).",
+            f"Events deferred, by reason and by the attempt that failed ('{_MOST_ATTEMPTS}+' from there on).",
             ["reason", "attempt"],
         )
         self.stage_seconds = self._histogram(
             "stage_seconds",
-            "Time an event spends in a stage: queue (broker timestamp to taken up), fetch, decode, inference (batching "
-            "included), total (broker timestamp to verdict).",
+            "Time an event spends in a stage: queue (broker timestamp to admission), fetch, decode, inference "
+            "(batching included), total (broker timestamp to verdict).",
             _SECONDS,
             ["stage"],
         )
         self.batch_images = self._histogram("batch_images", "Images in one inference batch.", _BATCH)
-        self.in_flight = self._gauge("in_flight_events", "Events taken up and not yet published.")
+        self.in_flight = self._gauge("in_flight_events", "Events admitted and not yet published.")
         self.in_flight_bytes = self._gauge("in_flight_bytes", "Encoded bytes of those events.")
         self.queue_events = self._gauge(
             "queue_events",
-            "Events that wait: for room (polled), for an address or its answer (fetch), for the cache (lookup), for a "
-            "decoder (decode), for a batch (inference).",
+            "Events that wait: for a slot (polled), for the fetch of their image (fetch), for the cache (lookup), for "
+            "a decoder (decode), for a batch (inference).",
             ["queue"],
         )
-        self.fetched_bytes = self._gauge("fetched_bytes", "Bytes of claim checks that are fetched and not yet decoded.")
+        self.fetched_bytes = self._gauge("fetched_bytes", "Bytes fetched for claim checks and not yet decoded.")
         self.decoding_bytes = self._gauge("decoding_bytes", "Bytes reserved for decoding.")
         self.cache = self._counter("cache", "Cache look-ups: hit, miss, corrupt, error.", ["result"])
         self.cache_breaker = self._gauge(
             "cache_breaker_open",
-            "1 while the cache is left alone after failures in a row, for reads or writes; absent without a cache.",
+            "1 while the cache is bypassed after failures in a row, for reads or writes; absent without a cache.",
             ["what"],
         )
         self.fetches = self._counter("fetches", "Claim checks by result ('ok' or a reason).", ["result"])
@@ -88,14 +88,14 @@ class Metrics:
         self.publish_seconds = self._histogram("publish_seconds", "Time of one publication.", _SECONDS)
         self.rebalances = self._counter("rebalances", "Changes of the assignment, by kind.", ["kind"])
         self.last_verdict = self._gauge(
-            "last_verdict_timestamp_seconds", "When a verdict was last published (Unix time)."
+            "last_verdict_timestamp_seconds", "Unix time at which a verdict was last published."
         )
         self.device_memory = self._gauge(
             "device_memory_bytes", "Memory of the GPU, of all processes (used, total); absent on a CPU.", ["kind"]
         )
         meaning = (
-            "The bundle being served: name, version, digest; digest of its template library; device it runs on (cuda, "
-            "cpu) and the one asked for (cuda, cpu, auto)."
+            "The bundle being served: name, version, digest; version of its template library, as verdicts give it "
+            "(library_version); device it runs on (cuda, cpu) and the one requested (cuda, cpu, auto)."
         )
         self._declare("bundle_info", "info", ("name", "version", "digest", "library", "device", "asked"), meaning)
         self.bundle = Info("genprint_bundle", meaning, registry=self.registry)
@@ -103,10 +103,12 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.declared.append(Declaration("process_*", "gauge", (), "CPU time, memory and open files of the process."))
-        self.declared.append(Declaration("python_info", "info", ("version",), "The Python that runs it."))
+        self.declared.append(
+            Declaration("python_info", "info", ("version",), "Version of Python that runs the worker.")
+        )
 
     def _begin_at_zero(self) -> None:
-        """A series that begins with its first event has no increase, and an alert would miss it."""
+        """Create series that alerts watch: one that begins with its first event shows no increase, and is missed."""
         for result in ("committed", "aborted"):
             self.publications.labels(result)
         for kind in ("assigned", "revoked", "lost"):
@@ -115,17 +117,17 @@ class Metrics:
             self.rejects.labels(error.reason)
 
     def deferred(self, reason: str, attempt: int) -> Counter:
-        """The counter of a deferral."""
+        """The counter of deferrals for this reason after this attempt."""
         return self.deferrals.labels(reason, str(attempt) if attempt < _MOST_ATTEMPTS else f"{_MOST_ATTEMPTS}+")
 
     def watch_device_memory(self, memory: Callable[[], tuple[int, int]]) -> None:
-        """Call ``memory`` whenever somebody reads the metrics: bytes used on the device and in total."""
+        """Call ``memory`` at each scrape: bytes used on the device, and in total."""
 
         def read(index: int) -> float:
             try:
                 return memory()[index]
             except DeviceFailed:
-                return math.nan  # the worker ends for that; its metrics can still be read
+                return math.nan  # that ends the worker; until then its metrics can be read
 
         self.device_memory.labels("used").set_function(lambda: read(0))
         self.device_memory.labels("total").set_function(lambda: read(1))

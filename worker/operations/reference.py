@@ -1,6 +1,6 @@
 """Tables of all settings and metrics: for a terminal, for programs (JSON) and for ``docs/``.
 
-They are made from the declarations themselves, so there is nothing to keep in step by hand.
+They are made from the declarations themselves, so that they cannot differ from them.
 """
 
 import json
@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from rich.table import Column, Table
 
 from worker.operations.metrics import Metrics
-from worker.settings import PREFIX, Section, Settings
+from worker.settings import PREFIX, Settings, SettingsSection
 
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels", "_share": "share, 0 to 1", "_threads": "threads"}
 _VALUES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -36,7 +36,7 @@ def metrics_rows() -> list[Row]:
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:
-    """Nothing is cut: names are what people copy."""
+    """A table for a terminal; long cells are folded and never cut, since people copy names."""
     table = Table(*(Column(name, overflow="fold") for name in rows[0]))
     for row in rows:
         table.add_row(*row.values())
@@ -44,12 +44,12 @@ def terminal_table(rows: Sequence[Row]) -> Table:
 
 
 def json_table(rows: Sequence[Row]) -> str:
-    """A list of objects."""
+    """The rows as a JSON list of objects."""
     return json.dumps(rows, indent=2) + "\n"
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """GitHub's tables; the first column is code."""
+    """A table in GitHub's Markdown, with the first column as code."""
     lines = [_markdown(rows[0]), _markdown(["---"] * len(rows[0]))]
     for row in rows:
         first, *others = (text.replace("|", "\\|") for text in row.values())
@@ -64,7 +64,7 @@ def _markdown(cells: Iterable[str]) -> str:
 def _settings(fields: Mapping[str, FieldInfo], prefix: str) -> Iterator[Row]:
     for name, field in fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if isinstance(kind, type) and issubclass(kind, SettingsSection):
             yield from _settings(kind.model_fields, f"{prefix}{name}.")
             continue
         full = prefix + name
@@ -89,7 +89,7 @@ def _values(kind: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """What this is without a word about it; a default that depends on the machine is said by its meaning."""
+    """The default as text; one that depends on the machine is explained by the meaning of the setting."""
     if field.default is PydanticUndefined:
         return "by machine"
     if isinstance(field.default, tuple):

@@ -1,7 +1,7 @@
 """TLS as a client: the files that settings name, and what a failed handshake means.
 
-Both connections of the worker, to Kafka and to Redis, have the settings ``ssl_cafile``, ``ssl_certfile`` and
-``ssl_keyfile``, in sections of their own.
+The connections to Kafka and to Redis have the settings ``ssl_cafile``, ``ssl_certfile`` and ``ssl_keyfile`` each, in
+their own section.
 """
 
 import socket
@@ -18,14 +18,14 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LO
 
 
 def client_context(section: str, settings: TlsSettings) -> ssl.SSLContext:
-    """Certificate and host name are always checked; without a CA file by the system's authorities.
+    """A context that always checks certificate and host name; without a CA file, by the system's authorities.
 
     Args:
         section: ``kafka`` or ``redis``, for the messages.
         settings: names the files.
 
     Raises:
-        StartupError: names the setting whose file is not there or not what it should be.
+        StartupError: names the setting whose file is missing or has other contents than expected.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -38,7 +38,7 @@ def client_context(section: str, settings: TlsSettings) -> ssl.SSLContext:
         except OSError as error:  # ssl.SSLError is one
             raise StartupError(_unusable(f"{section}.ssl_cafile={ca}", error, "certificates in PEM form")) from error
     if key is not None and certificate is None:
-        raise StartupError(f"{section}.ssl_keyfile={key}: a key without its certificate, {section}.ssl_certfile")
+        raise StartupError(f"{section}.ssl_keyfile={key}: a key needs its certificate; set {section}.ssl_certfile too")
     if certificate is not None:
         named = f"{section}.ssl_certfile={certificate}" + (f", {section}.ssl_keyfile={key}" if key else "")
         try:
@@ -51,7 +51,7 @@ def client_context(section: str, settings: TlsSettings) -> ssl.SSLContext:
 
 
 def tls_trouble(error: BaseException, section: str, settings: TlsSettings) -> str | None:
-    """Why TLS came to nothing and what to do, where no repetition would mend it; None if the cause is another one."""
+    """Why TLS failed and what to do, where a retry would not help; None if the cause is not TLS."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _mistrust(cause, section, settings)
@@ -59,13 +59,16 @@ def tls_trouble(error: BaseException, section: str, settings: TlsSettings) -> st
             if cause.reason in _NO_TLS:
                 return f"the server does not speak TLS ({cause.reason})"
             if "ALERT" in cause.reason:
-                certificate = settings.ssl_certfile or "(not set)"
-                return f"the server refuses our side of TLS ({cause.reason}); see {section}.ssl_certfile={certificate}"
+                certificate = f"{section}.ssl_certfile={settings.ssl_certfile or '(not set)'}"
+                return f"the server refuses the worker's side of TLS ({cause.reason}); see {certificate}"
     return None
 
 
 def alert(host: str, port: int, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLError | None:
-    """What a server says against our certificate. It comes after the handshake, and who writes first may miss it."""
+    """The alert by which a server refuses the worker's certificate; None if it sends none.
+
+    It comes after the handshake, and a client that writes first may miss it.
+    """
     try:
         with (
             socket.create_connection((host, port), timeout_s) as sock,
@@ -82,9 +85,9 @@ def alert(host: str, port: int, context: ssl.SSLContext, timeout_s: float) -> ss
 def _mistrust(error: ssl.SSLCertVerificationError, section: str, settings: TlsSettings) -> str:
     match error.verify_code:
         case code if code == _EXPIRED:
-            return "the server's certificate has expired; it has to be renewed there"
+            return "the server's certificate has expired; renew it there"
         case code if code == _NOT_YET_VALID:
-            return "the server's certificate is not valid yet; compare the clocks"
+            return "the server's certificate is not valid yet; compare the clocks of both machines"
         case code if code in (_HOSTNAME, _ADDRESS):
             return f"the server's certificate is for another name ({error.verify_message}); use one that is in it"
         case _:

@@ -1,1 +1,1 @@
-"""The loop and who waits for whom. Read ``pipeline.py`` first."""
+"""The main loop, the order of events, and the stages between event and answer. Read ``pipeline.py`` first."""

@@ -11,7 +11,7 @@ T = TypeVar("T")
 class Batcher(Generic[T]):
     """A queue that hands out batches to one taker.
 
-    Its length is bounded by whoever puts: the pipeline admits a bounded number of events.
+    It has no limit of its own: the pipeline admits a bounded number of events.
     """
 
     def __init__(self, max_size: int, max_wait_s: float) -> None:

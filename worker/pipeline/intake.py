@@ -1,6 +1,6 @@
-"""Which event is taken up next: partitions in turn, as long as there is room, and no tenant beyond its share.
+"""Which event is admitted next: partitions in turn, as long as there is room, and no tenant beyond its share.
 
-A place in flight is held from taking an event up until its answer is published, since offsets go forward only.
+An event holds a slot from its admission until its answer is published, since offsets only go forward.
 """
 
 import time
@@ -26,13 +26,13 @@ class Intake:
         self._shares = Shares(settings.fairness, settings.pipeline.max_in_flight)
         self._retry_room = max(1, settings.pipeline.max_in_flight // 2)
         self.in_flight = 0
-        """Events taken up and not yet settled."""
+        """Slots taken: events admitted and not yet settled."""
         self.held_bytes = 0
-        """Encoded bytes inside them."""
+        """Encoded bytes inside those events."""
         self._retries = 0
 
     def receive(self, records: list[Record], owned: Mapping[Partition, int]) -> None:
-        """Take over what was polled; what came before a loss of its partition is left to others."""
+        """Queue polled records; those of an assignment that has ended are left to the partition's next owner."""
         for record in records:
             if owned.get(record.partition) != record.epoch:
                 continue
@@ -41,7 +41,7 @@ class Intake:
             self._lanes[record.partition].waiting.append(record)
 
     def forget_revoked(self, owned: Mapping[Partition, int]) -> None:
-        """Drop what is in flight on partitions that are no longer ours: whoever has them reads those events again."""
+        """Drop what is in flight on partitions that were taken away: their next owner reads those events again."""
         for partition, lane in list(self._lanes.items()):
             if owned.get(partition) != lane.epoch:
                 for item in lane:
@@ -50,13 +50,13 @@ class Intake:
                 del self._lanes[partition]
 
     def forget_waiting(self) -> None:
-        """Take up nothing more of what was polled."""
+        """Forget what was polled and not yet admitted."""
         for lane in self._lanes.values():
             lane.waiting.clear()
             lane.next = None
 
     def admit(self) -> Iterator[InFlight]:
-        """One event of each partition in turn, while there is room."""
+        """Admit one event of each partition in turn, while there is room, and yield it."""
         progressing = True
         while progressing:
             progressing = False
@@ -67,29 +67,29 @@ class Intake:
                     yield item
 
     def to_pause(self, owned: Collection[Partition]) -> list[Partition]:
-        """Partitions that wait already; all of them when there is no room."""
+        """Partitions to pause: those with waiting records; all of them when there is no room."""
         if not self.has_room():
             return list(owned)
         return [lane.partition for lane in self._lanes.values() if lane.waiting]
 
     def has_room(self) -> bool:
-        """Whether another event may be taken up."""
+        """Whether another event may be admitted."""
         limits = self._settings.pipeline
         return self.in_flight < limits.max_in_flight and self.held_bytes < limits.max_in_flight_bytes
 
     def is_choked(self) -> bool:
-        """Whether there is no room, and half of it or more is taken by answers that only wait to be published."""
+        """Whether there is no room, and at least half of the slots hold answers that only wait to be published."""
         return not self.has_room() and 2 * sum(lane.answered for lane in self._lanes.values()) >= self.in_flight
 
     def holding_up(self) -> Iterator[InFlight]:
-        """Fresh events still being fetched after ``fetch.patience_s``, before others that are answered already."""
+        """Fresh events without an answer after ``fetch.patience_s``, before others that have one already."""
         before = time.monotonic() - self._settings.fetch.patience_s
         for lane in self._lanes.values():
             if not self._is_retry(lane):
                 yield from (item for item in lane.holding_up() if item.admitted < before)
 
     def progress(self) -> list[Progress]:
-        """What can be published now."""
+        """Answers that can be published now, by partition."""
         return [found for lane in self._lanes.values() if (found := lane.progress(_LANE_BYTES))]
 
     def published_by(self, progress: list[Progress], index: int) -> InFlight:
@@ -98,7 +98,7 @@ class Intake:
         return items[index]
 
     def settle(self, progress: list[Progress]) -> Iterator[InFlight]:
-        """Forget what has been published, and return it."""
+        """Free the slots of what has been published, and yield those events."""
         for part in progress:
             for item in self._lanes[part.partition].settle(part):
                 self._leave(item)
@@ -111,17 +111,17 @@ class Intake:
 
     @property
     def waiting(self) -> int:
-        """Events consumed and not yet taken up."""
+        """Events consumed and not yet admitted."""
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
     @property
     def oldest(self) -> float | None:
-        """Monotonic time at which the oldest event without an answer was taken up."""
+        """Monotonic time at which the oldest event without an answer was admitted."""
         return min((lane.oldest for lane in self._lanes.values() if lane.oldest is not None), default=None)
 
     def _take(self, lane: Lane) -> InFlight | None:
-        """The first that waits, now in flight; None if it has to wait longer, and its partition with it."""
-        item = lane.next = lane.next or self._look_at(lane.waiting[0])
+        """Admit the first waiting event of a lane; None if it, and so the lane, has to wait longer."""
+        item = lane.next = lane.next or self._parse(lane.waiting[0])
         is_retry = self._is_retry(lane)
         if is_retry and (self._retries >= self._retry_room or not self._is_due(item)):
             return None
@@ -133,7 +133,7 @@ class Intake:
             elif is_retry:
                 return None
             else:
-                item.refused = OverShare("other tenants are active, and its own holds its share of the places")
+                item.refused = OverShare("its tenant holds its share of the slots, and other tenants are active")
             self._shares.see(tenant)
         lane.waiting.popleft()
         lane.next = None
@@ -143,7 +143,7 @@ class Intake:
         self._retries += is_retry
         return item
 
-    def _look_at(self, record: Record) -> InFlight:
+    def _parse(self, record: Record) -> InFlight:
         events = self._settings.events
         item = InFlight(record, read_delivery(record, self._settings.kafka.retry_topic))
         try:
@@ -163,6 +163,6 @@ class Intake:
         return lane.partition.topic == self._settings.kafka.retry_topic
 
     def _is_due(self, item: InFlight) -> bool:
-        """A wait far beyond the retry delay comes from a clock that is wrong, and must not block a partition."""
+        """Whether its time has come, or is so far beyond the retry delay that the clock which set it was wrong."""
         wait_s = item.delivery.not_before_ms / 1000 - time.time()
         return wait_s <= 0 or wait_s > 2 * self._settings.fetch.retry_delay_s

@@ -1,4 +1,4 @@
-"""Order and progress of one partition: what waits, what is in flight, and how far the offset may go.
+"""Order and progress of one partition: which records wait, which are in flight, and how far the offset may go.
 
 Verdicts of a partition leave in the order in which its events came, and an offset is committed only when everything
 before it is answered. Only the pipeline's thread touches lanes.
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from prometheus_client import Counter
 
 from worker.errors import WorkerError
-from worker.images.fetch import Fetch
 from worker.messages.events import Delivery, ImageEvent, InlineImage
 from worker.messages.records import Message, Partition, Progress, Record
 
 
 @dataclass(eq=False, slots=True)
 class InFlight:
-    """An event between taking it up and publishing its answer.
+    """An event between its admission and the publication of its answer.
 
-    The stages fill in the seconds they took; the pipeline sets ``answer`` when they are done.
+    Only the pipeline's thread writes to it. The threads of the stages read what was set before ``Stages.submit``, and
+    ``dropped``; what they find out travels to the pipeline in a ``Completion``.
     """
 
     record: Record
@@ -30,20 +30,15 @@ class InFlight:
     event: ImageEvent | None = None
     admitted: float = 0.0
     admitted_ms: float = 0.0
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-    inference_s: float = 0.0
-    fetch: Fetch | None = None
-    """While the image is being fetched."""
     refused: WorkerError | None = None
-    """Why it cannot even begin."""
+    """Why it is answered without passing through the stages."""
     tenant: str | None = None
-    """Whose place this takes; None if it takes nobody's."""
+    """The tenant whose slot it takes; None if it takes none."""
     dropped: bool = False
-    """Its partition is no longer ours: whatever is still to be done would be done for nobody."""
+    """Its partition was taken away. Set once; a stage that misses it does some work in vain, no harm."""
     answer: Message | None = None
     counter: Counter | None = None
-    """What to count when the answer is published: dropped work is not counted."""
+    """The counter to increase when the answer is published; dropped events are not counted."""
 
     @property
     def held_bytes(self) -> int:
@@ -52,25 +47,25 @@ class InFlight:
 
     @property
     def queue_ms(self) -> float:
-        """From the record's timestamp to taking it up."""
+        """Milliseconds from the record's timestamp to its admission."""
         return max(0.0, self.admitted_ms - self.record.timestamp_ms)
 
     @property
     def is_inline(self) -> bool:
-        """Whether the event carries its image."""
+        """Whether the event carries the image itself."""
         return self.event is not None and isinstance(self.event.content, InlineImage)
 
 
 class Lane:
-    """One partition during one assignment; when that ends, the lane is dropped with all that is in it."""
+    """One partition during one assignment; when that ends, the lane is dropped with everything in it."""
 
     def __init__(self, partition: Partition, epoch: int) -> None:
         self.partition = partition
         self.epoch = epoch
         self.waiting: deque[Record] = deque()
-        """Consumed, not yet taken up; while there are any, the partition is paused."""
+        """Consumed and not yet admitted; while there are any, the partition is paused."""
         self.next: InFlight | None = None
-        """The first that waits, once it was looked at."""
+        """The first waiting record, once it is parsed."""
         self._in_flight: deque[InFlight] = deque()
 
     def admit(self, item: InFlight) -> None:
@@ -93,7 +88,7 @@ class Lane:
         return Progress(self.partition, self.epoch, last.record.offset + 1, tuple(messages))
 
     def settle(self, progress: Progress) -> list[InFlight]:
-        """Forget what has been published, and return it."""
+        """Remove the events whose answers have been published, and return them."""
         return [self._in_flight.popleft() for _ in progress.messages]
 
     @property
@@ -102,21 +97,21 @@ class Lane:
         return sum(1 for _ in itertools.takewhile(lambda item: item.answer is not None, self._in_flight))
 
     def holding_up(self) -> list[InFlight]:
-        """Fetches under way before an event that is answered already."""
-        fetching: list[InFlight] = []
+        """Events without an answer that stand before an event that has one."""
+        unanswered: list[InFlight] = []
         before = 0
         for item in self._in_flight:
             if item.answer is not None:
-                before = len(fetching)
-            elif item.fetch is not None:
-                fetching.append(item)
-        return fetching[:before]
+                before = len(unanswered)
+            else:
+                unanswered.append(item)
+        return unanswered[:before]
 
     @property
     def oldest(self) -> float | None:
-        """Monotonic time at which the first event without an answer was taken up.
+        """Monotonic time at which the first event without an answer was admitted.
 
-        An answer that cannot be published is no reason to restart: that is the broker's fault.
+        Answers that cannot be published do not count: a restart would not help against a broker that is away.
         """
         return next((item.admitted for item in self._in_flight if item.answer is None), None)
 

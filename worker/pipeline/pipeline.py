@@ -1,7 +1,7 @@
 """Read this first: the worker's flow, from consumed records to published answers.
 
-One turn of the loop: poll, take up what there is room for, collect what the stages have completed, publish answers
-with their offsets, say how we are. This thread owns the broker connection; images are the business of ``stages``.
+One turn of the loop: poll, admit events while there is room, collect what the stages have completed, publish answers
+with their offsets, report health and metrics. This thread owns the broker connection; ``stages`` works on the images.
 """
 
 import threading
@@ -38,9 +38,9 @@ from worker.settings import Settings
 _log = structlog.get_logger(__name__)
 
 _TURN_S = 0.005
-"""From one turn to the next at least: each costs CPU, whether it moves one event or a hundred."""
+"""Least time from one turn to the next: each costs CPU, whether it moves one event or a hundred."""
 _BUSY_POLL_S, _QUIET_POLL_S, _IDLE_POLL_S = 0.01, 0.1, 0.25
-"""Most of a wait: while answers come, when none came for a while, and when news would wake us anyway."""
+"""Longest waits: while answers come, when none came for a while, and when a record or completion ends the wait."""
 _LAG_EVERY_S = 5.0
 
 
@@ -87,27 +87,27 @@ class Pipeline:
                 records = self._poll()
                 self._intake.forget_revoked(self._broker.owned())
                 self._intake.receive(records, self._broker.owned())
-                self._take_up()
+                self._admit()
                 self._defer_blocking_fetches()
                 completed = self._turn()
                 self._quiet_s = _BUSY_POLL_S if records or completed else min(2 * self._quiet_s, _QUIET_POLL_S)
             self._drain()
         finally:
             try:
-                self._broker.close()  # first: the group should not wait for our threads
+                self._broker.close()  # first: the group should not wait for the stages' threads
             finally:
                 self._stages.close()
         _log.info("stopped", dropped=self._intake.in_flight)
 
     def _turn(self) -> bool:
-        """Whether something was completed."""
+        """Answer, publish and report; whether a stage completed something."""
         completed = self._stages.completed()
         self._answer(completed)
         self._publish()
         self._report()
         return bool(completed)
 
-    def _take_up(self) -> None:
+    def _admit(self) -> None:
         for item in self._intake.admit():
             self._seconds["queue"].observe(item.queue_ms / 1000)
             if item.refused is not None:
@@ -117,11 +117,10 @@ class Pipeline:
         self._broker.pause(self._intake.to_pause(self._broker.owned()))
 
     def _defer_blocking_fetches(self) -> None:
-        """Without room, fetches that take their time hold up what is answered behind them: put these events off."""
+        """Without room, defer events whose fetches hold up the publication of answers behind them."""
         if not self._intake.has_room():
             for item in self._intake.holding_up():
-                if item.fetch is not None:
-                    item.fetch.give_up()
+                self._stages.give_up_fetch(item)
 
     def _answer(self, completed: Sequence[Completion]) -> None:
         scored: list[tuple[InFlight, ImageEvent, ScoredImage]] = []
@@ -140,7 +139,7 @@ class Pipeline:
             item.answer = verdict_message(verdict, topic=topic, key=key, traceparent=traceparent)
 
     def _failed(self, item: InFlight, error: WorkerError | ImageError) -> Message:
-        """A deferral or a dead letter, by the error's disposition."""
+        """The deferral or dead letter that answers an event, by the disposition of its error."""
         kafka, fetch, attempt = self._settings.kafka, self._settings.fetch, item.delivery.attempt
         disposition = Disposition.REJECT if isinstance(error, ImageError) else error.disposition
         if disposition is Disposition.CRASH:
@@ -158,7 +157,7 @@ class Pipeline:
         )
         if disposition is Disposition.DEFER:
             item.counter = self._metrics.deferred(error.reason, attempt)
-            delay_s = 0 if isinstance(error, OverShare) else fetch.retry_delay_s  # that one waits for a place
+            delay_s = 0 if isinstance(error, OverShare) else fetch.retry_delay_s  # it waits for a slot, not a source
             not_before_ms = int((time.time() + delay_s) * 1000)
             return deferral(
                 item.record,
@@ -187,16 +186,16 @@ class Pipeline:
         except MessageTooLarge as error:
             self._shrink(progress, error)
         except GroupUnstable:
-            pass  # the group is counted by its rebalances
+            pass  # rebalances are counted where they happen
         except PublishAborted as error:
             self._metrics.publications.labels("aborted").inc()
-            _log.warning("publication aborted, will be repeated", why=str(error))
+            _log.warning("publication aborted, retrying", why=str(error))
         else:
             self._metrics.publications.labels("committed").inc()
             self._settle(progress)
 
     def _shrink(self, progress: list[Progress], error: MessageTooLarge) -> None:
-        """A dead letter does not fit after all, by its client's exact measure: send a pointer instead."""
+        """Replace a dead letter that the client finds too large by a pointer."""
         item = self._intake.published_by(progress, error.index)
         assert item.answer is not None
         if item.answer.topic != self._settings.kafka.dead_topic or not item.answer.value:
@@ -242,13 +241,13 @@ class Pipeline:
                     self._metrics.lag.labels(partition.topic, partition.number).set(behind)
 
     def _observe(self, item: InFlight, verdict: Verdict) -> None:
-        seconds = self._seconds
+        seconds, timing = self._seconds, verdict.timing_ms
         if not item.is_inline:
-            seconds["fetch"].observe(item.fetch_s)
+            seconds["fetch"].observe(timing.fetch / 1000)
         if not verdict.cached:
-            seconds["decode"].observe(item.decode_s)
-            seconds["inference"].observe(item.inference_s)
-        seconds["total"].observe(verdict.timing_ms.total / 1000)
+            seconds["decode"].observe(timing.decode / 1000)
+            seconds["inference"].observe(timing.inference / 1000)
+        seconds["total"].observe(timing.total / 1000)
         generated = verdict.generated
         if generated.probability is not None:
             self._scores[generated.decision].observe(generated.probability)

@@ -7,7 +7,7 @@
     inline image ────────┘              └── known already ──────────────────┐                   │
                                                                             └──> completed <────┘
 
-Whatever goes wrong with one image becomes its completion; whatever is wrong with the worker itself ends the pipeline.
+An error of one image becomes its completion; a fault of the worker itself ends the pipeline.
 """
 
 import threading
@@ -25,7 +25,7 @@ from bundle.preprocess import Limits
 from bundle.store import Bundle, sha256
 from worker.decision.attribution import ScoredImage
 from worker.errors import InferenceError, Sha256Mismatch, WorkerError
-from worker.images.fetch import Fetcher
+from worker.images.fetch import Fetch, Fetcher
 from worker.images.prepare import MemoryBudget, PreparedImage, prepare
 from worker.messages.events import ClaimCheck, InlineImage
 from worker.messages.verdict import TimingPart
@@ -33,7 +33,7 @@ from worker.operations.metrics import Metrics
 from worker.pipeline.batcher import Batcher
 from worker.pipeline.lanes import InFlight
 from worker.scoring.cache import CachedScores, ScoreCache
-from worker.scoring.engine import Engine, Scores
+from worker.scoring.engine import Engine
 from worker.scoring.gpu import Upload
 from worker.settings import Settings
 
@@ -45,7 +45,7 @@ _MAX_PENDING_WRITES = 64
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What became of an event: its scores, or why there are none."""
+    """The end of an event's way through the stages: its scores, or the error instead of them."""
 
     item: InFlight
     result: ScoredImage | WorkerError | ImageError
@@ -55,7 +55,8 @@ class Completion:
 class _Received:
     item: InFlight
     data: bytes
-    fetched: bool
+    fetch_s: float | None
+    """None where the event carries the image itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,14 @@ class _Prepared:
     item: InFlight
     digest: str
     image: PreparedImage
+    fetch_s: float | None
+    decode_s: float
     ready: float
+    """Monotonic time at which it was decoded."""
 
 
 class Stages:
-    """Runs events through the stages; completions come out of ``completed`` in any order."""
+    """Runs events through the stages; ``completed`` returns them in any order."""
 
     def __init__(
         self, settings: Settings, bundle: Bundle, engine: Engine, cache: ScoreCache, fetcher: Fetcher, metrics: Metrics
@@ -83,12 +87,14 @@ class Stages:
         self._decoders = ThreadPoolExecutor(settings.images.decode_threads, thread_name_prefix="decode")
         self._prepared: Batcher[_Prepared] = Batcher(settings.inference.batch_size, settings.inference.max_wait_s)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
-        self._pending_writes = 0
+        self._write_slots = threading.BoundedSemaphore(_MAX_PENDING_WRITES)
+        self._fetches: dict[InFlight, Fetch] = {}
+        """Fetches under way: the pipeline's thread adds, the fetching thread removes, nothing iterates."""
         self._completed: deque[Completion] = deque()
         self._news = threading.Event()
-        """Set when something completed or failed, until it is asked for."""
+        """Set when something has completed or failed, cleared by ``completed``."""
         self._failure: BaseException | None = None
-        self._measure()
+        self._declare_gauges()
         self._lookup = self._thread("lookup", self._look_up)
         self._inference = self._thread("inference", self._infer)
 
@@ -98,9 +104,9 @@ class Stages:
         self._lookup.start()
         self._inference.start()
 
-    def _measure(self) -> None:
-        """Queues tell their length when somebody asks."""
-        decoders = self._decoders._work_queue  # noqa: SLF001 - there is no public way
+    def _declare_gauges(self) -> None:
+        """Declare gauges that read the queues' lengths when metrics are scraped."""
+        decoders = self._decoders._work_queue  # noqa: SLF001 - an executor has no public count of what waits
         queues: dict[str, Callable[[], float]] = {
             "fetch": lambda: self._fetcher.under_way,
             "lookup": lambda: len(self._received),
@@ -117,29 +123,35 @@ class Stages:
         assert item.event is not None
         match item.event.content:
             case InlineImage(data):
-                self._received.put(_Received(item, data, fetched=False))
+                self._received.put(_Received(item, data, fetch_s=None))
             case ClaimCheck(uri):
                 started = time.monotonic()
-                item.fetch = self._fetcher.fetch(uri, deferred=item.delivery.attempt > 1)
-                item.fetch.future.add_done_callback(lambda future: self._fetched(item, started, future))
+                fetch = self._fetches[item] = self._fetcher.fetch(uri, deferred=item.delivery.attempt > 1)
+                fetch.future.add_done_callback(lambda future: self._fetched(item, started, future))
+
+    def give_up_fetch(self, item: InFlight) -> None:
+        """Defer an event if its image is still being fetched; otherwise do nothing."""
+        fetch = self._fetches.get(item)
+        if fetch is not None:
+            fetch.give_up()
 
     def completed(self) -> list[Completion]:
         """All completions so far.
 
         Raises:
-            WorkerError, Exception: a stage failed by our own fault; the process must end.
+            WorkerError, Exception: a stage failed by the worker's own fault; the process must end.
         """
-        self._news.clear()  # first: what comes meanwhile is news again
+        self._news.clear()  # first, so that what completes meanwhile sets it again
         if self._failure is not None:
             raise self._failure
         return [self._completed.popleft() for _ in range(len(self._completed))]
 
     def wait(self, timeout_s: float) -> None:
-        """Until there is something for ``completed`` to say."""
+        """Wait until something has completed or failed, or until the time is up."""
         self._news.wait(timeout_s)
 
     def close(self) -> None:
-        """Stop the threads, in the order of the flow; what is still in them is dropped."""
+        """Stop the threads, in the order of the flow; events that are still in them are dropped."""
         self._fetcher.close()
         self._received.close()
         _join(self._lookup)
@@ -149,14 +161,13 @@ class Stages:
         self._writer.shutdown(wait=True, cancel_futures=True)
 
     def _fetched(self, item: InFlight, started: float, future: "Future[bytes]") -> None:
-        item.fetch_s = time.monotonic() - started
-        item.fetch = None
+        del self._fetches[item]
         if future.cancelled():
             return  # only when the worker stops
         error = future.exception()
         if error is None:
             self._metrics.fetches.labels("ok").inc()
-            self._received.put(_Received(item, future.result(), fetched=True))
+            self._received.put(_Received(item, future.result(), fetch_s=time.monotonic() - started))
         elif isinstance(error, WorkerError):
             self._metrics.fetches.labels(error.reason).inc()
             self._done(Completion(item, error))
@@ -176,7 +187,7 @@ class Stages:
                     self._done(Completion(item, error))
                     self._release(received)
                 elif known is not None:
-                    self._complete(item, digest, known, cached=True)
+                    self._complete(item, digest, known, cached=True, fetch_s=received.fetch_s)
                     self._release(received)
                 else:
                     self._decoders.submit(self._guarded(self._decode), received, digest)
@@ -194,15 +205,14 @@ class Stages:
         finally:
             self._release(received)
         ready = time.monotonic()
-        received.item.decode_s = ready - started
-        self._prepared.put(_Prepared(received.item, digest, image, ready))
+        self._prepared.put(_Prepared(received.item, digest, image, received.fetch_s, ready - started, ready))
 
     def _done(self, completion: Completion) -> None:
         self._completed.append(completion)
         self._news.set()
 
     def _release(self, received: _Received) -> None:
-        if received.fetched:
+        if received.fetch_s is not None:
             self._fetcher.release(len(received.data))
 
     def _infer(self) -> None:
@@ -211,12 +221,19 @@ class Stages:
             answers = self._engine.score([prepared.image for prepared in batch], upload)
             new: list[tuple[str, CachedScores]] = []
             for prepared, answer in zip(batch, answers, strict=True):
-                prepared.item.inference_s = time.monotonic() - prepared.ready
                 if isinstance(answer, InferenceError):
                     self._done(Completion(prepared.item, answer))
                     continue
                 entry = CachedScores(prepared.image.facts, answer)
-                self._complete(prepared.item, prepared.digest, entry, cached=False)
+                self._complete(
+                    prepared.item,
+                    prepared.digest,
+                    entry,
+                    cached=False,
+                    fetch_s=prepared.fetch_s,
+                    decode_s=prepared.decode_s,
+                    inference_s=time.monotonic() - prepared.ready,
+                )
                 new.append((prepared.digest, entry))
             self._write_later(new)
 
@@ -226,7 +243,7 @@ class Stages:
                 yield left
 
     def _uploads(self) -> Iterator[tuple[list[_Prepared], Upload | None]]:
-        """Batches; where it is worth it they are on the device already, copied on a thread of their own."""
+        """Batches, each with its upload where the engine copies ahead, on a thread of its own; else with None."""
         if not self._engine.uploads_ahead:
             yield from ((batch, None) for batch in self._batches())
             return
@@ -243,28 +260,36 @@ class Stages:
         while (found := ready.get()) is not None:
             yield found
 
-    def _complete(self, item: InFlight, digest: str, entry: CachedScores, *, cached: bool) -> None:
-        scores: Scores = entry.scores
+    def _complete(
+        self,
+        item: InFlight,
+        digest: str,
+        entry: CachedScores,
+        *,
+        cached: bool,
+        fetch_s: float | None,
+        decode_s: float = 0.0,
+        inference_s: float = 0.0,
+    ) -> None:
         timing = TimingPart(
             queue=round(item.queue_ms, 3),
-            fetch=round(item.fetch_s * 1000, 3),
-            decode=round(item.decode_s * 1000, 3),
-            inference=round(item.inference_s * 1000, 3),
+            fetch=round((fetch_s or 0.0) * 1000, 3),
+            decode=round(decode_s * 1000, 3),
+            inference=round(inference_s * 1000, 3),
             total=round(item.queue_ms + (time.monotonic() - item.admitted) * 1000, 3),
         )
-        self._done(Completion(item, ScoredImage(digest, entry.facts, scores, cached, timing)))
+        self._done(Completion(item, ScoredImage(digest, entry.facts, entry.scores, cached, timing)))
 
     def _write_later(self, entries: list[tuple[str, CachedScores]]) -> None:
-        """A slow cache must not hold up inference: with too many writes pending, these are not kept."""
-        if not entries or self._pending_writes >= _MAX_PENDING_WRITES:
+        """Write to the cache on another thread; skip it while too many are pending, so that inference never waits."""
+        if not entries or not self._write_slots.acquire(blocking=False):
             return
-        self._pending_writes += 1
 
         def write() -> None:
             try:
                 self._cache.put(entries)
             finally:
-                self._pending_writes -= 1
+                self._write_slots.release()
 
         self._writer.submit(self._guarded(write))
 

@@ -1,1 +1,1 @@
-"""From views to scores: ONNX sessions, the GPU, the score cache."""
+"""From views to scores: ONNX sessions, the GPU, and the score cache."""

@@ -1,11 +1,11 @@
-"""Scores of images seen before, in Redis or Valkey. Never a verdict, and never in the way.
+"""The score cache: scores of images that were seen before, in Redis or Valkey, and never verdicts.
 
-One entry for each image and bundle of models, keyed by everything that could change the numbers: graphs, preprocessing,
-decoder version, precision, and the sha256 of the image bytes. Any failure is a miss; after a few in a row the cache is
-left alone for a while.
+There is one entry for each image and bundle of models, under a key of everything that scores depend on: graphs,
+preprocessing, decoder version, precision, and the sha256 of the image bytes. Any failure is a miss; after a few in a
+row the cache is bypassed for a while.
 
-At the start alone it is otherwise: a cache that is not there is served without, but one that is there and turns us away
-is a mistake in the settings, and stops the start while somebody is looking.
+At the start, a worker serves without a cache that is away; but one that denies access stops the start, since that is a
+mistake in the settings.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from bundle.store import Bundle
 from worker.errors import StartupError
 from worker.operations.metrics import Metrics
 from worker.operations.tls import alert, client_context, tls_trouble
-from worker.scoring.engine import Scores
+from worker.scoring.engine import ImageScores
 from worker.settings import RedisSettings
 
 _log = structlog.get_logger(__name__)
@@ -40,44 +40,43 @@ _FORMAT: Final = b"gp1"
 _HEAD: Final = struct.Struct("<3sIHHI")  # format, crc32 of the rest, length of facts, views, embedding dimension
 _FACTS: Final = TypeAdapter(ImageFacts)
 _CHECK_TIMEOUT_S: Final = 2.0
-"""At the start nobody waits for an answer, and a TLS handshake on a busy machine takes its time."""
+"""Time limit at the start, when no event waits: a TLS handshake on a busy machine is slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedScores:
-    """What is kept of an image: enough to judge it again without its bytes."""
+    """What the cache keeps of an image: enough for another verdict without its bytes."""
 
     facts: ImageFacts
-    scores: Scores
+    scores: ImageScores
 
 
 class ScoreCache(Protocol):
-    """Images by the sha256 (hex) of their bytes."""
+    """Scores of images, by the sha256 (hex) of their bytes."""
 
     def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
         """One answer for each digest, in order; a failure is a miss. May block for the cache's time-out."""
 
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
-        """Keep these; a failure is forgotten."""
+        """Keep these; a failure is not reported to the caller."""
 
 
 class NoCache:
-    """Where no Redis is configured."""
+    """``ScoreCache`` that keeps nothing, where no Redis is configured."""
 
     def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
-        """Nothing is known."""
+        """Return a miss for each digest."""
         return [None] * len(digests)
 
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
 
 class RedisCache:
     """``ScoreCache`` in Redis; used from several threads.
 
     Raises:
-        StartupError: ``redis.url`` is no address, or a file of TLS is not what it should be; whether somebody answers
-            there does not matter.
+        StartupError: ``redis.url`` is no valid address, or a file of TLS cannot be used; nothing connects yet.
     """
 
     def __init__(self, settings: RedisSettings, bundle: Bundle, metrics: Metrics) -> None:
@@ -92,26 +91,26 @@ class RedisCache:
         except (ValueError, TypeError) as error:
             expected = "expected redis://, rediss:// or unix:// with options that redis-py knows"
             raise StartupError(f"setting redis.url: {expected}") from error
-        # A full cache refuses writes alone; each success of a read would keep the writes going.
+        # Two breakers: a full cache refuses writes only, and each successful read would reset a common one.
         self._reads, self._writes = _Breaker("reads", settings), _Breaker("writes", settings)
         metrics.cache_breaker.labels("reads").set_function(lambda: not self._reads.closed)
         metrics.cache_breaker.labels("writes").set_function(lambda: not self._writes.closed)
 
     def check(self) -> None:
-        """Ask for a key and write none, as ourselves. A server that is away, busy or full is only logged.
+        """Check access by a read and by a write that changes nothing; a server that is away, busy or full is logged.
 
         Raises:
-            StartupError: it does not take our password or certificate, or we do not take its; or a right is missing.
+            StartupError: password, certificate or rights are refused, or the server's certificate is not trusted.
         """
         key = f"{self._prefix}start"
         try:
             with _client(self._settings, max(_CHECK_TIMEOUT_S, self._settings.timeout_s)) as client:
                 client.mget([key])
-                client.set(key, b"", ex=1, xx=True)  # only if it were there, which it is not
+                client.set(key, b"", ex=1, xx=True)  # only if the key exists, which it does not
         except (redis.RedisError, OSError, ValueError) as error:
             if refusal := self._refusal(error):
                 raise StartupError(f"{refusal}; without redis.url a worker serves without a cache") from error
-            _log.warning("cache away, serving without", at=_host(self._settings), error=type(error).__name__)
+            _log.warning("cache unavailable, serving without it", at=_host(self._settings), error=type(error).__name__)
 
     def get(self, digests: Sequence[str]) -> list[CachedScores | None]:
         """See ``ScoreCache``."""
@@ -147,24 +146,24 @@ class RedisCache:
             self._writes.succeeded()
 
     def _refusal(self, error: Exception) -> str | None:
-        """What is wrong with our settings, or with the certificates; None if it is not that."""
+        """What is wrong with settings or certificates; None if the error has another cause."""
         s = self._settings
         host, user = _host(s), s.username or urlsplit(_url(s)).username or "default"
         trouble = tls_trouble(error, "redis", s)
-        if trouble is None and isinstance(error, redis.ConnectionError) and (said := _alert(s)):
-            trouble = tls_trouble(said, "redis", s)
+        if trouble is None and isinstance(error, redis.ConnectionError) and (refused := _alert(s)):
+            trouble = tls_trouble(refused, "redis", s)
         if trouble:
             return f"setting redis.url: no TLS connection to {host}: {trouble}"
         match error:
             case redis.AuthenticationError():
-                return f"setting redis.url: {host} does not take user {user} with that password (redis.password)"
+                return f"setting redis.url: {host} refuses user {user} with that password (redis.password)"
             case redis.exceptions.NoPermissionError():
                 right = "MGET and SET on the keys genprint:*"
                 return f"setting redis.url: at {host} user {user} lacks a right; it needs {right}"
         return None
 
     def _fitting(self, entry: CachedScores | None) -> CachedScores | None:
-        """The entry, if its embedding has the bundle's dimension: a cache is written to by others."""
+        """The entry if its embedding has the bundle's dimension, else None: others can write to the cache too."""
         if entry is None or len(entry.scores.embedding) != (self._dimension if len(entry.scores.logits) else 0):
             return None
         return entry
@@ -179,11 +178,11 @@ class RedisCache:
 
 
 def _client(settings: RedisSettings, timeout_s: float) -> redis.Redis:
-    """Not connected yet.
+    """A client that is not connected yet.
 
     Raises:
-        StartupError: settings that do not fit together.
-        ValueError, TypeError: of redis-py, which may show the address.
+        StartupError: settings do not fit together.
+        ValueError, TypeError: from redis-py, whose message may show the address.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
@@ -193,21 +192,23 @@ def _client(settings: RedisSettings, timeout_s: float) -> redis.Redis:
     address = urlsplit(_url(settings))
     if settings.username is not None or settings.password is not None:
         if address.username or address.password:
-            raise StartupError("setting redis.password: the user is in redis.url already; name it in one place")
+            raise StartupError("setting redis.password: the user is in redis.url already; set it in one of them only")
         password = settings.password
         options |= {"username": settings.username, "password": password.get_secret_value() if password else None}
     files = {"ca_certs": settings.ssl_cafile, "certfile": settings.ssl_certfile, "keyfile": settings.ssl_keyfile}
     if address.scheme == "rediss":
-        client_context("redis", settings)  # for its errors: redis-py reads the files again at every connection
+        client_context("redis", settings)  # only for its errors: redis-py reads the files itself at every connection
         options |= {f"ssl_{name}": str(path) for name, path in files.items() if path is not None}
     elif any(files.values()):
-        raise StartupError("setting redis.ssl_cafile: certificates are for rediss:// addresses, redis.url is another")
+        raise StartupError(
+            "setting redis.ssl_cafile: certificates need an address that begins with rediss:// (redis.url)"
+        )
     client: redis.Redis = redis.Redis.from_url(_url(settings), **options)
     return client
 
 
 def _alert(settings: RedisSettings) -> Exception | None:
-    """What the server says against our certificate, if it speaks TLS and says something."""
+    """The alert by which the server refuses the worker's certificate, if it speaks TLS and sends one."""
     address = urlsplit(_url(settings))
     if address.scheme != "rediss" or address.hostname is None:
         return None
@@ -220,12 +221,12 @@ def _url(settings: RedisSettings) -> str:
 
 
 def _host(settings: RedisSettings) -> str:
-    """Without user and password."""
+    """Host and port of the address, without user and password."""
     return urlsplit(_url(settings)).netloc.rpartition("@")[2] or "its socket"
 
 
 class _Breaker:
-    """After some failures in a row everything is left out for a while; then one more failure is enough."""
+    """Opens for a while after some failures in a row; then one more failure opens it again."""
 
     def __init__(self, what: str, settings: RedisSettings) -> None:
         self._what = what
@@ -235,7 +236,7 @@ class _Breaker:
 
     @property
     def closed(self) -> bool:
-        """Whether to try."""
+        """Whether calls may be tried."""
         return time.monotonic() >= self._open_until
 
     def succeeded(self) -> None:
@@ -246,7 +247,7 @@ class _Breaker:
         if self._failures >= self._settings.breaker_failures:
             self._open_until = time.monotonic() + self._settings.breaker_pause_s
             pause_s = self._settings.breaker_pause_s
-            _log.warning("cache left alone", what=self._what, for_s=pause_s, error=type(error).__name__)
+            _log.warning("cache bypassed", what=self._what, for_s=pause_s, error=type(error).__name__)
 
 
 def models_digest(bundle: Bundle) -> str:
@@ -257,7 +258,7 @@ def models_digest(bundle: Bundle) -> str:
 
 
 def encode_entry(entry: CachedScores) -> bytes:
-    """Header with checksum, then image facts as JSON, logits and embedding as little-endian float32."""
+    """Encode an entry: header with checksum, image facts as JSON, logits and embedding as little-endian float32."""
     facts = json.dumps(asdict(entry.facts)).encode()
     logits, embedding = entry.scores.logits.astype("<f4"), entry.scores.embedding.astype("<f4")
     body = facts + logits.tobytes() + embedding.tobytes()
@@ -265,7 +266,7 @@ def encode_entry(entry: CachedScores) -> bytes:
 
 
 def decode_entry(value: bytes) -> CachedScores | None:
-    """What ``encode_entry`` made, with finite numbers; None for anything else."""
+    """Decode what ``encode_entry`` made, with finite numbers; None for anything else."""
     try:
         form, checksum, facts_length, views, dimension = _HEAD.unpack_from(value)
         body = value[_HEAD.size :]
@@ -277,4 +278,4 @@ def decode_entry(value: bytes) -> CachedScores | None:
     numbers = np.frombuffer(body[facts_length:], "<f4").astype(np.float32)
     if not np.isfinite(numbers).all():
         return None
-    return CachedScores(facts, Scores(numbers[:views], numbers[views:]))
+    return CachedScores(facts, ImageScores(numbers[:views], numbers[views:]))

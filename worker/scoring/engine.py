@@ -1,4 +1,4 @@
-"""ONNX Runtime: one session per model, on the device that was asked for or not at all."""
+"""ONNX Runtime: one session for each model, on the requested device and no other."""
 
 import os
 import time
@@ -23,16 +23,16 @@ Floats = npt.NDArray[np.float32]
 
 _TRIES = 3
 _LONG_S = 0.1
-"""A run that takes longer gains nothing by more views: what a call costs besides does not count any more."""
+"""A run that takes longer gains nothing by more views, since the overhead of a call is small beside it."""
 _CLEARLY_SLOWER, _AS_FAST = 1.15, 1.03
 _STICKY = ("CUDA failure", "CUDA error", "CUDNN failure", "CUBLAS failure", "device-side assert", "out of memory")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Scores:
-    """What the models say about one image: ``logits`` float32[V] of its views, ``embedding`` float32[D].
+class ImageScores:
+    """Scores of one image: ``logits`` float32[V] of its views, and ``embedding`` float32[D].
 
-    With V = 0 (too small an image) the embedding is empty.
+    With V = 0 (the image is too small) the embedding is empty.
     """
 
     logits: Floats
@@ -48,20 +48,20 @@ class Engine:
         self._sessions: dict[str, ort.InferenceSession] = {}
         models = bundle.manifest.models
         self._kinds = {m.name: f"{m.preprocessing.digest} {m.input.shape[1:]}" for m in models}
-        """By model; those of the same kind read the same views."""
+        """Kind of input by model; models with the same kind read the same views."""
         self._views_per_run: dict[str, int] = {}
         self._runner: GpuRunner | None = None
         self._dimension = bundle.manifest.templates.dimension
         self.device = ""
         """`cuda` or `cpu`, once started."""
         self.driver: Driver | None = None
-        """Of the GPU, where there is one."""
+        """The driver of the GPU, where there is one."""
 
     def start(self) -> float:
         """Create the sessions and compare the probe's outputs with the recorded ones; returns the largest error.
 
         Raises:
-            StartupError: the device that was asked for is not what a session runs on, or a graph does not load.
+            StartupError: a session does not run on the requested device, or a graph does not load.
             bundle.errors.DecoderDrift, GraphDrift: this machine gives other pixels or numbers than the exporter's.
         """
         self.device = _device(self._settings)
@@ -81,7 +81,7 @@ class Engine:
         return error
 
     def run(self, model: Model, views: Views) -> dict[str, Floats]:
-        """The outputs of one graph for ``uint8[M, H, W, 3]``, in runs of as many views as the device likes."""
+        """The outputs of one graph for ``uint8[M, H, W, 3]``, in several runs where there are more views than fit."""
         if self._runner is not None:
             return self._run_uploaded(model, self._runner.upload({self._kinds[model.name]: views}, ahead=False))
         step, found = self._views_per_run[model.name], []
@@ -93,40 +93,42 @@ class Engine:
 
     @property
     def uploads_ahead(self) -> bool:
-        """Whether ``upload`` is worth a thread of its own."""
+        """Whether ``upload`` copies to a device, so that it is worth a thread of its own."""
         return self._runner is not None
 
     def upload(self, images: Sequence[PreparedImage]) -> Upload | None:
-        """Copy a batch to the device, from another thread than that of ``score``; None where there is none to copy to.
+        """Copy a batch to the device, on another thread than that of ``score``; None on a CPU.
 
-        Waits while two batches are there that are not computed yet.
+        Waits while two copied batches are not computed yet.
         """
         return None if self._runner is None else self._runner.upload(self._inputs(images), ahead=True)
 
     def score(
         self, images: Sequence[PreparedImage], upload: Upload | None = None
-    ) -> list[Scores | InvalidOutput | InferenceFailed]:
-        """One answer for each image, in order; a batch that fails is halved until the culprit is alone.
+    ) -> list[ImageScores | InvalidOutput | InferenceFailed]:
+        """One answer for each image, in order; a batch that fails is halved until the image that fails is alone.
 
         Args:
-            images: a batch.
+            images: the batch.
             upload: the same batch, where it was copied ahead.
 
         Raises:
-            DeviceFailed: no later call would succeed; a whole batch without an answer is held against the device if
-                the probe fails too, not against the images.
+            DeviceFailed: no later call would succeed. A batch in which every image fails counts as a failure of the
+                device if the probe fails too.
         """
         answers = self._halving(images, upload)
-        if not any(isinstance(answer, Scores) for answer in answers):
+        if not any(isinstance(answer, ImageScores) for answer in answers):
             try:
                 self._check_probe()
             except Exception as error:
-                raise DeviceFailed(f"{self.device}: fails on the probe as well: {error}") from error
+                raise DeviceFailed(
+                    f"{self.device}: every image of a batch fails, and the probe too: {error}"
+                ) from error
         return answers
 
     def _halving(
         self, images: Sequence[PreparedImage], upload: Upload | None = None
-    ) -> list[Scores | InvalidOutput | InferenceFailed]:
+    ) -> list[ImageScores | InvalidOutput | InferenceFailed]:
         try:
             return self._score(images, upload)
         except DeviceFailed:
@@ -140,10 +142,10 @@ class Engine:
         return self._halving(images[:middle]) + self._halving(images[middle:])
 
     def _best_views_per_run(self, model: Model) -> int:
-        """The fastest power of two up to ``batch_size``, by trying.
+        """The fastest power of two up to ``batch_size``, by measurement.
 
-        Where a batch outgrows the caches of a CPU it gets slower; small graphs are the other way round. `make bench`
-        measures both (`batch_s` of each regime).
+        A batch that outgrows the caches of a CPU is slower per view; for small graphs larger batches are faster.
+        `make bench` measures both (`batch_s` of each regime).
         """
         height, width = model.input.shape[1:3]
         if not (isinstance(height, int) and isinstance(width, int)):
@@ -171,7 +173,7 @@ class Engine:
         return self._bundle.probe.check(manifest.models, self.run, manifest.parity.tolerance, manifest.decoder)
 
     def _inputs(self, images: Sequence[PreparedImage]) -> dict[str, Views]:
-        """Views of a whole batch by kind."""
+        """Views of a whole batch, by kind of input."""
         models = {kind: name for name, kind in self._kinds.items()}
         return {kind: np.concatenate([image.views[name] for image in images]) for kind, name in models.items()}
 
@@ -181,7 +183,7 @@ class Engine:
         return self._collected(model, self._runner.run(session, model, names, upload, self._kinds[model.name]))
 
     def _collected(self, model: Model, runs: Sequence[Sequence[Any]]) -> dict[str, Floats]:
-        """Rows of several runs, one below the other."""
+        """Outputs by role, with the rows of several runs joined."""
         empty = {"logit": np.empty(0, np.float32), "embedding": np.empty((0, self._dimension), np.float32)}
         columns = zip(*runs, strict=True) if runs else [()] * len(_wanted(model))
         return {
@@ -205,7 +207,7 @@ class Engine:
             self._runner.release(uploaded)
 
     def _warm_up(self, model: Model) -> None:
-        """Every batch size that is a power of two: cuDNN chooses its algorithms for a shape when it first sees it."""
+        """Run every batch size that is a power of two: cuDNN chooses its algorithms for a shape at the first run."""
         height, width = model.input.shape[1:3]
         if isinstance(height, int) and isinstance(width, int):
             for count in self._sizes():
@@ -213,22 +215,22 @@ class Engine:
 
     def _score(
         self, images: Sequence[PreparedImage], upload: Upload | None
-    ) -> list[Scores | InvalidOutput | InferenceFailed]:
+    ) -> list[ImageScores | InvalidOutput | InferenceFailed]:
         manifest = self._bundle.manifest
         outputs: dict[str, list[Floats]] = {}
         for model, roles in self._rows(images, upload):
             ends = np.cumsum([len(image.views[model.name]) for image in images])[:-1]
             for role, rows in roles.items():
                 outputs[role] = np.split(rows, ends)
-        answers: list[Scores | InvalidOutput | InferenceFailed] = []
+        answers: list[ImageScores | InvalidOutput | InferenceFailed] = []
         for one_logits, one_embeddings in zip(outputs["logit"], outputs["embedding"], strict=True):
             if not (np.isfinite(one_logits).all() and np.isfinite(one_embeddings).all()):
                 answers.append(InvalidOutput("the model's output is not a finite number"))
             elif len(one_embeddings) == 0:
-                answers.append(Scores(one_logits, np.empty(0, np.float32)))
+                answers.append(ImageScores(one_logits, np.empty(0, np.float32)))
             else:
                 l2 = manifest.templates.l2_normalised
-                answers.append(Scores(one_logits, aggregate_embeddings(one_embeddings, l2_normalised=l2)))
+                answers.append(ImageScores(one_logits, aggregate_embeddings(one_embeddings, l2_normalised=l2)))
         return answers
 
     def _session(self, model: Model) -> ort.InferenceSession:
@@ -238,7 +240,7 @@ class Engine:
         # Spinning threads take the cores that decoding needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # A graph may name files with weights, which ONNX Runtime would look for in the working directory. No digest
-        # covers them, so they are looked for where there is none.
+        # covers them, so it is made to look where there are no files.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device == "cuda":
@@ -252,17 +254,19 @@ class Engine:
                 cuda["gpu_mem_limit"] = self._settings.gpu_memory_bytes
             providers.insert(0, ("CUDAExecutionProvider", cuda))
         try:
-            # With its fallback ONNX Runtime would replace a failing CUDA provider by the CPU without a word (#23372).
+            # With its fallback ONNX Runtime would replace a failing CUDA provider by the CPU silently (#23372).
             session = ort.InferenceSession(self._bundle.graph(model), options, providers=providers, enable_fallback=0)
         except Exception as error:
             raise StartupError(f"{self._bundle.path / model.file}: does not load on {self.device}: {error}") from error
         if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-            raise StartupError(f"{model.file}: asked for CUDA, ONNX Runtime took {session.get_providers()[0]}")
+            raise StartupError(
+                f"{model.file}: inference.device=cuda, but ONNX Runtime runs it on {session.get_providers()[0]}"
+            )
         return session
 
 
 def _wanted(model: Model) -> dict[str, str]:
-    """Name of the output in each role."""
+    """Names of the outputs by role."""
     outputs = {"logit": model.logit, "embedding": model.embedding}
     return {role: tensor.name for role, tensor in outputs.items() if tensor is not None}
 
@@ -274,11 +278,11 @@ def _device(settings: InferenceSettings) -> str:
     if settings.device == "cuda" and not usable:
         raise StartupError(
             f"inference.device=cuda: no usable CUDA device {settings.device_id} here (driver and GPU needed); "
-            "say inference.device=cpu if a CPU is what you want"
+            "set inference.device=cpu to run on a CPU"
         )
     return "cuda" if usable else "cpu"
 
 
 def cuda_usable(device_id: int) -> bool:
-    """Whether ONNX Runtime was built with CUDA and the driver knows that GPU (asked of the driver itself)."""
+    """Whether ONNX Runtime was built with CUDA and the CUDA driver finds that GPU."""
     return "CUDAExecutionProvider" in ort.get_available_providers() and device_id < len(device_names())

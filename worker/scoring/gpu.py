@@ -1,7 +1,7 @@
 """Batches on a CUDA device: copied from page-locked memory, once for all models, while the batch before is computed.
 
 The copies go through the driver's own library, the runs through ONNX Runtime's I/O binding. Written against their
-documentation and tested with a driver that is none (tests/worker/scoring/test_gpu.py); not run on a GPU yet.
+documentation and tested with a driver in host memory (tests/worker/scoring/test_gpu.py), but not on a GPU.
 """
 
 import ctypes
@@ -28,22 +28,22 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: copies do not wait for ONNX Runtime
 
 
 class Driver(Protocol):
-    """What is needed of a device beside running graphs. Every call may raise DeviceFailed."""
+    """Memory of a device, and copies to it. Every call may raise DeviceFailed."""
 
     def allocate(self, size: int) -> int:
-        """Address of ``size`` bytes on the device."""
+        """Allocate ``size`` bytes on the device and return their address."""
 
     def free(self, address: int) -> None:
-        """Give them back."""
+        """Free what ``allocate`` returned."""
 
     def pinned(self, size: int) -> Bytes:
-        """``uint8[size]`` that the device reads directly; for as long as the process lives."""
+        """``uint8[size]`` in page-locked memory, which the device reads directly; kept until the process ends."""
 
     def upload(self, source: Bytes, address: int) -> None:
-        """Copy, and return when it is there."""
+        """Copy to the device, and return when the copy is complete."""
 
     def memory(self) -> tuple[int, int]:
-        """Bytes used, by all processes, and in all."""
+        """Bytes used by all processes, and bytes in total."""
 
 
 class CudaDriver:
@@ -80,7 +80,7 @@ class CudaDriver:
         return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (size,))
 
     def upload(self, source: Bytes, address: int) -> None:
-        """See ``Driver``; the interpreter's lock is free meanwhile."""
+        """See ``Driver``; releases the GIL meanwhile."""
         where, size = ctypes.c_void_p(source.ctypes.data), ctypes.c_size_t(source.nbytes)
         with self._current():
             self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), where, size, self._stream)
@@ -95,7 +95,7 @@ class CudaDriver:
 
     @contextmanager
     def _current(self) -> Iterator[None]:
-        """The context belongs to a thread for as long as the block lasts."""
+        """Make the context current on this thread for the time of a block."""
         self._call("cuCtxPushCurrent_v2", self._context)
         try:
             yield
@@ -136,7 +136,7 @@ def open_driver(device_id: int) -> Driver:
 
 @dataclass
 class _Slot:
-    """Memory for one batch, on both sides; it grows when a batch does not fit."""
+    """Memory for one batch, on host and device; it grows when a batch does not fit."""
 
     host: Bytes
     address: int
@@ -146,21 +146,21 @@ class _Slot:
 class Upload:
     """A batch on the device.
 
-    ``places`` says for each kind of input where its runs begin: ``(address, views)``.
+    ``runs`` holds, for each kind of input, the address and the number of views of each run to make.
     """
 
     slot: _Slot
     own: bool
-    places: Mapping[str, tuple[tuple[int, int], ...]]
+    runs: Mapping[str, tuple[tuple[int, int], ...]]
 
 
 class GpuRunner:
     """Runs graphs on uploaded batches.
 
     Args:
-        driver: of the device.
-        device: what ONNX Runtime calls it, and its number.
-        views_per_run: most views of one run; more are taken in several.
+        driver: the driver of the device.
+        device: ONNX Runtime's name of the device, and its number.
+        views_per_run: most views of one run; more are run in several.
     """
 
     def __init__(self, driver: Driver, device: tuple[str, int], views_per_run: int) -> None:
@@ -173,12 +173,12 @@ class GpuRunner:
         self._own = self._slot(_ALIGNMENT)
 
     def upload(self, inputs: Mapping[str, Views], *, ahead: bool) -> Upload:
-        """Copy a batch, and return when it is there.
+        """Copy a batch to the device, and return when the copy is complete.
 
         Args:
-            inputs: ``uint8[M, H, W, 3]`` for each kind of input, by a name that models with the same one share.
-            ahead: from another thread, while batches before it are computed: waits until one of them is released. Else
-                it goes to a place of its own, which the next such call takes again.
+            inputs: ``uint8[M, H, W, 3]`` by kind of input.
+            ahead: whether this is called on another thread while earlier batches are computed; waits until one of their
+                slots is released. Otherwise the batch goes to a separate slot, which the next such call overwrites.
         """
         chunks = [
             (kind, views[start : start + self._views_per_run])
@@ -197,16 +197,16 @@ class GpuRunner:
             if ahead:
                 self._free.put(slot)
             raise
-        places: dict[str, list[tuple[int, int]]] = {kind: [] for kind in inputs}
+        runs: dict[str, list[tuple[int, int]]] = {kind: [] for kind in inputs}
         for begin, (kind, chunk) in zip(begins, chunks, strict=False):
-            places[kind].append((slot.address + begin, len(chunk)))
-        return Upload(slot, not ahead, {kind: tuple(found) for kind, found in places.items()})
+            runs[kind].append((slot.address + begin, len(chunk)))
+        return Upload(slot, not ahead, {kind: tuple(found) for kind, found in runs.items()})
 
     def run(self, session: Any, model: Model, outputs: list[str], upload: Upload, kind: str) -> list[list[Any]]:
-        """Outputs of each run, as arrays in host memory; a batch may be run by several models."""
+        """Outputs of each run of a batch, as arrays in host memory; several models may run the same batch."""
         height, width = model.input.shape[1:3]
         found = []
-        for address, count in upload.places[kind]:
+        for address, count in upload.runs[kind]:
             binding = session.io_binding()
             shape = [count, height, width, 3]
             binding.bind_input(model.input.name, *self._device, np.uint8, shape, address)
@@ -217,7 +217,7 @@ class GpuRunner:
         return found
 
     def release(self, upload: Upload) -> None:
-        """The batch is computed; its place may be written over."""
+        """Free the slot of a batch that is computed."""
         if not upload.own:
             self._free.put(upload.slot)
 

@@ -1,1 +1,1 @@
-"""What people run beside the stream: classify files, produce events, plan capacity."""
+"""Tools beside the stream: classify files, produce events, plan capacity."""

@@ -18,12 +18,12 @@ from worker.scoring.engine import Engine
 from worker.settings import Settings
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".avif"})
-"""What counts as an image in a folder (``bundle.preprocess.FORMATS``); a file that is named itself is always tried."""
+"""Endings of image files in folders (``bundle.preprocess.FORMATS``); a file that is named itself is always tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """A file and its verdict, or why it has none."""
+    """A file and its verdict, or the error instead of one."""
 
     path: Path
     verdict: Verdict | None
@@ -31,12 +31,12 @@ class Classified:
 
     @property
     def reason(self) -> str:
-        """Short label of the error."""
+        """The error as a short label; empty if there is a verdict."""
         return getattr(self.error, "reason", "unreadable") if self.error else ""
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, and the images in folders, sorted.
+    """The files as given, and the images in folders, sorted.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -53,7 +53,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: Engine) -> Iterator[Classified]:
-    """Judge files in order, a batch at a time."""
+    """Classify files in order, a batch at a time."""
     attributor = Attributor(bundle, settings.policy, "classify")
     limits = Limits(settings.fetch.max_bytes, settings.images.max_pixels)
     budget = MemoryBudget(settings.images.memory_bytes)

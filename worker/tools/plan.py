@@ -1,6 +1,6 @@
-"""What a stream needs: workers, partitions, network, Redis, disks, money. Pure arithmetic on ``worker.tools.capacity``.
+"""What a stream needs: workers, partitions, network, Redis, disks and money, by the model of ``worker.tools.capacity``.
 
-Everything is worked out for the peak, with one worker lost; what is stored, for the mean of a day.
+All figures are for the peak hour, with one worker lost, except storage, which is for the mean of a day.
 """
 
 import math
@@ -17,9 +17,9 @@ from bundle.preprocess import ImageFacts
 from worker.errors import StartupError
 from worker.operations.reference import Row
 from worker.scoring.cache import CachedScores, encode_entry
-from worker.scoring.engine import Scores
+from worker.scoring.engine import ImageScores
 from worker.settings import Settings
-from worker.tools.capacity import Check, Measured, Model, Parts
+from worker.tools.capacity import BenchmarkFigures, CapacityModel, Check, Parts
 
 DAY_S: Final = 86_400
 _MIB, _GIB, _TIB = 2**20, 2**30, 2**40
@@ -27,45 +27,45 @@ _MIB, _GIB, _TIB = 2**20, 2**30, 2**40
 EVENT_ENVELOPE_BYTES: Final = 300
 """Key, headers and record framing of an event with CloudEvents attributes."""
 VERDICT_ENVELOPE_BYTES: Final = 350
-"""The same of a verdict."""
+"""Key, headers and record framing of a verdict."""
 CLAIM_CHECK_BYTES: Final = 150
 """A claim check with an address of some length and a sha256."""
 REDIS_KEY_BYTES: Final = len("genprint:") + 24 + len(":") + 64
 REDIS_OVERHEAD_BYTES: Final = 120
-"""What the server needs for an entry beside key and value: object, hash table, expiry, rounding of the allocator."""
+"""Memory of an entry beside key and value: object, hash table, expiry, rounding of the allocator."""
 
 CLIENT_S_PER_BYTE: Final = 2.3e-9
 """CPU seconds of kafka-python for each further byte of a record that it consumes (measured on records of 60 KB)."""
 
 _PARTITION_BYTES_PER_S: Final = 10 * 2**20
-"""Of one partition, at the peak: one disk, one fetch and one consumer serve it."""
+"""Most traffic of one partition at the peak: one disk, one fetch and one consumer serve it."""
 _WORKERS_TO_PARTITIONS: Final = 2
-"""Partitions a worker, so that the number of workers can double before that of the partitions must."""
+"""Partitions for each worker, so that the workers can be doubled without more partitions."""
 _PARTITION_STEP: Final = 12
-"""Partitions come in dozens, which many numbers of workers divide."""
+"""Partitions come in multiples of this, which many numbers of workers divide."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What comes in, and how."""
+    """The stream of images that a plan is for."""
 
     images_per_day: float
     peak_factor: float
-    """Busiest hour to mean."""
+    """Ratio of the busiest hour to the mean."""
     cached_share: float
-    """Of images whose scores are in Redis."""
+    """Share of images whose scores are in Redis."""
     image_bytes: float
     inline_share: float
-    """Of events that carry the image itself; the others carry a claim check."""
+    """Share of events that carry the image itself; the others carry a claim check."""
     deferred_share: float
-    """Of events that pass through the retry topic, once."""
+    """Share of events that are deferred, once each."""
     rejected_share: float
     verdict_readers: int
     """Consumer groups that read all verdicts."""
     worker_cores: float
     """CPU cores of one worker (and one device, where the figures are those of a device)."""
     decode_s: float | None = None
-    """CPU seconds to decode an image; None for those of the benchmark's."""
+    """CPU seconds to decode an image; None for the benchmark's figure."""
 
     def per_s(self) -> float:
         """Images per second, mean."""
@@ -75,42 +75,42 @@ class Load:
         """Images per second in the busiest hour."""
         return self.per_s() * self.peak_factor
 
-    def parts(self, measured: Measured, regime: str) -> Parts:
-        """What an image costs: the benchmark's figures, but for what is known of these images.
+    def parts(self, figures: BenchmarkFigures, regime: str) -> Parts:
+        """Costs of an image: the benchmark's figures, corrected for the size of these images.
 
-        Hashing grows with the bytes, Kafka's client with those inside the events; inference does not see them.
+        Hashing grows with the bytes of images, Kafka's client with the bytes inside events, inference with neither.
         """
-        parts = measured.part(regime)
-        more_bytes = max(0.0, self.image_bytes - measured.image_bytes)
+        parts = figures.part(regime)
+        more_bytes = max(0.0, self.image_bytes - figures.image_bytes)
         return replace(
             parts,
             decode_s=parts.decode_s if self.decode_s is None else self.decode_s,
             client_s=parts.client_s + self.inline_share * more_bytes * CLIENT_S_PER_BYTE,
-            hash_s=parts.hash_s * self.image_bytes / measured.image_bytes,
+            hash_s=parts.hash_s * self.image_bytes / figures.image_bytes,
         )
 
     def event_bytes(self) -> float:
-        """Of one event, as a record."""
+        """Bytes of one event as a record."""
         value = self.inline_share * self.image_bytes + (1 - self.inline_share) * CLAIM_CHECK_BYTES
         return value + EVENT_ENVELOPE_BYTES
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the cache keeps of an image."""
+    """Size of what the cache keeps of an image."""
 
     dimension: int
     views: int
 
     def entry_bytes(self) -> int:
         """Memory of one entry in Redis, with the encoding that the cache has."""
-        scores = Scores(np.zeros(self.views, np.float32), np.zeros(self.dimension, np.float32))
+        scores = ImageScores(np.zeros(self.views, np.float32), np.zeros(self.dimension, np.float32))
         facts = ImageFacts(format="JPEG", width=1024, height=1024, bytes=250_000, animated=False)
         return REDIS_KEY_BYTES + len(encode_entry(CachedScores(facts, scores))) + REDIS_OVERHEAD_BYTES
 
 
 def embedding(manifest: Manifest) -> Embedding:
-    """Of a bundle; of a grid of crops the most that there may be."""
+    """Embedding of a bundle; a grid of crops counts as the most views that it may give."""
     return Embedding(manifest.templates.dimension, _most_views(manifest.detector.preprocessing))
 
 
@@ -121,22 +121,22 @@ def _most_views(preprocessing: Preprocessing) -> int:
 
 @dataclass(frozen=True)
 class Prices:
-    """In any one currency; what has no price is left out of the sum."""
+    """Prices in any one currency; parts without a price are left out of the sum."""
 
     worker_hour: float | None = None
-    """One worker with its cores, memory and device, for an hour."""
+    """An hour of one worker, with its cores, memory and device."""
     redis_gib_hour: float | None = None
     storage_gib_month: float | None = None
-    """Disks of the brokers; replicas are counted."""
+    """A GiB on the brokers' disks for a month; replicas are counted."""
     network_gib: float | None = None
-    """Between clients and brokers, either way."""
+    """A GiB between clients and brokers, either way."""
     object_million: float | None = None
     """A million requests to the object store."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a million images, by what it is for; None where no price was given."""
+    """Cost of a million images by part; None where no price was given."""
 
     workers: float | None
     redis: float | None
@@ -145,26 +145,26 @@ class Cost:
     objects: float | None
 
     def total(self) -> float:
-        """Of what has a price."""
+        """Sum of the parts that have a price."""
         parts: dict[str, float | None] = asdict(self)
         return sum(value for value in parts.values() if value is not None)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to set up, and the rates that it will see; rates and network are those of the peak."""
+    """What to set up, and the rates to expect; rates and network are those of the peak."""
 
     mean_per_s: float
     peak_per_s: float
     worker_per_s: float
     workers: int
     catch_up_s: float
-    """After an hour without workers, at the mean load, with all of them."""
+    """Seconds that all workers need, at the mean load, to catch up after an hour without workers."""
     partitions: int
     partitions_per_worker: float
     transactions_per_s: float
     broker_cores: float
-    """For what clients ask; replication comes on top."""
+    """CPU of the brokers for requests of clients; replication comes on top."""
     broker_in: float
     """Bytes per second that clients write."""
     broker_out: float
@@ -172,7 +172,7 @@ class Plan:
     replication: float
     """Bytes per second among brokers."""
     deferred_waiting: float
-    """Events in the retry topic whose time has not come."""
+    """Events in the retry topic that are not due yet."""
     object_requests_per_s: float
     object_bytes_per_s: float
     redis_requests_per_s: float
@@ -187,36 +187,38 @@ class Plan:
 
 def plan(
     load: Load,
-    measured: Measured,
-    model: Model,
+    figures: BenchmarkFigures,
+    model: CapacityModel,
     regime: str,
     settings: Settings,
     kept: Embedding | None = None,
     prices: Prices | None = None,
 ) -> Plan:
-    """Work it out.
+    """Plan what a stream needs.
 
     Args:
-        load: what comes in.
-        measured: the machine that a worker is like.
-        model: fitted to it.
-        regime: whose network costs what the bundle's does.
-        settings: retention, replication, commit interval and the cache's time to live are read from these.
-        kept: what the cache keeps; without it nothing is said of Redis.
-        prices: of what is to be paid for.
+        load: the stream.
+        figures: benchmark of a machine like those of the workers.
+        model: the model that is fitted to these figures.
+        regime: benchmark regime whose network costs as much as the bundle's.
+        settings: source of retention, replication, commit interval and the cache's time to live.
+        kept: size of what the cache keeps; without it Redis is left out.
+        prices: prices of what is to be paid for.
 
     Raises:
-        StartupError: a worker of that size does nothing.
+        StartupError: a worker of that size cannot process an image.
     """
-    parts = load.parts(measured, regime)
+    parts = load.parts(figures, regime)
     per_worker = model.worker_per_s(parts, load.worker_cores, load.cached_share)
     if per_worker <= 0:
-        raise StartupError(f"a worker of {load.worker_cores:g} cores has no time for images: its own work takes it all")
+        raise StartupError(
+            f"a worker of {load.worker_cores:g} cores has no time for images beside its own work; plan with more cores"
+        )
     peak = load.peak_per_s()
     busy_workers = max(1, math.ceil(peak / per_worker))
     workers = busy_workers + 1
     topics, kafka = settings.topics, settings.kafka
-    event, verdict = load.event_bytes(), _verdict_bytes(measured) + VERDICT_ENVELOPE_BYTES
+    event, verdict = load.event_bytes(), _verdict_bytes(figures) + VERDICT_ENVELOPE_BYTES
     deferred, rejected = load.deferred_share * event, load.rejected_share * event
     written = peak * (event + deferred + rejected + verdict)
     spare_per_s = workers * per_worker - load.per_s()
@@ -259,7 +261,7 @@ def plan(
 def _cost(
     load: Load, prices: Prices, workers: int, redis_bytes: float | None, stored_bytes: float, moved_bytes: float
 ) -> Cost:
-    """Per million images; workers and Redis are paid for round the clock."""
+    """Cost per million images; workers and Redis are paid for round the clock."""
 
     def price(per_unit: float | None, units: float | None) -> float | None:
         return None if per_unit is None or units is None else per_unit * units
@@ -274,8 +276,8 @@ def _cost(
     )
 
 
-def _verdict_bytes(measured: Measured) -> float:
-    return sum(run.verdict_bytes for run in measured.runs) / len(measured.runs)
+def _verdict_bytes(figures: BenchmarkFigures) -> float:
+    return sum(run.verdict_bytes for run in figures.runs) / len(figures.runs)
 
 
 def _dozens(count: float) -> int:
@@ -283,7 +285,7 @@ def _dozens(count: float) -> int:
 
 
 def read_prices(path: Path | None, assignments: Sequence[str]) -> Prices:
-    """From a TOML file, then ``name=number`` assignments.
+    """Read prices from a TOML file, then from ``name=number`` assignments.
 
     Raises:
         StartupError: names the price and what was expected.
@@ -300,7 +302,7 @@ def read_prices(path: Path | None, assignments: Sequence[str]) -> Prices:
     known = [field.name for field in fields(Prices)]
     for name, value in values.items():
         if name not in known:
-            raise StartupError(f"price {name}: there is none of that name, but {', '.join(known)}")
+            raise StartupError(f"price {name}: no such price; choose one of {', '.join(known)}")
         values[name] = _price(name, value)
     return Prices(**values)
 
@@ -316,7 +318,7 @@ def _price(name: str, value: object) -> float:
 
 
 def plan_rows(found: Plan, load: Load, settings: Settings) -> list[Row]:
-    """Each figure, its value, and how it comes about."""
+    """Rows with each figure, its value, and where it comes from."""
     topics = settings.topics
     rows = [
         _row("images", f"{found.mean_per_s:,.0f}/s", f"mean; {found.peak_per_s:,.0f}/s at the peak"),
@@ -339,7 +341,7 @@ def plan_rows(found: Plan, load: Load, settings: Settings) -> list[Row]:
         _row("broker, in", _rate(found.broker_in), "events, deferrals, dead letters, verdicts at the peak"),
         _row("broker, out", _rate(found.broker_out), f"to workers, and verdicts to readers: {load.verdict_readers}"),
         _row("broker, among", _rate(found.replication), f"{topics.replication} replicas"),
-        _row("broker, CPU", f"{found.broker_cores:.2g} cores", "for what clients ask, without replication"),
+        _row("broker, CPU", f"{found.broker_cores:.2g} cores", "for requests of clients, without replication"),
         _row(
             "events waiting",
             f"{found.deferred_waiting:,.0f}",
@@ -361,7 +363,7 @@ def plan_rows(found: Plan, load: Load, settings: Settings) -> list[Row]:
             )
         )
     else:
-        rows.append(_row("Redis, memory", "?", "say --bundle DIR, or --dimension and --views"))
+        rows.append(_row("Redis, memory", "?", "pass --bundle DIR, or --dimension and --views"))
     rows.append(_row("Redis, requests", f"{found.redis_requests_per_s:,.0f}/s", "keys read and written, in batches"))
     kept_s = (topics.images_retention_s, topics.retry_retention_s, topics.dead_retention_s, topics.verdicts_retention_s)
     for (name, size), retention_s in zip(found.stored.items(), kept_s, strict=True):
@@ -382,7 +384,7 @@ def _cost_rows(cost: Cost) -> list[Row]:
 
 
 def check_rows(checks: Sequence[Check]) -> list[Row]:
-    """The model beside what was measured."""
+    """Rows with the rates of the model beside the measured ones."""
     return [
         {
             "regime": check.run.regime,
@@ -397,22 +399,22 @@ def check_rows(checks: Sequence[Check]) -> list[Row]:
 
 
 def plan_json(
-    found: Plan, load: Load, measured: Measured, model: Model, regime: str, checks: Sequence[Check]
+    found: Plan, load: Load, figures: BenchmarkFigures, model: CapacityModel, regime: str, checks: Sequence[Check]
 ) -> Mapping[str, Any]:
-    """For programs: everything in seconds and bytes."""
-    numbers = asdict(model)
-    numbers |= {name: getattr(model, name).seconds for name in ("turn", "turn_cached")}
+    """The plan for programs: everything in seconds and bytes."""
+    costs = asdict(model)
+    costs |= {name: getattr(model, name).seconds for name in ("turn", "turn_cached")}
     return {
         "load": asdict(load),
         "measured": {
-            "path": str(measured.path),
-            "machine": measured.machine,
-            "cores": measured.cores,
-            "device": measured.device,
+            "path": str(figures.path),
+            "machine": figures.machine,
+            "cores": figures.cores,
+            "device": figures.device,
             "regime": regime,
         },
-        "parts": asdict(load.parts(measured, regime)),
-        "model": numbers,
+        "parts": asdict(load.parts(figures, regime)),
+        "model": costs,
         "check": [{**asdict(c.run), "model_per_s": c.model_per_s, "ratio": c.ratio, "sets": c.sets} for c in checks],
         "plan": asdict(found),
     }

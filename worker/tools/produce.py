@@ -1,4 +1,4 @@
-"""Image events from a folder of files: what an uploader would put into the topic."""
+"""Image events from a folder of files, as an uploader would send them."""
 
 import json
 import mimetypes
@@ -15,18 +15,18 @@ from worker.messages.records import Message
 from worker.messages.verdict import timestamp
 from worker.tools.classify import find_images
 
-Kind = Literal["inline", "claim-check", "both"]
+ContentKind = Literal["inline", "claim-check", "both"]
 
 
-def image_events(folder: Path, *, topic: str, kind: Kind, uri_prefix: str | None) -> Iterator[Message]:
+def image_events(folder: Path, *, topic: str, kind: ContentKind, uri_prefix: str | None) -> Iterator[Message]:
     """One event for each image, in sorted order; ``both`` alternates.
 
     Args:
         folder: searched recursively; the path below it becomes ``ce_subject``.
-        topic: where the events are to go.
-        kind: the image itself, or a claim check.
-        uri_prefix: what the path below ``folder`` is appended to, percent-encoded, in a claim check; ``file://`` by
-            default.
+        topic: the topic of the messages.
+        kind: whether events carry the image itself or a claim check.
+        uri_prefix: beginning of the addresses in claim checks, before the percent-encoded path below ``folder``; by
+            default the folder's ``file://`` address.
     """
     prefix = uri_prefix or folder.resolve().as_uri() + "/"
     for number, path in enumerate(find_images([folder])):

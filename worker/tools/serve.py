@@ -53,8 +53,12 @@ def serve(settings: Settings, make_broker: MakeBroker) -> None:
     metrics = Metrics()
     bundle, engine = start_engine(settings)
     manifest = bundle.manifest
-    library = manifest.files[manifest.templates.file]
-    identity = {"name": manifest.name, "version": manifest.version, "digest": bundle.digest, "library": library}
+    identity = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": bundle.digest,
+        "library": bundle.library_version,
+    }
     metrics.bundle.info({**identity, "device": engine.device, "asked": settings.inference.device})
     if engine.driver is not None:
         metrics.watch_device_memory(engine.driver.memory)

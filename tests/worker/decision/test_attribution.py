@@ -14,7 +14,7 @@ from tests.worker.small_bundle import small_bundle
 from worker.decision.attribution import Attributor, ScoredImage
 from worker.messages.events import ClaimCheck, ImageEvent, InlineImage
 from worker.messages.verdict import TimingPart, Verdict, verdict_schema
-from worker.scoring.engine import Scores
+from worker.scoring.engine import ImageScores
 from worker.settings import PolicySettings
 
 EVENT = ImageEvent("7", "urn:a", "cat.png", "images/1/5", 2, {"tenant": "t"}, None, InlineImage(b""))
@@ -37,7 +37,7 @@ def judge(
 ) -> Verdict:
     facts = ImageFacts("PNG", 30, 20, 500, animated)
     vector = np.array([] if embedding is None else [embedding], np.float32)
-    image = ScoredImage("f" * 64, facts, Scores(np.array(logits, np.float32), vector), cached=True, timing=NOW)
+    image = ScoredImage("f" * 64, facts, ImageScores(np.array(logits, np.float32), vector), cached=True, timing=NOW)
     verdict = Attributor(bundle, policy or PolicySettings(), "run").verdict(event, image)
     jsonschema.validate(json.loads(verdict.to_json()), verdict_schema())
     return verdict
@@ -47,7 +47,7 @@ def test_a_batch_is_judged_like_its_images_alone(bundle: Bundle) -> None:
     facts = ImageFacts("PNG", 30, 20, 500, animated=False)
     vectors = [[BRIGHT], [], [NEITHER], [REAL]]
     images = [
-        ScoredImage(str(n) * 64, facts, Scores(np.array([1.0], np.float32), np.array(v, np.float32)), False, NOW)
+        ScoredImage(str(n) * 64, facts, ImageScores(np.array([1.0], np.float32), np.array(v, np.float32)), False, NOW)
         for n, v in enumerate(vectors)
     ]
     attributor = Attributor(bundle, PolicySettings(), "run")

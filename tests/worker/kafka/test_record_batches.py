@@ -12,7 +12,7 @@ from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchB
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
-from worker.kafka.record_batches import LenientRecords, Unreadable, read_leniently
+from worker.kafka.record_batches import LenientRecords, UndecodableHeaders, read_leniently
 
 PLACE = TopicPartition("images", 0)
 COUNT = 5
@@ -89,7 +89,7 @@ def offsets(records: Iterable[Any]) -> list[int]:
 
 
 def unreadable(records: Iterable[Any]) -> list[int]:
-    return [record.offset for record in records if isinstance(record.headers, Unreadable)]
+    return [record.offset for record in records if isinstance(record.headers, UndecodableHeaders)]
 
 
 def test_good_batches_are_read_as_they_are() -> None:

@@ -1,9 +1,9 @@
-"""What may change in a published schema, and what breaks those who rely on it.
+"""Which changes to a published schema break programs that rely on it.
 
-There are two sides. What we *write* (verdicts, headers) others read: it may become narrower and gain fields, so that
-whatever comes was announced. What we *read* (events) others write: it may become wider, so that whatever they send is
-still taken. On either side a field that is gone, a value that is gone from an open enum, and an enum that is closed are
-breaks. Whether a word still means the same no program can tell.
+There are two sides. Others read what the worker *writes* (verdicts, headers): it may become narrower and gain fields,
+so that everything written was announced. Others write what the worker *reads* (events): it may become wider, so that
+everything they send is still accepted. On either side a field that is gone, a value that is gone from an open enum, and
+an enum that is closed are breaks. A program cannot tell whether the meaning of a word has changed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,13 @@ Side = Literal["written", "read"]
 _LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 _DESCRIPTIVE = {"$schema", "$defs", "$ref", "title", "description", "examples"}
-_COMPARED = {"type", "properties", "required", "items", "additionalProperties", "enum", "const"}
+_BELOW = ("items", "additionalProperties", "contentSchema")
+_COMPARED = {"type", "properties", "required", "enum", "const", *_BELOW}
 _ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
 
 
 def breaks(published: Schema, current: Schema, side: Side) -> list[str]:
-    """Each break as ``path: what``, sorted; none means that whoever relied on ``published`` still may.
+    """Each break as ``path: what``, sorted; empty if programs that rely on ``published`` still work.
 
     A schema without properties of its own is a collection: its ``$defs`` are compared by name.
     """
@@ -44,7 +45,7 @@ class _Comparison:
         yield from self._values(old, new, path)
         yield from self._rules(old, new, path)
         yield from self._properties(old, new, path)
-        for keyword in ("items", "additionalProperties"):
+        for keyword in _BELOW:
             yield from self._below(old.get(keyword, True), new.get(keyword, True), f"{path}.{keyword}")
 
     def _types(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
@@ -62,7 +63,7 @@ class _Comparison:
             yield f"{path}: value gone: {', '.join(map(str, gone))}"
 
     def _rules(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
-        """Bounds by size; whatever else there is by being the same, since no program compares two patterns."""
+        """Bounds are compared by size, all other keywords for equality, since patterns cannot be compared."""
         for keyword in sorted((old.keys() | new.keys()) - _DESCRIPTIVE - _COMPARED):
             before, now = old.get(keyword), new.get(keyword)
             narrow, wide = (now, before) if self._side == "written" else (before, now)
@@ -88,7 +89,7 @@ class _Comparison:
             yield from (f"{path}.{name}: now required" for name in required[1] - required[0])
 
     def _below(self, old: Schema | bool, new: Schema | bool, path: str) -> Iterator[str]:
-        """Where a schema may be left out: true allows everything, and false leaves no room to grow."""
+        """Compare keywords whose schema may be left out: true allows everything, false leaves no room to grow."""
         match (old, new):
             case (bool(), bool()):
                 if old is not new:
@@ -106,7 +107,7 @@ class _Comparison:
 
 
 def _resolved(schema: Schema, root: Schema) -> Schema:
-    """Without its ``$ref``; null or something else is written as that something with two types."""
+    """The schema with its ``$ref`` resolved; ``anyOf`` a schema and null becomes that schema with two types."""
     while "$ref" in schema:
         target: Any = root
         for step in schema["$ref"].removeprefix("#/").split("/"):
@@ -127,6 +128,6 @@ def _named(schema: Schema) -> set[str]:
 
 
 def _types(schema: Schema) -> frozenset[str]:
-    """A number may be an integer."""
+    """Types by name; a number may be an integer."""
     named = _named(schema)
     return frozenset(named | {"integer"} if "number" in named else named)

@@ -93,6 +93,16 @@ def field(name: str, key: str, **changed: Any) -> Change:
     return change
 
 
+def encoding(key: str, kind: str) -> Change:
+    """One field of the schema inside the header ``genprint-encoding`` of dead letters, replaced or added."""
+
+    def change(schema: dict[str, Any]) -> None:
+        content = part(schema, "DeadLetterHeaders")["properties"]["genprint-encoding"]["contentSchema"]
+        content["properties"][key] = {"type": kind}
+
+    return change
+
+
 def rename(name: str, key: str, to: str) -> Change:
     def change(schema: dict[str, Any]) -> None:
         fields = part(schema, name)["properties"]
@@ -153,6 +163,8 @@ BREAKS: list[tuple[str, Change, str]] = [
     ("headers.v1", field("DeadLetterHeaders", "genprint-reason", examples=["empty"]), "value gone: broken_image"),
     ("headers.v1", field("DeferredHeaders", "genprint-not-before", pattern="^.+$"), "pattern was"),
     ("headers.v1", field("DeferredHeaders", "genprint-not-before", pattern=None), "pattern was"),
+    ("headers.v1", encoding("null_value", "string"), "genprint-encoding.contentSchema.null_value: may now be string"),
+    ("headers.v1", field("DeadLetterHeaders", "genprint-encoding", contentSchema=None), "was described, is True"),
     ("image_event.v1", lambda s: part(s, "ClaimCheck")["properties"].pop("sha256"), "ClaimCheck.sha256: gone"),
     ("image_event.v1", added("ClaimCheck", "size", required=True), "ClaimCheck.size: now required"),
     ("image_event.v1", field("ClaimCheck", "uri", maxLength=100), "ClaimCheck.uri: maxLength was 8192, is 100"),
@@ -196,6 +208,7 @@ GROWTH: list[tuple[str, Change]] = [
     ("verdict.v1", lambda s: s["required"].append("new")),
     ("headers.v1", added("DeadLetterHeaders", "genprint-run", required=True)),
     ("headers.v1", lambda s: s["$defs"].update(More={"type": "object"})),
+    ("headers.v1", encoding("more", "string")),
     ("image_event.v1", added("ClaimCheck", "size", required=False)),
     ("image_event.v1", field("ClaimCheck", "uri", maxLength=None)),
     ("image_event.v1", field("ClaimCheck", "uri", maxLength=100_000)),

@@ -125,15 +125,23 @@ def test_choked_is_full_of_answers_that_wait() -> None:
     assert inbox.is_choked()
 
 
-def test_only_fetches_before_an_answered_event_hold_it_up() -> None:
-    inbox = intake(fetch={"patience_s": 0.001})
-    inbox.receive(records(IMAGES, 4), OWNED)
+def test_events_before_an_answered_one_hold_it_up_once_their_patience_is_over() -> None:
+    inbox = intake(fetch={"patience_s": 100})
+    inbox.receive(records(IMAGES, 5), OWNED)
     taken = list(inbox.admit())
-    for item in (taken[0], taken[2]):
-        item.fetch = object()  # type: ignore[assignment]
-        item.admitted -= 1
+    for item in (taken[0], taken[2], taken[4]):
+        item.admitted -= 101
     assert list(inbox.holding_up()) == []
     answer([taken[1]])
     assert list(inbox.holding_up()) == [taken[0]]
     answer([taken[3]])
     assert list(inbox.holding_up()) == [taken[0], taken[2]]
+
+
+def test_deferred_events_hold_nothing_up() -> None:
+    inbox = intake(fetch={"patience_s": 100})
+    inbox.receive(records(RETRY, 2), OWNED)
+    taken = list(inbox.admit())
+    taken[0].admitted -= 101
+    answer(taken[1:])
+    assert list(inbox.holding_up()) == []

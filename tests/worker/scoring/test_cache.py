@@ -32,7 +32,7 @@ from worker.scoring.cache import (
     encode_entry,
     models_digest,
 )
-from worker.scoring.engine import Scores
+from worker.scoring.engine import ImageScores
 from worker.settings import RedisSettings
 
 FACTS = ImageFacts("PNG", 640, 480, 12345, animated=False)
@@ -43,7 +43,7 @@ def entry(seed: int = 0, views: int = 3, dimension: int = 1) -> CachedScores:
     """Of the small bundle, whose embeddings are one number."""
     numbers = np.random.default_rng(seed)
     logits, embedding = numbers.normal(size=views), numbers.normal(size=dimension if views else 0)
-    return CachedScores(FACTS, Scores(logits.astype(np.float32), embedding.astype(np.float32)))
+    return CachedScores(FACTS, ImageScores(logits.astype(np.float32), embedding.astype(np.float32)))
 
 
 def same(found: CachedScores | None, expected: CachedScores) -> bool:
@@ -116,7 +116,9 @@ def test_no_cache_knows_nothing() -> None:
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**32 - 1))
 def test_encoding_round_trip(views: int, dimension: int, seed: int) -> None:
     numbers = np.random.default_rng(seed)
-    scores = Scores(numbers.normal(size=views).astype(np.float32), numbers.normal(size=dimension).astype(np.float32))
+    scores = ImageScores(
+        numbers.normal(size=views).astype(np.float32), numbers.normal(size=dimension).astype(np.float32)
+    )
     assert same(decode_entry(encode_entry(CachedScores(FACTS, scores))), CachedScores(FACTS, scores))
 
 
@@ -156,8 +158,8 @@ def test_facts_of_another_shape_under_a_good_checksum(facts: bytes) -> None:
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_no_model_gives_under_a_good_checksum(number: float) -> None:
     poisoned = np.array([1, number], np.float32)
-    assert decode_entry(encode_entry(CachedScores(FACTS, Scores(poisoned, np.ones(2, np.float32))))) is None
-    assert decode_entry(encode_entry(CachedScores(FACTS, Scores(np.ones(2, np.float32), poisoned)))) is None
+    assert decode_entry(encode_entry(CachedScores(FACTS, ImageScores(poisoned, np.ones(2, np.float32))))) is None
+    assert decode_entry(encode_entry(CachedScores(FACTS, ImageScores(np.ones(2, np.float32), poisoned)))) is None
 
 
 # Keys ----------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tests.worker.scoring.host_driver import HostDriver
 from tests.worker.small_bundle import SIZE, picture, small_bundle
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
 from worker.images.prepare import PreparedImage
-from worker.scoring.engine import Engine, Scores, cuda_usable
+from worker.scoring.engine import Engine, ImageScores, cuda_usable
 from worker.settings import InferenceSettings
 
 FACTS = ImageFacts("PNG", SIZE, SIZE, 1, animated=False)
@@ -44,7 +44,7 @@ def prepared(*brightness: int) -> PreparedImage:
 def test_every_image_gets_its_own_scores_whatever_the_batch(engine: Engine) -> None:
     images = [prepared(10), prepared(), prepared(20, 40), prepared(*range(100, 110)), prepared(200)]
     found = engine.score(images)
-    scores = [answer for answer in found if isinstance(answer, Scores)]
+    scores = [answer for answer in found if isinstance(answer, ImageScores)]
     assert [len(s.logits) for s in scores] == [1, 0, 2, 10, 1]
     np.testing.assert_allclose(scores[2].logits, [(20 - 127.5) / 10, (40 - 127.5) / 10], rtol=1e-5)
     np.testing.assert_allclose([s.embedding[0] for s in scores if len(s.logits)], [10, 30, 104.5, 200], rtol=1e-5)
@@ -70,7 +70,7 @@ def test_weights_outside_the_graph_are_not_looked_for(
 
 def test_a_value_that_is_no_number_rejects_its_image_alone(engine: Engine) -> None:
     found = engine.score([prepared(10), prepared(10, 0), prepared(200)])
-    assert [type(answer) for answer in found] == [Scores, InvalidOutput, Scores]
+    assert [type(answer) for answer in found] == [ImageScores, InvalidOutput, ImageScores]
 
 
 def test_the_image_that_breaks_a_batch_is_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

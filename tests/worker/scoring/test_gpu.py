@@ -17,7 +17,7 @@ from tests.worker.small_bundle import SIZE, small_bundle
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput
 from worker.images.prepare import PreparedImage
 from worker.operations.metrics import Metrics
-from worker.scoring.engine import Engine, Scores
+from worker.scoring.engine import Engine, ImageScores
 from worker.scoring.gpu import CudaDriver, GpuRunner
 from worker.settings import InferenceSettings
 
@@ -81,8 +81,8 @@ def test_two_models_of_one_kind_read_one_upload(engine: Engine, driver: HostDriv
     first, second = (runner.run(session, model, ["logit"], upload, "kind") for _ in range(2))
     assert [run[0].round(3).tolist() for run in first] == [run[0].round(3).tolist() for run in second]
     assert np.concatenate([run[0] for run in first]).round(3).tolist() == expected(10, 20, 30, 40, 50)
-    assert [count for _, count in upload.places["kind"]] == [4, 1]
-    assert all(address % 256 == upload.slot.address % 256 for address, _ in upload.places["kind"])
+    assert [count for _, count in upload.runs["kind"]] == [4, 1]
+    assert all(address % 256 == upload.slot.address % 256 for address, _ in upload.runs["kind"])
     assert len(driver.uploads) == 1
 
 
@@ -93,7 +93,7 @@ def test_two_kinds_of_input_go_in_one_copy(driver: HostDriver) -> None:
     assert len(driver.uploads) == 1
     [memory] = [memory for address, memory in driver.held.items() if address == upload.slot.address]
     for kind, views in (("small", small), ("large", large)):
-        [(address, count)] = upload.places[kind]
+        [(address, count)] = upload.runs[kind]
         begin = address - upload.slot.address
         assert count == len(views)
         assert (memory[begin : begin + views.nbytes] == views.reshape(-1)).all()
@@ -109,7 +109,7 @@ def test_a_third_batch_waits_until_one_is_computed(engine: Engine, driver: HostD
         assert not waiting.done()
         assert logits(engine.score(first, uploads[0])) == [expected(10)]
         upload = waiting.result(10)
-    assert len({address for address, _ in driver.uploads}) == 2  # in the place of the first
+    assert len({address for address, _ in driver.uploads}) == 2  # in the slot of the first
     assert logits(engine.score(third, upload)) == [expected(30)]
     assert logits(engine.score(second, uploads[1])) == [expected(20)]
 
@@ -127,15 +127,15 @@ def test_a_batch_that_fails_gives_its_place_back_and_finds_the_culprit(
         return found
 
     monkeypatch.setattr(engine._runner, "run", failing)
-    for _ in range(5):  # more often than there are places
+    for _ in range(5):  # more often than there are slots
         images = [prepared(10), prepared(77), prepared(30), prepared(0)]
         answers = engine.score(images, engine.upload(images))
-        assert [type(answer) for answer in answers] == [Scores, InferenceFailed, Scores, InvalidOutput]
+        assert [type(answer) for answer in answers] == [ImageScores, InferenceFailed, ImageScores, InvalidOutput]
 
 
 def test_a_device_that_fails_ends_the_worker(engine: Engine, driver: HostDriver) -> None:
     driver.failure = DeviceFailed("cuda: cuMemcpyHtoDAsync_v2 gives error 700")
-    for _ in range(5):  # each gives its place back
+    for _ in range(5):  # each gives its slot back
         with pytest.raises(DeviceFailed, match="700"):
             engine.upload([prepared(1)])
     with pytest.raises(DeviceFailed, match="700"):

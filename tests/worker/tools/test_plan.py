@@ -32,9 +32,19 @@ from worker.messages.records import Message
 from worker.messages.verdict import verdict_message
 from worker.operations.metrics import Metrics
 from worker.scoring.cache import CachedScores, RedisCache
-from worker.scoring.engine import Scores
+from worker.scoring.engine import ImageScores
 from worker.settings import RedisSettings, Settings, load_settings
-from worker.tools.capacity import CACHED, Measured, Model, Parts, Run, Turn, check, fit, read_measured
+from worker.tools.capacity import (
+    CACHED,
+    BenchmarkFigures,
+    CapacityModel,
+    MeasuredRun,
+    Parts,
+    Turn,
+    check,
+    fit,
+    read_measured,
+)
 from worker.tools.plan import (
     CLAIM_CHECK_BYTES,
     CLIENT_S_PER_BYTE,
@@ -66,15 +76,15 @@ PARTS = {
 OWN, OWN_CACHED, BEAT, BROKER, BROKER_BEAT = 0.0004, 0.0001, 0.02, 0.00005, 0.01
 
 
-def made_run(regime: str, processes: int, per_s: float) -> Run:
+def made_run(regime: str, processes: int, per_s: float) -> MeasuredRun:
     """As the model says that it costs."""
     own = OWN_CACHED if regime == CACHED else OWN
     worker = PARTS[regime].total_s + own + BEAT * processes / per_s
-    return Run(regime, processes, per_s, worker, BROKER + BROKER_BEAT * processes / per_s, 1200)
+    return MeasuredRun(regime, processes, per_s, worker, BROKER + BROKER_BEAT * processes / per_s, 1200)
 
 
-def made_measured(*runs: Run) -> Measured:
-    return Measured(Path("x.json"), "a machine", 2, "cpu", 20_000, PARTS, runs)
+def made_measured(*runs: MeasuredRun) -> BenchmarkFigures:
+    return BenchmarkFigures(Path("x.json"), "a machine", 2, "cpu", 20_000, PARTS, runs)
 
 
 RUNS = (
@@ -103,7 +113,7 @@ def test_no_cost_is_below_zero() -> None:
 
 
 TURN = Turn(1 / 800, RUNS[0])
-MODEL = Model(OWN, OWN_CACHED, BEAT, BROKER, BROKER_BEAT, 0.95, TURN, Turn(1 / 1600, RUNS[4]))
+MODEL = CapacityModel(OWN, OWN_CACHED, BEAT, BROKER, BROKER_BEAT, 0.95, TURN, Turn(1 / 1600, RUNS[4]))
 
 
 def test_a_machine_is_bound_by_its_cores_its_processes_or_its_device() -> None:
@@ -339,7 +349,7 @@ def test_an_entry_takes_as_much_memory_in_a_real_server(dimension: int, views: i
     """A server of its own: in a shared one memory comes and goes by what other tests do."""
     count = 5000
     facts = ImageFacts(format="JPEG", width=1024, height=768, bytes=200_000, animated=False)
-    entry = CachedScores(facts, Scores(np.zeros(views, np.float32), np.zeros(dimension, np.float32)))
+    entry = CachedScores(facts, ImageScores(np.zeros(views, np.float32), np.zeros(dimension, np.float32)))
     with Valkey(tmp_path / "valkey.log") as valkey, redis.Redis.from_url(valkey.url) as server:
         settings = RedisSettings(url=SecretStr(valkey.url), timeout_s=10)
         cache = RedisCache(settings, small_bundle(tmp_path / "bundle"), Metrics())

@@ -12,7 +12,7 @@ from worker.images.fetch import Fetcher
 from worker.messages.events import ClaimCheck, ImageEvent, InlineImage, read_delivery, read_event
 from worker.messages.records import Message, Partition, Record
 from worker.settings import FetchSettings
-from worker.tools.produce import Kind, image_events
+from worker.tools.produce import ContentKind, image_events
 
 NAMES = [b"a.png", b"b c#d?e%20f.jpg", b"sub/\xc3\xbc+&.webp", b"\xff.gif", b"none.avif"]
 
@@ -31,7 +31,7 @@ def read(message: Message) -> ImageEvent:
     return read_event(record, read_delivery(record, "images.retry"), 10**6, ())
 
 
-def events(folder: Path, kind: Kind, uri_prefix: str | None = None) -> list[ImageEvent]:
+def events(folder: Path, kind: ContentKind, uri_prefix: str | None = None) -> list[ImageEvent]:
     return [read(message) for message in image_events(folder, topic="images", kind=kind, uri_prefix=uri_prefix)]
 
 
