@@ -510,7 +510,7 @@ def step_bar(first: str) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr, silent where that is no terminal; it takes the step, the number done and their total.
 
     Args:
-        first: the step that is shown until the bar is told another.
+        first: the step that is shown until another is reported.
     """
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as bars:

@@ -162,12 +162,12 @@ def test_the_option_that_chooses_a_split_is_named(make_folder: MakeFolder, tmp_p
     run, checkpoint, data = CliRunner().invoke, tmp_path / "a.pt", tmp_path / "data"
     parts = {split: make_folder(f"data/{split}") for split in ("train", "calib", "test")}
     assert run(app, ["train", str(parts["train"]), str(checkpoint), *CLOSED_FORM]).exit_code == 0
-    judging = ["--split", "test", "--templates-split", "train", "--calibration-split", "calib"]
+    splits = ["--split", "test", "--templates-split", "train", "--calibration-split", "calib"]
     command = ["attribute", str(checkpoint), str(data), "--templates", str(data), "--calibration", str(data)]
-    assert run(app, [*command, *judging]).exit_code == 0
-    assert run(app, ["evaluate", *command[1:5], *judging[:4]]).exit_code == 0
-    for number, option in enumerate(judging[::2]):
-        rest = judging[: 2 * number] + judging[2 * number + 2 :]
+    assert run(app, [*command, *splits]).exit_code == 0
+    assert run(app, ["evaluate", *command[1:5], *splits[:4]]).exit_code == 0
+    for number, option in enumerate(splits[::2]):
+        rest = splits[: 2 * number] + splits[2 * number + 2 :]
         said = run(app, [*command, *rest])
         assert (said.exit_code, said.stderr) == (
             2,

@@ -1,1 +1,1 @@
-"""What experiments share: corpus, study, recipe, report, plots."""
+"""Shared parts of the experiments: corpus, study, recipe, report, plots."""

@@ -124,12 +124,12 @@ def read_sections(out: Path) -> tuple[Section, ...]:
     """
     paths = sorted((out / "sections").glob("*.json"))
     if not paths:
-        raise BadConfig(f"{out}: no sections here; run `trainer reproduce` with this --out first")
+        raise BadConfig(f"{out}: no sections here; run `genprint trainer reproduce` with this --out first")
     order = {name: number for number, name in enumerate(names())}
     try:
         sections = [Section.model_validate_json(path.read_text()) for path in paths]
     except ValueError as error:
-        raise BadConfig(f"{out / 'sections'}: of another version; run `trainer reproduce` again") from error
+        raise BadConfig(f"{out / 'sections'}: of another version; run `genprint trainer reproduce` again") from error
     return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol, s.tested_on)))
 
 

@@ -134,7 +134,7 @@ def inspect(
     labels = np.array([classes.index(entry.label) for entry in entries], np.int64)
     split_of = np.array([splits.index(entry.split or "") for entry in entries], np.int64)
 
-    def doubles(hashes: list[int], distance: int = 0) -> Duplicates:
+    def duplicates(hashes: list[int], distance: int = 0) -> Duplicates:
         names = [entry.path.as_posix() for entry in entries]
         return find_duplicates(np.array(hashes, np.uint64), split_of, labels, splits, names, distance)
 
@@ -153,9 +153,9 @@ def inspect(
         splits=splits,
         classes=facts,
         unreadable=tuple(Broken(path=bad.path.as_posix(), reason=_text(why.reason)) for bad, why in unreadable),
-        same_file=doubles([image.file for image in looked]),
-        same_pixels=doubles([image.pixels for image in looked]),
-        near=doubles([image.perceptual for image in looked], NEAR),
+        same_file=duplicates([image.file for image in looked]),
+        same_pixels=duplicates([image.pixels for image in looked]),
+        near=duplicates([image.perceptual for image in looked], NEAR),
         containers_alike=_alike([image.metadata for image in looked]),
         metadata=separate(
             tabulate([image.metadata for image in looked], INSPECTED), labels, classes, frozenset(map(_text, real))
@@ -239,20 +239,20 @@ def _warnings(inspection: Inspection) -> Iterator[str]:
 
 
 def _alarms(known: Separation, containers_alike: bool) -> Iterator[str]:
-    for what, told in known.questions.items():
-        if told.alarming:
+    for what, answer in known.questions.items():
+        if answer.alarming:
             yield (
-                f"metadata alone tell {what}: {told.everything.balanced_accuracy:.1%} balanced accuracy without a look "
-                f"at the pixels, by chance {told.chance:.1%} (p {told.everything.p_value:.3f}); {told.culprit.name} "
-                f"alone reaches {told.culprit.balanced_accuracy:.1%} (p {told.culprit.p_value:.3f}); "
-                f"{_advice(known, containers_alike)}"
+                f"metadata alone tell {what}: {answer.everything.balanced_accuracy:.1%} balanced accuracy without a "
+                f"look at the pixels, by chance {answer.chance:.1%} (p {answer.everything.p_value:.3f}); "
+                f"{answer.culprit.name} alone reaches {answer.culprit.balanced_accuracy:.1%} "
+                f"(p {answer.culprit.p_value:.3f}); {_advice(known, containers_alike)}"
             )
 
 
 def _advice(known: Separation, containers_alike: bool) -> str:
     if not containers_alike:
-        return "`trainer reencode` makes containers alike: do that first and inspect again"
-    groups = [group for told in known.questions.values() for group in told.groups]
+        return "`genprint trainer reencode` makes containers alike: do that first and inspect again"
+    groups = [group for answer in known.questions.values() for group in answer.groups]
     if any(group.alarming for group in groups if group.name != "file size"):
-        return "`trainer reencode --size` makes sides alike: do that first and inspect again"
+        return "`genprint trainer reencode --size` makes sides alike: do that first and inspect again"
     return "it follows from the content and sharpness of the images: state this baseline beside every result"

@@ -124,7 +124,7 @@ def separate(
 
     inputs = [table.values[chosen], *(table.of(name)[chosen] for name in table.names)]
     train, test = train_test_split(np.arange(len(true_ids)), test_size=0.5, stratify=true_ids, random_state=seed)
-    told = [
+    outputs = [
         [
             _predict(values[train], answer[true_ids[train]], values[test], _TREES_A_GROUP if number else _TREES, seed)
             for number, values in enumerate(inputs)
@@ -132,14 +132,14 @@ def separate(
         for answer in answers
     ]
     true_ids = true_ids[test]
-    predicted = [np.stack([probabilities.argmax(axis=1) for probabilities in each]) for each in told]
+    predicted = [np.stack([probabilities.argmax(axis=1) for probabilities in each]) for each in outputs]
     accuracies = _balanced_accuracies(true_ids, answers, predicted)
     p_values = _p_values(true_ids, answers, predicted, rng)
     by_class, *others = (
         _separability(
             table.names, _auroc(answer[true_ids], each[0]), 1 / (answer.max() + 1), accuracies[row], p_values[row]
         )
-        for row, (answer, each) in enumerate(zip(answers, told, strict=True))
+        for row, (answer, each) in enumerate(zip(answers, outputs, strict=True))
     )
     return Separation(
         images=len(chosen),

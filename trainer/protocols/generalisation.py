@@ -138,12 +138,12 @@ def generator_of(study: Study, name: str, setting: str) -> str:
     return study.generators[name]
 
 
-def average_precisions(study: Study, nets: Sequence[Trained], **how: Any) -> dict[str, Estimate]:
-    """The AP of each generator of the publication; ``how``: further arguments of ``Study.outputs``."""
+def average_precisions(study: Study, nets: Sequence[Trained], **view: Any) -> dict[str, Estimate]:
+    """The AP of each generator of the publication; ``view``: further arguments of ``Study.outputs``."""
     found = {}
     for name in study.tested:
         images = tested(study, name)
-        logits = np.stack([study.outputs(net, images, **how).logits for net in nets])[:, None]
+        logits = np.stack([study.outputs(net, images, **view).logits for net in nets])[:, None]
         found[name] = Sample.of(study, images, len(nets)).average_precision(logits)
     return found
 

@@ -171,8 +171,8 @@ def test_the_coverage_at_a_risk_is_that_of_repeated_files(resamples: Resamples, 
 
 
 def test_a_ratio_to_nothing_is_infinite_and_counts_for_its_bound() -> None:
-    ours, theirs = Estimate(np.array([0.01, 0.01, 0.03, 0.0])), Estimate(np.array([0.02, 0.0, 0.01, 0.0]))
-    ratio = ours / theirs
+    one, other = Estimate(np.array([0.01, 0.01, 0.03, 0.0])), Estimate(np.array([0.02, 0.0, 0.01, 0.0]))
+    ratio = one / other
     assert ratio.found[0] == 0.5
     assert ratio.interval().high == np.inf
     assert np.isnan(ratio.found[3])

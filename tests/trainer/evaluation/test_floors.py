@@ -1,4 +1,4 @@
-"""Floors on images where it is known what can be told and what cannot."""
+"""Floors on images whose differences are known."""
 
 import io
 from collections.abc import Callable

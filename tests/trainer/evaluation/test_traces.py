@@ -29,19 +29,19 @@ def test_the_residual_is_the_named_filters() -> None:
 
 def test_moments_and_neighbours() -> None:
     for image, row in zip(NOISE, measure(NOISE), strict=True):
-        told = dict(zip(names(), row, strict=True))
+        value_of = dict(zip(names(), row, strict=True))
         values = residual(image)
         across = np.diff(image.astype(float).mean(axis=2), axis=1)
-        assert told["log deviation of residual"] == pytest.approx(np.log(values.std()), abs=1e-4)
-        assert told["log kurtosis of x"] == pytest.approx(np.log(kurtosis(across.ravel(), fisher=False)), abs=1e-4)
-        assert told["zeros of x"] == pytest.approx(np.mean([abs(v) < 0.5 for v in across.ravel()]))
+        assert value_of["log deviation of residual"] == pytest.approx(np.log(values.std()), abs=1e-4)
+        assert value_of["log kurtosis of x"] == pytest.approx(np.log(kurtosis(across.ravel(), fisher=False)), abs=1e-4)
+        assert value_of["zeros of x"] == pytest.approx(np.mean([abs(v) < 0.5 for v in across.ravel()]))
         pairs = {
             "neighbour 0, 1": (values[:, :-1], values[:, 1:]),
             "neighbour 1, -1": (values[:-1, 1:], values[1:, :-1]),
             "neighbour 2, 2": (values[:-2, :-2], values[2:, 2:]),
         }
         for name, (here, there) in pairs.items():
-            assert told[name] == pytest.approx(pearsonr(here.ravel(), there.ravel()).statistic, abs=1e-4)
+            assert value_of[name] == pytest.approx(pearsonr(here.ravel(), there.ravel()).statistic, abs=1e-4)
 
 
 def test_rings_of_the_spectrum() -> None:
@@ -55,10 +55,12 @@ def test_rings_of_the_spectrum() -> None:
             for x in range(32):
                 radius = np.hypot(min(y, 32 - y), min(x, 32 - x)) / 16
                 rings[min(8, int(radius * 8))] += power[y, x]
-        told = dict(zip(names(), row, strict=True))
+        value_of = dict(zip(names(), row, strict=True))
         for number in range(8):
-            assert told[f"spectrum {number + 1} of 8"] == pytest.approx(np.log(rings[number] / rings.sum()), abs=2e-3)
-        assert told["spectrum, corners"] == pytest.approx(np.log(rings[8] / rings.sum()), abs=2e-3)
+            assert value_of[f"spectrum {number + 1} of 8"] == pytest.approx(
+                np.log(rings[number] / rings.sum()), abs=2e-3
+            )
+        assert value_of["spectrum, corners"] == pytest.approx(np.log(rings[8] / rings.sum()), abs=2e-3)
 
 
 @pytest.mark.parametrize("period", [2, 4, 8])

@@ -20,12 +20,12 @@ def bits(a: int, b: int) -> int:
 
 def test_the_hash_survives_what_makes_near_duplicates_and_tells_pictures_apart() -> None:
     for seed in range(20):
-        picture = smooth(seed)
+        image = smooth(seed)
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=50)
-        for copy in (Image.open(buffer), picture.resize((64, 64)), picture.point(lambda v: min(255, v + 6))):
-            assert bits(perceptual_hash(picture), perceptual_hash(copy)) <= 4
-        assert bits(perceptual_hash(picture), perceptual_hash(smooth(seed + 100))) > 12
+        image.save(buffer, "JPEG", quality=50)
+        for copy in (Image.open(buffer), image.resize((64, 64)), image.point(lambda v: min(255, v + 6))):
+            assert bits(perceptual_hash(image), perceptual_hash(copy)) <= 4
+        assert bits(perceptual_hash(image), perceptual_hash(smooth(seed + 100))) > 12
 
 
 def by_loops(
@@ -57,8 +57,8 @@ def test_counts_are_those_of_loops(distance: int) -> None:
     )
     same, other, across = by_loops(hashes, splits.tolist(), classes.tolist(), distance)
     assert (found.same_class, found.other_class) == (same, other)
-    told = {("abc".index(a), "abc".index(b)): n for a, others in found.other_split.items() for b, n in others.items()}
-    assert told == across
+    counts = {("abc".index(a), "abc".index(b)): n for a, others in found.other_split.items() for b, n in others.items()}
+    assert counts == across
     for one, two in found.examples:
         assert one != two
         assert bits(hashes[int(one)], hashes[int(two)]) <= distance

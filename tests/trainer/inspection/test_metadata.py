@@ -23,9 +23,9 @@ LUMINANCE = [
 """ITU-T T.81, table K.1."""
 
 
-def encode(picture: Image.Image, form: str, **options: Any) -> bytes:
+def encode(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 

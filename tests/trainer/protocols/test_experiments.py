@@ -61,7 +61,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         {
             "variants": {"PRNU": PRNU, "S1": S1, "LDA": SPECTRA},
             "changes": ["jpeg75", "noise5", "blur2"],
-            "faithful": "PRNU",
+            "reference": "PRNU",
         },
         {
             "top1": {"PRNU/top-1", "S1/top-1", "LDA/P worst", "floor: metadata/top-1", "floor: statistics/P worst"},

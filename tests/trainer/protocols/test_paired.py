@@ -38,7 +38,7 @@ def test_errors_are_compared_on_the_same_photographs_whatever_the_number_of_back
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(expected[1:], [0.025, 0.975])))
 
 
-def test_no_ratio_is_told_where_the_faithful_one_makes_no_errors() -> None:
+def test_no_ratio_is_told_where_the_reference_makes_no_errors() -> None:
     none, some = (Estimate(np.full(3, error)) for error in (0.0, 0.1))
     assert closed_set._ratios({"a": {closed_set.TOP1: some}, "b": {closed_set.TOP1: none}}, "a", "b") == {}
 
