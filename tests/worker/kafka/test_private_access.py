@@ -50,9 +50,9 @@ INTERNAL = {
 
 SOURCES = {path: ast.parse(path.read_text()) for path in sorted(Path(worker.kafka.__path__[0]).glob("*.py"))}
 ADVICE = (
-    f"worker/kafka relies on private parts of kafka-python that were looked at in {LOOKED_AT}. For another version: read "
-    "what changed in each class of PRIVATE and each module of INTERNAL, run `make chaos`, then move LOOKED_AT and the "
-    "cap in pyproject.toml"
+    f"worker/kafka relies on private parts of kafka-python that were looked at in {LOOKED_AT}. For another version, "
+    "read what changed in each class of PRIVATE and each module of INTERNAL, run `make chaos`, then move LOOKED_AT and "
+    "the cap in pyproject.toml"
 )
 
 
