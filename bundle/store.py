@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A verified bundle in memory: what was hashed is what is used.
+    """A verified bundle in memory: the bytes that were hashed are those that are used.
 
     Attributes:
         digest: sha256 (hex) of ``manifest.json``, which holds the sha256 of every file; the bundle's identity.

@@ -41,7 +41,7 @@ from typing import ClassVar
 
 
 class Disposition(StrEnum):
-    """What becomes of the event, or of the process."""
+    """What happens to the event, or to the process."""
 
     REJECT = "reject"  # a dead letter
     DEFER = "defer"  # to the retry topic, in the same transaction

@@ -17,7 +17,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def fault(text: str, change: Callable[[Document], Any]) -> str:
-    """Where and why a changed manifest is refused."""
+    """The field and message with which a changed manifest is refused."""
     document = json.loads(text)
     change(document)
     with pytest.raises(ValidationError) as caught:
@@ -96,10 +96,10 @@ def test_the_field_at_fault_is_named(text: str, change: Callable[[Document], Any
     "name",
     ["../model.onnx", "/etc/passwd", "a/../../b", "a/..", "..", ".", "", ".hidden", "a\\b", "a b", "a\n", "C:x", "a\0"],
 )
-@pytest.mark.parametrize("place", ["model", "templates", "probe file", "probe image", "files"])
-def test_no_file_name_leaves_the_bundle(text: str, name: str, place: str) -> None:
+@pytest.mark.parametrize("field", ["model", "templates", "probe file", "probe image", "files"])
+def test_no_file_name_leaves_the_bundle(text: str, name: str, field: str) -> None:
     def change(document: Document) -> None:
-        match place:
+        match field:
             case "model":
                 document["models"][0]["file"] = name
             case "templates":

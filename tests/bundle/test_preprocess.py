@@ -72,7 +72,7 @@ def views(image: Image.Image, *recipe: View) -> Pixels:
 
 
 def gradient(width: int, height: int) -> Image.Image:
-    """Smooth, without symmetry, so that JPEG, WebP and AVIF keep it to a few grey levels."""
+    """A smooth image without symmetry, which JPEG, WebP and AVIF keep to a few grey levels."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 4, y * 4, (x + 2 * y)], axis=-1).astype(np.uint8))
 
@@ -316,7 +316,7 @@ class TestFrames:
         assert (decoded.facts.format, decoded.facts.animated) == ("JPEG", False)
         assert np.array_equal(np.asarray(decoded.image), pixels(ONE_FRAME["JPEG"]))
 
-    def test_a_jpeg_with_a_broken_index_of_pictures_is_a_jpeg(self) -> None:
+    def test_a_jpeg_with_a_broken_index_of_images_is_a_jpeg(self) -> None:
         plain = ONE_FRAME["JPEG"]
         broken = plain[:2] + b"\xff\xe2\x00\x10MPF\0II*\0\xff\xff\0\0\0\0" + plain[2:]
         assert np.array_equal(pixels(broken), pixels(plain))
@@ -355,7 +355,7 @@ class TestCeilings:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
     def test_decoding_holds_no_more_memory_than_it_says(self) -> None:
-        """In a process of its own: the peak of resident memory, most memory-hungry kinds last."""
+        """Measures the peak of resident memory in a process of its own, the most memory-hungry formats last."""
         big = gradient(1600, 1600)
         clear = big.copy()
         clear.putalpha(128)
@@ -401,7 +401,7 @@ class TestDamage:
     }
 
     @pytest.mark.parametrize("name", sorted(WHOLE))
-    def test_a_beginning_gives_the_whole_picture_or_none(self, name: str) -> None:
+    def test_a_truncated_file_gives_the_whole_image_or_none(self, name: str) -> None:
         data = self.WHOLE[name]
         whole, errors = pixels(data), set()
         for end in [*range(1, 64), *range(64, len(data), max(1, len(data) // 150))]:
@@ -446,7 +446,7 @@ class TestResize:
     def test_without_antialias_it_samples_single_points(
         self, size: tuple[int, int], kernel: Literal["bilinear", "bicubic"]
     ) -> None:
-        """``align_corners=False`` by plain loops; also enlarging."""
+        """Compares with plain loops for ``align_corners=False``, for enlarging too."""
 
         def weight(distance: float) -> float:
             d = abs(distance)
@@ -525,7 +525,7 @@ class TestTooSmall:
         across, down = max(0, 16 - size[0]), max(0, 16 - size[1])
 
         def mirrored(position: int, length: int) -> int:
-            """Bounce between the ends without repeating them."""
+            """Indices that bounce between the ends without repeating them."""
             period = max(1, 2 * (length - 1))
             inside = position % period
             return min(inside, period - inside) if length > 1 else 0

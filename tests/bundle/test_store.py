@@ -142,7 +142,7 @@ class TestWholeOrNotAtAll:
         assert list(bundle.path.parent.iterdir()) == [bundle.path]
 
     def test_nothing_is_replaced_unasked(self, bundle: Bundle) -> None:
-        with pytest.raises(FileExistsError, match=f"{bundle.path} exists; choose another place or say --force"):
+        with pytest.raises(FileExistsError, match=f"{bundle.path} exists; choose another place or pass --force"):
             write_bundle(bundle.path, bundle.manifest, bundle.files)
 
     def test_force_replaces_the_whole_bundle(self, bundle: Bundle) -> None:

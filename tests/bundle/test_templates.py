@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def library(**changes: object) -> TemplateLibrary:
-    """Two labels in the plane; ``b`` has two templates."""
+    """A library of two labels in the plane; ``b`` has two templates."""
     parts: dict[str, object] = {
         "labels": ("a", "b"),
         "vectors": np.array([[0, 0], [10, 0], [0, 10]], np.float32),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from tests.worker.small_bundle import SIZE, picture
+from tests.worker.small_bundle import SIZE, encoded_image
 
 _PICTURES = 400
 _PICTURE_SIZE = 24
@@ -34,7 +34,7 @@ class Pictures:
         self._known: list[tuple[bytes, float]] = []
         for number in range(_PICTURES):
             brightness = self._random.choice((self._random.randint(20, 100), self._random.randint(160, 240)))
-            data = picture(brightness, size=_PICTURE_SIZE, seed=seed * _PICTURES + number)
+            data = encoded_image(brightness, size=_PICTURE_SIZE, seed=seed * _PICTURES + number)
             self._known.append((data, _logit(data)))
 
     def choose(self) -> tuple[bytes, float]:

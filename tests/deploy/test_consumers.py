@@ -22,7 +22,7 @@ from deploy.local.apache_kafka import ApacheKafka
 from tests.deploy.consumer_programs import SOURCES, Consuming, Program, build, missing
 from tests.deploy.requirements import require
 from tests.integration.worker_process import PARTITIONS, Stream, WorkerProcess
-from tests.worker.small_bundle import picture, small_bundle
+from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.decision import table as policy
 from worker.decision.attribution import ANIMATED
 from worker.kafka.topics import declared_topics
@@ -118,7 +118,7 @@ def topic(apache_kafka: ApacheKafka, tmp_path_factory: pytest.TempPathFactory) -
     bundle = small_bundle(place / "bundle")
     with WorkerProcess(stream.environment(bundle.path), place / "worker.log"):
         for name, brightness in BRIGHTNESS.items():
-            stream.produce(picture(brightness), {"content-type": b"image/png", **_identity(name)}, name.encode())
+            stream.produce(encoded_image(brightness), {"content-type": b"image/png", **_identity(name)}, name.encode())
         stream.flush()
         found = stream.answers(len(BRIGHTNESS))
     verdicts = [json.loads(message.value()) for message in found["verdicts"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.small_bundle import picture, small_bundle
+from tests.worker.small_bundle import encoded_image, small_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 UV = Path(sys.executable).with_name("uv")
@@ -75,7 +75,7 @@ def test_it_carries_every_file_that_the_code_reads(wheel: Path) -> None:
 
 def test_classify_from_another_directory_without_torch(environment: Path, tmp_path: Path) -> None:
     small_bundle(tmp_path / "bundle")
-    (tmp_path / "bright.png").write_bytes(picture(220))
+    (tmp_path / "bright.png").write_bytes(encoded_image(220))
     # Files of the user's that are called as our packages are.
     for name in ("worker", "trainer", "bundle"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user')\n")

@@ -16,7 +16,7 @@ from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.integration.worker_process import PARTITIONS, ROOT, Stream, WorkerProcess
 from tests.worker.messages.edges import until
-from tests.worker.small_bundle import picture, small_bundle
+from tests.worker.small_bundle import encoded_image, small_bundle
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +34,9 @@ def stream(apache_kafka: ApacheKafka) -> Stream:
     stream = Stream(apache_kafka.bootstrap)
     for number in range(EVENTS):
         broken = number % 50 == 49
-        stream.produce(b"no image" if broken else picture(40 + number % 100, seed=number), PNG, key=b"%d" % number)
+        stream.produce(
+            b"no image" if broken else encoded_image(40 + number % 100, seed=number), PNG, key=b"%d" % number
+        )
     stream.flush()
     return stream
 
@@ -93,7 +95,7 @@ def test_a_killed_replay_goes_on_to_the_end_it_had(stream: Stream, bundle: Path)
         first.communicate()
     before = ends(stream)
     for number in range(MORE):
-        stream.produce(picture(40, seed=EVENTS + number), PNG)
+        stream.produce(encoded_image(40, seed=EVENTS + number), PNG)
     stream.flush()
     assert ended(replay(stream, bundle, *span)) == (0, "run audit: every event of the span has its answer")
     expected = {f"{stream.topic('images')}/{number}/{at}" for number, end in before.items() for at in range(end)}

@@ -30,7 +30,7 @@ from tests.integration.tls_front import TlsFront
 from tests.integration.worker_process import Stream, WorkerProcess, clean_environment, worker_command
 from tests.worker.messages.edges import until
 from tests.worker.scoring.test_cache import A, entry, same
-from tests.worker.small_bundle import picture, small_bundle
+from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.errors import BrokerUnreachable, StartupError
 from worker.kafka.connection import check_topics, reach
 from worker.kafka.topics import declared_rights
@@ -110,7 +110,7 @@ def test_a_worker_with_the_least_rights_answers_exactly_once(
     with worker:
         with Producer(secure_kafka.client("producer", **{"enable.idempotence": True})) as producer:
             for number in range(40):
-                producer.produce(stream.topic("images"), picture(40, seed=number), headers=list(PNG.items()))
+                producer.produce(stream.topic("images"), encoded_image(40, seed=number), headers=list(PNG.items()))
             producer.produce(stream.topic("images"), b"no image", headers=list(PNG.items()))
             producer.produce(stream.topic("images"), missing, headers=[("content-type", b"application/json")])
             assert producer.flush(30) == 0
@@ -290,7 +290,7 @@ def test_a_wrong_password_and_an_unknown_user(
 def test_a_wrong_password_is_offered_once(stream: Stream, secure_kafka: SecureKafka) -> None:
     settings = kafka_settings(stream, secure_kafka, KAFKA__SASL_PASSWORD="wrong-4711")
     began = time.monotonic()
-    assert "turned us away" in why(settings.model_copy(update={"start_timeout_s": 60}))
+    assert "denied access" in why(settings.model_copy(update={"start_timeout_s": 60}))
     assert time.monotonic() - began < 10
 
 
@@ -350,7 +350,7 @@ def test_an_authority_that_is_not_there_or_is_none(stream: Stream, bundle: Bundl
         ({"KAFKA__SASL_PASSWORD": ""}, "kafka.security_protocol=SASL_SSL needs kafka.sasl_password"),
         ({"KAFKA__SECURITY_PROTOCOL": "SSL"}, "does not use kafka.sasl_mechanism"),
         ({"KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT"}, "does not use kafka.ssl_cafile"),
-        ({"KAFKA__SSL_KEYFILE": "/x.key"}, "kafka.ssl_keyfile=/x.key: a key without its certificate"),
+        ({"KAFKA__SSL_KEYFILE": "/x.key"}, "kafka.ssl_keyfile=/x.key: a key needs its certificate"),
         ({"KAFKA__SSL_CERTFILE": "/nowhere.pem"}, "kafka.ssl_certfile=/nowhere.pem: No such file"),
         ({"KAFKA__SSL_CERTFILE": __file__}, "a certificate and its unencrypted key in PEM form"),
     ],
@@ -493,7 +493,7 @@ def test_a_worker_without_any_right(stream: Stream, secure_kafka: SecureKafka) -
 
 
 def test_a_producer_without_the_right(stream: Stream, secure_kafka: SecureKafka, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(picture(40))
+    (tmp_path / "a.png").write_bytes(encoded_image(40))
     own = secure_kafka.settings("consumer", **names(stream), KAFKA__START_TIMEOUT_S=str(START_S))
     variables = clean_environment() | {f"GENPRINT_{name}": value for name, value in own.items()}
     result = worker_command("produce", str(tmp_path), environment=variables)
@@ -556,13 +556,13 @@ def test_a_right_that_is_taken_away_ends_a_worker_that_runs(
             for future in admin.delete_acls([AclBindingFilter(*_fields(right)) for right in taken]).values():
                 future.result()
         for number in range(8):
-            stream.produce(picture(40, seed=number), PNG)
+            stream.produce(encoded_image(40, seed=number), PNG)
         stream.flush()
         until(lambda: worker.exit_status is not None, "the end of the worker")
         assert worker.exit_status == 2
     last = worker.log_path.read_text().splitlines()[-1]
     assert last.startswith("genprint: ")
-    assert "the broker turned us away" in last
+    assert "the broker denied access" in last
 
 
 def _fields(right: AclBinding) -> tuple[Any, ...]:
@@ -645,9 +645,9 @@ def test_user_and_password_may_be_in_the_address(guarded: Guarded, bundle: Bundl
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "password": ({"password": "wrong-4711"}, "does not take user worker with that password"),
-    "user": ({"username": "nobody"}, "does not take user nobody with that password"),
-    "nothing": ({"username": None, "password": None}, "does not take user default"),
+    "password": ({"password": "wrong-4711"}, "refuses user worker with that password"),
+    "user": ({"username": "nobody"}, "refuses user nobody with that password"),
+    "nothing": ({"username": None, "password": None}, "refuses user default"),
     "reader": ({"username": "reader"}, "user reader lacks a right; it needs MGET and SET on the keys genprint:*"),
     "writer": ({"username": "writer"}, "user writer lacks a right"),
     "elsewhere": ({"username": "elsewhere"}, "user elsewhere lacks a right"),
@@ -658,7 +658,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "foreign": ({"ssl_certfile": "FOREIGN", "ssl_keyfile": None}, "redis.ssl_certfile=FOREIGN"),
     "no file": ({"ssl_cafile": "/nowhere/ca.pem"}, "redis.ssl_cafile=/nowhere/ca.pem: No such file or directory"),
     "twice": ({"url": "rediss://a:b-4711@127.0.0.1/0"}, "the user is in redis.url already"),
-    "no tls": ({"url": "redis://127.0.0.1:1/0"}, "certificates are for rediss:// addresses"),
+    "no tls": ({"url": "redis://127.0.0.1:1/0"}, "certificates need an address that begins with rediss://"),
 }
 
 

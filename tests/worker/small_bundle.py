@@ -1,6 +1,6 @@
-"""A bundle whose verdicts can be told by looking: bright images are generated, dark ones real.
+"""A bundle whose verdicts are easy to predict: bright images are generated, dark ones real.
 
-Made with onnx alone, in milliseconds, and loaded through the store like any other.
+It is made with onnx alone, in milliseconds, and loaded through the store like any other.
 
 =========== ============ ================================
 mean pixel  logit        nearest template
@@ -45,7 +45,7 @@ from bundle.templates import TemplateLibrary
 SIZE = 16
 
 
-def picture(brightness: int, *, size: int = 24, suffix: str = ".png", seed: int = 0) -> bytes:
+def encoded_image(brightness: int, *, size: int = 24, suffix: str = ".png", seed: int = 0) -> bytes:
     """An encoded image whose pixels average ``brightness``; other seeds give other bytes."""
     noise = np.random.default_rng(seed).integers(-3, 4, (size, size, 3)) if 3 < brightness < 252 else 0
     pixels = np.full((size, size, 3), brightness) + noise
@@ -55,7 +55,7 @@ def picture(brightness: int, *, size: int = 24, suffix: str = ".png", seed: int 
 
 
 def small_bundle(out: Path) -> Bundle:
-    """Write and load it."""
+    """Write the bundle to ``out`` and load it."""
     model = Model(
         name="brightness",
         file="model.onnx",
@@ -72,7 +72,7 @@ def small_bundle(out: Path) -> Bundle:
         logit, embedding = session.run(["logit", "embedding"], {"images": views})
         return {"logit": logit, "embedding": embedding}
 
-    images = {"probe/0.png": picture(40), "probe/1.jpg": picture(220, suffix=".jpg")}
+    images = {"probe/0.png": encoded_image(40), "probe/1.jpg": encoded_image(220, suffix=".jpg")}
     probe = Probe.record(images, (model,), run)
     distances = np.linspace(0, 60, 200, dtype=np.float32)
     library = TemplateLibrary(

@@ -1,4 +1,4 @@
-"""The tree of errors: each has its disposition and a label of its own, as the docstring draws it."""
+"""The tree of errors: each has the disposition that the docstring draws, and its own label."""
 
 import re
 from collections.abc import Iterator

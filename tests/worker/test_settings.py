@@ -1,4 +1,4 @@
-"""Settings: what is unknown or malformed stops start-up by name; secrets are never shown."""
+"""Settings: an unknown or malformed setting stops start-up and is named; secrets are never shown."""
 
 import pickle
 import re

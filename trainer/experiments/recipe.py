@@ -174,7 +174,7 @@ def read_recipe(name: str) -> Recipe:
     path = RECIPES / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml" or not path.is_file():
         raise BadConfig(
-            f"{name}: no experiment of that name and no TOML file; `genprint trainer reproduce --list` lists the experiments"
+            f"{name}: neither an experiment nor a TOML file; `genprint trainer reproduce --list` lists experiments"
         )
     scales = tomllib.loads((RECIPES / "scales.toml").read_text())
     try:

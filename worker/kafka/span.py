@@ -26,7 +26,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Span:
-    """From the first point on, up to and without the second."""
+    """The offsets from the first point up to the second, without the latter."""
 
     start: Point
     end: Point

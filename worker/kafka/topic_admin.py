@@ -82,7 +82,7 @@ class TopicRequest:
 
 
 def check_topics_and_rights(settings: Settings, request: TopicRequest) -> list[Difference]:
-    """Every difference between what is declared and what is there.
+    """Every difference of the cluster from what is declared.
 
     Raises:
         BrokerError, StartupError: the cluster could not be read.

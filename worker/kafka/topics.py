@@ -19,7 +19,7 @@ _HARMLESS = frozenset({"DESCRIBE", "DESCRIBE_CONFIGS"})
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic as it should be, or as it was found; ``configs`` are Kafka's names and values."""
+    """A topic as it should be, or as it was found; ``configs`` are Kafka's names and values."""
 
     name: str
     partitions: int

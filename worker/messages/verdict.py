@@ -75,7 +75,7 @@ class GeneratedPart(_Part):
     """Calibrated probability that it was generated, at the worker's prior; null where the image is too small."""
     decision: Annotated[Decision, _open("real", "generated", "unsure")]
     reasons: tuple[str, ...]
-    """Why unsure, and what else a reviewer should know."""
+    """Reasons why the decision is unsure, and other facts that a reviewer should know."""
     scores: tuple[ScorePart, ...]
 
 
@@ -89,7 +89,7 @@ class CandidatePart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class AttributionPart(_Part):
-    """Which generator made the image."""
+    """The generator to which the image is attributed."""
 
     source: str | None
     """A label, `unknown` (no template explains the image), or null."""

@@ -1,1 +1,1 @@
-"""What on-call engineers see: health, metrics, logs, TLS, tables of settings and metrics."""
+"""Health, metrics, logs, TLS, and the tables of settings and metrics."""

@@ -122,7 +122,7 @@ class Watchdog:
     """Ends the process when a guarded call exceeds its deadline.
 
     kafka-python's ``commit_transaction``, ``abort_transaction`` and ``send_offsets_to_transaction`` wait without a
-    limit. Ending is safe: what is uncommitted is read again.
+    limit. Ending is safe: uncommitted events are read again.
     """
 
     def __init__(self, deadline_s: float, end: Callable[[int], object] = os._exit) -> None:

@@ -29,7 +29,7 @@ class Batcher(Generic[T]):
                 self._changed.notify()
 
     def take(self) -> list[T]:
-        """Up to ``max_size`` items: at once if so many wait, else ``max_wait_s`` after the first came; [] if closed."""
+        """Take ``max_size`` items, or fewer ``max_wait_s`` after the first one came; [] if closed."""
         with self._changed:
             while not self._items:
                 if self._closed:
@@ -44,7 +44,7 @@ class Batcher(Generic[T]):
             return [self._items.popleft()[1] for _ in range(min(self._max_size, len(self._items)))]
 
     def close(self) -> None:
-        """Wake the taker; what is still queued is handed out first."""
+        """Wake the taker; items that are still queued are handed out first."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

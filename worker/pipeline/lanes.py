@@ -35,7 +35,7 @@ class InFlight:
     tenant: str | None = None
     """The tenant whose slot it takes; None if it takes none."""
     dropped: bool = False
-    """Its partition was taken away. Set once; a stage that misses it does some work in vain, no harm."""
+    """Set once, when its partition is taken away; a stage that misses it only does some work in vain."""
     answer: Message | None = None
     counter: Counter | None = None
     """The counter to increase when the answer is published; dropped events are not counted."""
@@ -69,7 +69,7 @@ class Lane:
         self._in_flight: deque[InFlight] = deque()
 
     def admit(self, item: InFlight) -> None:
-        """Add to what is in flight; the order of calls is the order of offsets."""
+        """Take an event in flight; the order of calls is the order of offsets."""
         item.admitted, item.admitted_ms = time.monotonic(), time.time() * 1000
         self._in_flight.append(item)
 

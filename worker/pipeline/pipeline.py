@@ -45,7 +45,7 @@ _LAG_EVERY_S = 5.0
 
 
 class Pipeline:
-    """Consumes, answers and commits until it is told to stop."""
+    """Consumes events, publishes their answers and commits their offsets."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class Pipeline:
             self._metrics.last_verdict.set_to_current_time()
 
     def _drain(self) -> None:
-        """Finish what is in flight; what only waits is left to the next worker."""
+        """Finish the events in flight; those that only wait are left to the next worker."""
         deadline = time.monotonic() + self._settings.pipeline.drain_s
         _log.info("stopping", in_flight=self._intake.in_flight)
         while self._intake.in_flight and time.monotonic() < deadline:
@@ -256,10 +256,10 @@ class Pipeline:
         item.counter = self._metrics.decisions.labels(generated.decision, verdict.attribution.source or "none")
 
     def _poll(self) -> list[Record]:
-        """What comes, or nothing after the time at which there may be something else to do.
+        """Poll, for at most the time until there may be something else to do.
 
         Every turn costs CPU that inference needs, most of it in the client's own thread, so the longer nothing
-        happened, the later we look again.
+        happened, the longer the wait.
         """
         time.sleep(max(0.0, self._turn_at - time.monotonic()))
         until_publication = self._publish_at - time.monotonic()

@@ -203,7 +203,7 @@ def plan(
         regime: benchmark regime whose network costs as much as the bundle's.
         settings: source of retention, replication, commit interval and the cache's time to live.
         kept: size of what the cache keeps; without it Redis is left out.
-        prices: prices of what is to be paid for.
+        prices: prices of the parts of the cost.
 
     Raises:
         StartupError: a worker of that size cannot process an image.

@@ -1,4 +1,4 @@
-"""From scores to a verdict, at a bundle whose labels, thresholds and templates are known by heart."""
+"""From scores to a verdict, with the labels, thresholds and templates of the small bundle."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return small_bundle(tmp_path_factory.mktemp("bundle") / "b")
 
 
-def judge(
+def verdict_on(
     bundle: Bundle,
     logits: list[float],
     embedding: float | None,
@@ -43,7 +43,7 @@ def judge(
     return verdict
 
 
-def test_a_batch_is_judged_like_its_images_alone(bundle: Bundle) -> None:
+def test_a_batch_gets_the_verdicts_of_its_images_alone(bundle: Bundle) -> None:
     facts = ImageFacts("PNG", 30, 20, 500, animated=False)
     vectors = [[BRIGHT], [], [NEITHER], [REAL]]
     images = [
@@ -79,13 +79,13 @@ HIGH, LOW, MIDDLE = 5.0, -5.0, 0.1
 def test_table(
     bundle: Bundle, logit: float, embedding: float, decision: str, source: str | None, conflict: bool, action: str
 ) -> None:
-    found = judge(bundle, [logit], embedding)
+    found = verdict_on(bundle, [logit], embedding)
     assert (found.generated.decision, found.attribution.source) == (decision, source)
     assert (found.attribution.conflict, found.action) == (conflict, action)
 
 
 def test_numbers(bundle: Bundle) -> None:
-    found = judge(bundle, [1.0, 3.0], BRIGHT)
+    found = verdict_on(bundle, [1.0, 3.0], BRIGHT)
     expected = 1 / (1 + math.exp(-2))  # mean of the views, scale 1, bias 0
     assert found.generated.probability == pytest.approx(expected)
     [score] = found.generated.scores
@@ -97,7 +97,7 @@ def test_numbers(bundle: Bundle) -> None:
 
 
 def test_identity_and_facts_are_carried(bundle: Bundle) -> None:
-    found = judge(bundle, [HIGH], BRIGHT)
+    found = verdict_on(bundle, [HIGH], BRIGHT)
     assert asdict(found.event) == {
         "id": "7",
         "source": "urn:a",
@@ -115,21 +115,21 @@ def test_identity_and_facts_are_carried(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize(("prior", "decision"), [(None, "generated"), (0.5, "generated"), (0.001, "unsure")])
 def test_the_prior_of_the_settings_shifts_the_probability(bundle: Bundle, prior: float | None, decision: str) -> None:
-    found = judge(bundle, [3.0], NEITHER, policy=PolicySettings(prior_generated=prior))
+    found = verdict_on(bundle, [3.0], NEITHER, policy=PolicySettings(prior_generated=prior))
     odds = math.exp(3) * (1 if prior is None else prior / (1 - prior))
     assert found.generated.probability == pytest.approx(odds / (1 + odds))
     assert found.generated.decision == decision
 
 
 def test_views_that_disagree(bundle: Bundle) -> None:
-    found = judge(bundle, [HIGH, LOW, HIGH, HIGH], BRIGHT)
+    found = verdict_on(bundle, [HIGH, LOW, HIGH, HIGH], BRIGHT)
     assert (found.generated.decision, found.generated.reasons) == ("unsure", ("views_disagree",))
     assert found.attribution.source is None
     assert found.attribution.candidates
 
 
 def test_an_image_without_views(bundle: Bundle) -> None:
-    found = judge(bundle, [], None)
+    found = verdict_on(bundle, [], None)
     assert (found.generated.decision, found.generated.reasons) == ("unsure", ("image_too_small",))
     assert found.generated.probability is None
     assert not found.generated.scores
@@ -137,14 +137,14 @@ def test_an_image_without_views(bundle: Bundle) -> None:
     assert found.attribution.distance is found.attribution.p_value is None
 
 
-def test_an_animation_says_that_one_frame_was_judged(bundle: Bundle) -> None:
-    assert judge(bundle, [HIGH], BRIGHT, animated=True).generated.reasons == ("animated_first_frame",)
+def test_an_animation_has_a_reason_that_names_its_first_frame(bundle: Bundle) -> None:
+    assert verdict_on(bundle, [HIGH], BRIGHT, animated=True).generated.reasons == ("animated_first_frame",)
 
 
 def test_actions_are_a_setting(bundle: Bundle) -> None:
     policy = PolicySettings(real="a", generated="b", unsure="c")
     scored = [([LOW], REAL), ([HIGH], BRIGHT), ([MIDDLE], REAL)]
-    assert [judge(bundle, logits, e, policy=policy).action for logits, e in scored] == ["a", "b", "c"]
+    assert [verdict_on(bundle, logits, e, policy=policy).action for logits, e in scored] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -159,15 +159,15 @@ def test_addresses_are_shown_without_their_secrets(
     bundle: Bundle, content: InlineImage | ClaimCheck, shown: str | None
 ) -> None:
     event = ImageEvent("7", "s", None, "o", 1, {}, None, content)
-    verdict = judge(bundle, [HIGH], BRIGHT, event=event)
+    verdict = verdict_on(bundle, [HIGH], BRIGHT, event=event)
     assert verdict.image.uri == shown
     assert b"secret" not in verdict.to_json()
 
 
 @pytest.mark.parametrize("logit", [-3e38, 3e38])
 def test_the_largest_logits_are_probabilities(bundle: Bundle, logit: float) -> None:
-    assert judge(bundle, [logit], BRIGHT).generated.probability == (logit > 0)
+    assert verdict_on(bundle, [logit], BRIGHT).generated.probability == (logit > 0)
 
 
 def test_an_embedding_far_away_is_unknown(bundle: Bundle) -> None:
-    assert judge(bundle, [HIGH], 1e15).attribution.source == "unknown"
+    assert verdict_on(bundle, [HIGH], 1e15).attribution.source == "unknown"

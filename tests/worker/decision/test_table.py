@@ -1,4 +1,4 @@
-"""The decision table, written out once more and independently of the code."""
+"""The decision table, written a second time and independently of the code."""
 
 import pytest
 

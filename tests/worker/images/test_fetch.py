@@ -1,4 +1,4 @@
-"""Claim checks against servers, stores and folders that misbehave, and addresses that mean to leave the fence."""
+"""Claim checks against servers, stores and folders that misbehave, and addresses that try to evade the checks."""
 
 import asyncio
 import errno
@@ -41,7 +41,7 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def plain(head: str, body: bytes = b"") -> Answer:
-    """Send this and close."""
+    """Send this answer and close the connection."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(f"HTTP/1.1 {head}\r\nConnection: close\r\n\r\n".encode() + body)
@@ -56,7 +56,7 @@ def redirect(to: str) -> Answer:
 def then_silence(sent: bytes) -> Answer:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(sent)
-        await reader.read()  # until hung up on
+        await reader.read()  # until the client disconnects
 
     return answer
 
@@ -69,7 +69,7 @@ async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
 
 
 async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Always a little, so that no time-out between two reads ever ends it."""
+    """Send a little at a time, so that no time-out between two reads ends it."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
     while not writer.is_closing():
         writer.write(b"x")
@@ -78,7 +78,7 @@ async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 
 
 class Site:
-    """A server that says exactly the bytes of the table below, right or wrong HTTP."""
+    """A server that sends exactly the bytes of the table below, valid HTTP or not."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -125,7 +125,7 @@ class Site:
                 await self.answers[self.paths[-1]](reader, writer)
             await writer.drain()
         except ConnectionError:
-            pass  # hung up on
+            pass  # the client has disconnected
         finally:
             writer.close()
 
@@ -244,7 +244,7 @@ def test_refused_connection_failed_tls_and_unknown_host_are_deferred(
     assert refused(fetcher, "http://nowhere.example/secret") is SourceUnavailable
 
 
-# The fence -----------------------------------------------------------------------------------------------------------
+# Allowed addresses ---------------------------------------------------------------------------------------------------
 
 LOCAL = [
     "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "0", "0.0.0.0",
@@ -301,7 +301,7 @@ def test_a_name_that_changes_its_address_between_check_and_connection(
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(sources, "is_public", lambda address: address == "192.0.2.1")
     fetcher = start(allow_private_addresses=False, deadline_s=QUICK_S)
-    assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceUnavailable  # nobody there, it was public
+    assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceUnavailable  # no server there; it was public
     fetcher = start(allow_private_addresses=False)
     assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceForbidden
     assert site.paths == []
@@ -326,7 +326,7 @@ REDIRECTS = {
 def test_every_redirect_passes_the_fence(site: Site, start: Start, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
     monkeypatch.setattr(sources, "is_public", lambda address: address == "127.0.0.1")
     site.answers["/in/redirect"] = redirect(REDIRECTS[to].format(port=site.port))
-    # Each target would be allowed by one half of the fence; the other half has to stop it.
+    # Each target would pass one of the two checks; the other has to stop it.
     prefixes = (site.url("/in"), "http://169.254.169.254", f"http://127.0.0.2:{site.port}")
     fetcher = start(sources=prefixes, allow_private_addresses=False)
     assert refused(fetcher, site.url("/in/redirect")) is SourceForbidden
@@ -429,7 +429,7 @@ def test_giving_up_ends_a_fetch_that_hangs(site: Site, start: Start) -> None:
 
     until(gave_up, "given up")
     assert isinstance(fetch.future.exception(), SourceUnavailable)
-    assert "others waited" in str(fetch.future.exception())
+    assert "other events waited" in str(fetch.future.exception())
 
 
 def test_giving_up_too_late_is_no_harm(site: Site, start: Start) -> None:
@@ -446,7 +446,7 @@ def test_fresh_events_do_not_wait_for_a_host_that_failed_several_times(site: Sit
         assert refused(fetcher, site.url("/503")) is SourceUnavailable
     assert refused(fetcher, site.url("/ok")) is SourceBusy
     assert fetcher.fetch(site.url("/ok", "localhost")).future.result(20) == BODY  # another host
-    assert fetcher.fetch(site.url("/ok"), deferred=True).future.result(20) == BODY  # whoever has waited tries it
+    assert fetcher.fetch(site.url("/ok"), deferred=True).future.result(20) == BODY  # a deferred event tries it
     assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY  # and with that it is one like others
 
 

@@ -1,4 +1,4 @@
-"""Claim checks in S3: a server that speaks its protocol, and the credentials that the environment names."""
+"""Claim checks in S3: a server of that protocol, and credentials from the environment."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""However many workers there are, each gets its share of the images, not only of the retries."""
+"""Assignment: each of any number of workers gets its share of the images and of the retries."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,7 @@ def member(name: str, owned: dict[str, list[int]]) -> Any:
 
 
 def rounds(owned: dict[str, dict[str, list[int]]]) -> dict[str, dict[str, list[int]]]:
-    """A cooperative rebalance: what moves is given up in the first round and dealt out in the second."""
+    """The two rounds of a cooperative rebalance: partitions are revoked in the first and assigned in the second."""
     for _ in range(2):
         found = PerTopicAssignor().assign(Cluster(), [member(name, has) for name, has in owned.items()])
         owned = {

@@ -178,7 +178,7 @@ def test_lag_counts_what_is_not_read_and_ends_at_zero(edge: Edge, start: Start) 
 
 
 def test_lag_is_told_while_nothing_comes(start: Start) -> None:
-    # Apache Kafka answers a connection in order: the question waits behind the fetch of the poll before.
+    # Apache Kafka answers the requests of a connection in order: this one waits behind the fetch of the poll before.
     broker = start()
     until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
     for _ in range(5):

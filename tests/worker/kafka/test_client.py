@@ -70,14 +70,14 @@ def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(
     assert [record.undecodable for record in found] == [None, None, "the checksum of its batch is wrong", None]
 
 
-def test_a_rebalance_that_the_client_has_forgotten_is_finished(edge: KafkaEdge) -> None:
+def test_a_rebalance_that_the_client_has_abandoned_is_finished(edge: KafkaEdge) -> None:
     broker = edge.broker()
     broker.start()
     try:
         until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
         coordinator = broker._consumer._coordinator
         until(lambda: not broker.poll(0.05) and coordinator.stable(), "a stable group")
-        # What kafka-python is left with when poll returns between the group's answer and its own look at it.
+        # The state of kafka-python when poll returns after the group's answer and before reading it.
         coordinator._disable_heartbeat()
         coordinator.state = MemberState.REBALANCING
         until(lambda: not broker.poll(0.05) and coordinator.stable(), "a stable group again")
@@ -100,7 +100,7 @@ def test_records_of_a_paused_partition_come_when_it_goes_on(edge: KafkaEdge) -> 
         return sum(record.partition == partition for record in found) >= count
 
     try:
-        until(lambda: come(paused, 1), "the first of it")  # and the client has the others in hand
+        until(lambda: come(paused, 1), "the first of it")  # and the client holds the others
         broker.pause([paused])
         until(lambda: come(other, 3), "all of the other one")
         until(lambda: not broker.poll(0.05), "nothing more")

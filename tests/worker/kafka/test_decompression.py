@@ -1,4 +1,4 @@
-"""Against what kafka-python's own encoders write."""
+"""Decompression of what kafka-python's own encoders write."""
 
 import tracemalloc
 import zlib
@@ -50,7 +50,7 @@ def test_a_bomb_takes_no_more_memory_than_the_ceiling(codec: int) -> None:
 
 
 def test_snappy_as_other_clients_write_it() -> None:
-    """Without Java's blocks."""
+    """Snappy without Java's blocks."""
     assert unpack(SNAPPY, snappy.compress(b"x" * 1000), MAX_BYTES) == b"x" * 1000
 
 
@@ -59,16 +59,16 @@ def test_gzip_in_several_members() -> None:
 
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4])
-def test_what_breaks_off_is_an_error(codec: int) -> None:
-    """A Zstandard frame that breaks off gives what there is of it; the batch then misses records."""
+def test_truncated_data_is_an_error(codec: int) -> None:
+    """A truncated Zstandard frame gives the data up to there, so that the batch lacks records; others are errors."""
     with pytest.raises((ValueError, OSError, RuntimeError, zlib.error)):
         unpack(codec, ENCODERS[codec](bytes(range(256)) * 100)[:-20], MAX_BYTES)
 
 
 @given(st.sampled_from(list(ENCODERS)), st.binary(max_size=200), st.integers(0, 199), st.integers(1, 255))
-def test_damage_is_an_error_or_bounded_bytes(codec: int, data: bytes, place: int, flip: int) -> None:
+def test_damage_is_an_error_or_bounded_bytes(codec: int, data: bytes, position: int, flip: int) -> None:
     packed = bytearray(ENCODERS[codec](data))
-    packed[place % len(packed)] ^= flip
+    packed[position % len(packed)] ^= flip
     with suppress(ValueError, OSError, RuntimeError, zlib.error, zstandard.ZstdError, snappy.UncompressError):
         assert len(unpack(codec, bytes(packed), MAX_BYTES)) <= MAX_BYTES
 

@@ -14,13 +14,13 @@ from kafka.structs import TopicPartition
 
 from worker.kafka.record_batches import LenientRecords, UndecodableHeaders, read_leniently
 
-PLACE = TopicPartition("images", 0)
+TOPIC_PARTITION = TopicPartition("images", 0)
 COUNT = 5
 MAX_BYTES = 2**20
 
 
 def batch(base: int, *, codec: int = 0, producer: int | None = None, header: str = "name", padding: int = 0) -> bytes:
-    """Five records; their values are their offsets, filled up with zeros."""
+    """A batch of five records; their values are their offsets, filled up with zeros."""
     builder = DefaultRecordBatchBuilder(
         magic=2,
         compression_type=codec,
@@ -38,13 +38,13 @@ def batch(base: int, *, codec: int = 0, producer: int | None = None, header: str
 
 
 def mended(data: bytes) -> bytes:
-    """With the checksum of what it now says: a producer that wrote nonsense itself."""
+    """The batch with a checksum that fits its bytes, as from a producer that wrote nonsense itself."""
     return put(data, ">I", DefaultRecordBatch.CRC_OFFSET, calc_crc32c(data[21:]))
 
 
-def put(data: bytes, form: str, place: int, value: int) -> bytes:
+def put(data: bytes, form: str, position: int, value: int) -> bytes:
     changed = bytearray(data)
-    struct.pack_into(form, changed, place, value)
+    struct.pack_into(form, changed, position, value)
     return bytes(changed)
 
 
@@ -55,7 +55,7 @@ def patched(data: bytes, find: bytes, by: bytes, times: int = 1) -> bytes:
 
 
 def read(batches: Iterable[bytes], *, fetch_offset: int = 0, aborted: Iterable[Any] = ()) -> list[Any]:
-    """As the client does: fetch from its position, again and again, until it is at the end."""
+    """Read as the client does: fetch from its position, again and again, until it is at the end."""
     consumer = type("Consumer", (), {"_fetcher": type("F", (), {"PartitionRecords": Fetcher.PartitionRecords})()})()
     read_leniently(consumer, MAX_BYTES)
     log = list(batches)
@@ -64,7 +64,7 @@ def read(batches: Iterable[bytes], *, fetch_offset: int = 0, aborted: Iterable[A
         fetched = b"".join(b for b in log if DefaultRecordBatch(b).next_offset > fetch_offset)
         part = consumer._fetcher.PartitionRecords(
             fetch_offset,
-            PLACE,
+            TOPIC_PARTITION,
             _Raw(fetched),
             key_deserializer=None,
             value_deserializer=None,
@@ -209,13 +209,13 @@ def test_reading_begins_in_the_middle_of_a_batch() -> None:
     assert offsets(read([data], fetch_offset=3)) == [3, 4]
 
 
-@example(place=61, flip=254, good_checksum=True)
+@example(position=61, flip=254, good_checksum=True)
 @given(st.integers(DefaultRecordBatch.HEADER_STRUCT.size, len(batch(0)) - 1), st.integers(1, 255), st.booleans())
 def test_whatever_a_producer_writes_the_order_holds_and_the_next_batch_is_whole(
-    place: int, flip: int, good_checksum: bool
+    position: int, flip: int, good_checksum: bool
 ) -> None:
     data = batch(0)
-    data = put(data, "B", place, data[place] ^ flip)
+    data = put(data, "B", position, data[position] ^ flip)
     found = read([mended(data) if good_checksum else data, batch(5)])
     assert offsets(found) == sorted(set(offsets(found)))
     assert offsets(found)[-5:] == list(range(5, 10))

@@ -1,4 +1,4 @@
-"""The broker edge over its implementations: how a test makes topics, puts records in and reads results back.
+"""The implementations of ``Broker`` under test, each with its way to create topics, write records and read results.
 
 Real brokers are written to and read by confluent-kafka, so that kafka-python is never its own witness.
 """
@@ -30,7 +30,7 @@ def until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE
 
 
 class Edge(Protocol):
-    """A fresh set of topics on some broker, and what that broker can do."""
+    """Fresh topics on some broker, and the capabilities of that broker."""
 
     settings: KafkaSettings
     atomic: bool
@@ -52,7 +52,7 @@ class Edge(Protocol):
 
 
 class MemoryEdge:
-    """``tests.worker.pipeline.memory_broker``."""
+    """The broker of ``tests.worker.pipeline.memory_broker``."""
 
     atomic = True
     rebalances = True
@@ -78,7 +78,7 @@ class MemoryEdge:
 
 @dataclass
 class KafkaEdge:
-    """``worker.kafka.client`` on a real broker."""
+    """The client of ``worker.kafka.client`` on a real broker."""
 
     bootstrap: str
     atomic: bool

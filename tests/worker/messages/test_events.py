@@ -1,4 +1,4 @@
-"""Image events in every spelling, hostile ones too; deferrals and dead letters byte for byte; verdicts and schema."""
+"""Image events in every form, hostile ones included; deferrals and dead letters byte for byte; addresses."""
 
 import base64
 import json
@@ -60,7 +60,7 @@ def structured(**fields: Any) -> bytes:
 
 
 def returned(message: Message, topic: str = "images.retry") -> Record:
-    """The message as a consumer finds it."""
+    """The message as the record that a consumer reads."""
     return Record(Partition(topic, 0), 99, 0, 2000, message.key, message.value, message.headers)
 
 
@@ -259,7 +259,7 @@ ODD: Headers = (
 
 
 def restored(letter: Message) -> tuple[bytes | None, bytes | None, Headers]:
-    """Key, value and headers of the event, by the documented encoding."""
+    """Key, value and headers of the event, restored by the documented encoding."""
     headers = dict(letter.headers)
     encoding = json.loads(headers.get(ENCODING, b"{}"))
     theirs = [(name, value) for name, value in letter.headers if not name.startswith("genprint-")]

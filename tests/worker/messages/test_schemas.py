@@ -1,6 +1,6 @@
-"""Schemas: the files are the code's, the worker and they agree, and nothing in them breaks those who rely on them.
+"""Schemas: the files are those that the code makes, the worker follows them, and no change breaks their users.
 
-``published`` holds each schema as its users have it. A later minor version may move it on, once this test passes.
+``published`` holds each schema as its users have it. A later minor version may update it, once this test passes.
 """
 
 import base64
@@ -73,7 +73,7 @@ def test_a_verdict_is_printed_without_a_name_and_an_unknown_name_is_refused() ->
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_nobody_who_relies_on_version_1_is_broken(name: str) -> None:
+def test_no_change_breaks_users_of_version_1(name: str) -> None:
     assert not breaks(read_json(PUBLISHED / f"{name}.json"), SCHEMAS[name](), SIDES[name])
 
 
@@ -82,7 +82,7 @@ def part(schema: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def field(name: str, key: str, **changed: Any) -> Change:
-    """Keywords of one field set, or taken away by None."""
+    """A change that sets keywords of one field, or removes those given as None."""
 
     def change(schema: dict[str, Any]) -> None:
         wanted = part(schema, name)["properties"][key]

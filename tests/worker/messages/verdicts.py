@@ -1,4 +1,4 @@
-"""A verdict to look at."""
+"""A complete verdict for tests of its JSON."""
 
 from worker.messages.verdict import (
     AttributionPart,
@@ -16,7 +16,7 @@ from worker.messages.verdict import (
 def make_verdict(
     *, event_id: str = "7", subject: str | None = "cat.png", attributes: dict[str, str] | None = None
 ) -> Verdict:
-    """Complete; nothing in it is null but what the arguments say."""
+    """A complete verdict; only fields given as None by the arguments are null."""
     return Verdict(
         verdict_id="b8a6b0a4-0000-5000-8000-000000000000",
         event=EventPart(

@@ -1,4 +1,4 @@
-"""When the process says that it lives and serves, over HTTP too; and the watchdog."""
+"""Liveness and readiness, also over HTTP, and the watchdog."""
 
 import http.client
 import threading

@@ -1,4 +1,4 @@
-"""One JSON object a line on stderr, from us and from the libraries, whatever is in it."""
+"""Logs: one JSON object a line on stderr, from the worker and from libraries, whatever it contains."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ configure_logs({level!r})
 
 
 def logged(body: str, level: str = "info") -> list[dict[str, Any]]:
-    """What a process of its own writes: structlog and logging are configured once a process."""
+    """The output of a separate process, since structlog and logging are configured once a process."""
     command = [sys.executable, "-c", PROGRAM.format(level=level, body=body)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""A whole worker in one process: the real pipeline, stages, engine and bundle, on the broker of dictionaries."""
+"""A whole worker in one process: the real pipeline, stages, engine and bundle, on the broker in memory."""
 
 import json
 import threading
@@ -37,7 +37,7 @@ class DictionaryCache:
 
 @dataclass
 class Worker:
-    """A pipeline to be started, and the ways to feed and read it."""
+    """A pipeline to start, with ways to send events and read answers."""
 
     settings: Settings
     edge: MemoryEdge
@@ -92,11 +92,11 @@ class Worker:
         return self.stored("verdicts_topic") + self.stored("dead_topic")
 
     def stored(self, topic: str) -> list[Stored]:
-        """By the name of the setting."""
+        """Records of a topic, given by the name of its setting."""
         return self.edge.read(getattr(self.settings.kafka, topic), 0)
 
     def verdicts(self) -> list[dict[str, Any]]:
-        """In order of publication within each partition."""
+        """Verdicts in order of publication within each partition."""
         return [json.loads(stored.value or b"") for stored in self.stored("verdicts_topic")]
 
     def dead(self) -> list[tuple[Stored, dict[str, str]]]:
@@ -105,7 +105,7 @@ class Worker:
 
 
 def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dict[str, Any]) -> Worker:
-    """Settings are given as ``section={"name": value}`` over quick defaults."""
+    """A worker with quick defaults, under settings given as ``section={"name": value}``."""
     quick: dict[str, dict[str, Any]] = {
         "kafka": {"commit_interval_s": 0.01},
         "inference": {"device": "cpu", "batch_size": 8, "max_wait_s": 0.005, "threads": 1},

@@ -1,4 +1,4 @@
-"""A Kafka of dictionaries: the protocol of ``worker.messages.records`` without a server, for tests of the pipeline.
+"""A broker in memory: the protocol of ``worker.messages.records`` without a server, for tests of the pipeline.
 
 It is held to the same conformance suite as kafka-python on real brokers, so what the pipeline learns here holds there.
 """
@@ -125,7 +125,7 @@ class MemoryBroker:
         self._epochs.clear()
 
     def _rebalance(self) -> None:
-        """Partitions are dealt out in turn; one that stays keeps its epoch, one that comes begins at the commit."""
+        """Assign partitions in turn; one that stays keeps its epoch, a new one begins at its committed offset."""
         s = self._settings
         members = self._cluster.members[s.group_id]
         dealt = self._cluster.partitions(s.images_topic) + self._cluster.partitions(s.retry_topic)

@@ -1,4 +1,4 @@
-"""Tenants and their places."""
+"""Tenants and their slots."""
 
 from worker.pipeline.fairness import Shares
 from worker.settings import FairnessSettings
@@ -12,8 +12,8 @@ class Clock:
         return self.now
 
 
-def shares(clock: Clock, *, max_share: float = 0.25, places: int = 8) -> Shares:
-    return Shares(FairnessSettings(max_share=max_share, window_s=60), places, clock)
+def shares(clock: Clock, *, max_share: float = 0.25, slots: int = 8) -> Shares:
+    return Shares(FairnessSettings(max_share=max_share, window_s=60), slots, clock)
 
 
 def take(held: Shares, tenant: str, count: int) -> None:
@@ -22,13 +22,13 @@ def take(held: Shares, tenant: str, count: int) -> None:
         held.take(tenant)
 
 
-def test_alone_a_tenant_may_take_every_place() -> None:
+def test_alone_a_tenant_may_take_every_slot() -> None:
     held = shares(Clock())
     take(held, "a", 100)
     assert not held.is_beyond("a")
 
 
-def test_in_company_no_more_than_its_share() -> None:
+def test_beside_others_no_more_than_its_share() -> None:
     held = shares(Clock())
     take(held, "b", 1)
     take(held, "a", 1)
@@ -38,7 +38,7 @@ def test_in_company_no_more_than_its_share() -> None:
     assert not held.is_beyond("b")
 
 
-def test_a_place_given_back_may_be_taken_again() -> None:
+def test_a_slot_given_back_may_be_taken_again() -> None:
     held = shares(Clock())
     take(held, "b", 1)
     take(held, "a", 2)
@@ -46,7 +46,7 @@ def test_a_place_given_back_may_be_taken_again() -> None:
     assert not held.is_beyond("a")
 
 
-def test_company_that_has_been_silent_for_long_does_not_count() -> None:
+def test_tenants_that_have_been_silent_for_long_do_not_count() -> None:
     clock = Clock()
     held = shares(clock)
     take(held, "b", 1)
@@ -57,7 +57,7 @@ def test_company_that_has_been_silent_for_long_does_not_count() -> None:
     assert not held.is_beyond("a")
 
 
-def test_a_share_is_at_least_one_place() -> None:
+def test_a_share_is_at_least_one_slot() -> None:
     held = shares(Clock(), max_share=0.01)
     take(held, "b", 1)
     assert not held.is_beyond("a")

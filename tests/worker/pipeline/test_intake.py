@@ -1,4 +1,4 @@
-"""Which event is taken up next, and which has to wait."""
+"""Which event is admitted next, and which has to wait."""
 
 import time
 from typing import Any
@@ -14,8 +14,8 @@ IMAGES, OTHER, RETRY = Partition("images", 0), Partition("images", 1), Partition
 OWNED = {IMAGES: 1, OTHER: 1, RETRY: 1}
 
 
-def intake(places: int = 8, **sections: Any) -> Intake:
-    return Intake(Settings.model_validate({"pipeline": {"max_in_flight": places}, **sections}))
+def intake(slots: int = 8, **sections: Any) -> Intake:
+    return Intake(Settings.model_validate({"pipeline": {"max_in_flight": slots}, **sections}))
 
 
 def records(
@@ -31,38 +31,38 @@ def records(
     return [Record(partition, first + i, 1, 0, None, b"12345", headers) for i in range(count)]
 
 
-def places(taken: list[InFlight]) -> list[tuple[str, int]]:
-    return [(f"{item.record.partition.topic}/{item.record.partition.number}", item.record.offset) for item in taken]
+def coordinates(admitted: list[InFlight]) -> list[tuple[str, int]]:
+    return [(f"{item.record.partition.topic}/{item.record.partition.number}", item.record.offset) for item in admitted]
 
 
-def answer(taken: list[InFlight]) -> None:
-    for item in taken:
+def answer(admitted: list[InFlight]) -> None:
+    for item in admitted:
         item.answer = Message("verdicts", None, b"", ())
 
 
 def test_partitions_take_turns() -> None:
-    inbox = intake(places=4)
+    inbox = intake(slots=4)
     inbox.receive([*records(IMAGES, 10), *records(OTHER, 10)], OWNED)
-    assert places(list(inbox.admit())) == [("images/0", 0), ("images/1", 0), ("images/0", 1), ("images/1", 1)]
+    assert coordinates(list(inbox.admit())) == [("images/0", 0), ("images/1", 0), ("images/0", 1), ("images/1", 1)]
     assert not inbox.has_room()
     assert set(inbox.to_pause(OWNED)) == set(OWNED)
 
 
-def test_places_are_free_again_when_their_answers_are_settled() -> None:
-    inbox = intake(places=4)
+def test_slots_are_free_again_when_their_answers_are_settled() -> None:
+    inbox = intake(slots=4)
     inbox.receive(records(IMAGES, 10), OWNED)
-    taken = list(inbox.admit())
+    admitted = list(inbox.admit())
     assert (inbox.in_flight, inbox.held_bytes) == (4, 20)
-    answer(taken[:3])
+    answer(admitted[:3])
     [progress] = inbox.progress()
     assert progress.next_offset == 3
-    assert list(inbox.settle([progress])) == taken[:3]
+    assert list(inbox.settle([progress])) == admitted[:3]
     assert (inbox.in_flight, inbox.held_bytes) == (1, 5)
     assert [item.record.offset for item in inbox.admit()] == [4, 5, 6]
 
 
-def test_deferred_events_take_half_of_the_places_at_most() -> None:
-    inbox = intake(places=8)
+def test_deferred_events_take_half_of_the_slots_at_most() -> None:
+    inbox = intake(slots=8)
     inbox.receive(records(RETRY, 10), OWNED)
     assert len(list(inbox.admit())) == 4
     assert inbox.has_room()
@@ -77,7 +77,7 @@ def test_deferred_events_wait_until_they_are_due() -> None:
     inbox.receive(records(RETRY, 1, not_before_ms=in_a_while_ms), OWNED)
     assert list(inbox.admit()) == []
     inbox.receive(records(IMAGES, 1), OWNED)
-    assert places(list(inbox.admit())) == [("images/0", 0)]
+    assert coordinates(list(inbox.admit())) == [("images/0", 0)]
 
 
 def test_a_wait_that_only_a_wrong_clock_can_mean_is_none() -> None:
@@ -87,20 +87,20 @@ def test_a_wait_that_only_a_wrong_clock_can_mean_is_none() -> None:
 
 
 def test_what_is_beyond_a_share_is_refused_once_and_waits_on_the_retry_topic() -> None:
-    inbox = intake(places=8)  # a quarter of them are two
+    inbox = intake(slots=8)  # a quarter of them are two
     inbox.receive(records(OTHER, 1, tenant="b") + records(IMAGES, 4, tenant="a"), OWNED)
-    taken = list(inbox.admit())
-    refused = [item for item in taken if isinstance(item.refused, OverShare)]
-    assert places(refused) == [("images/0", 2), ("images/0", 3)]
+    admitted = list(inbox.admit())
+    refused = [item for item in admitted if isinstance(item.refused, OverShare)]
+    assert coordinates(refused) == [("images/0", 2), ("images/0", 3)]
     inbox.receive(records(RETRY, 2, tenant="a"), OWNED)
     assert list(inbox.admit()) == []
-    answer(taken)
+    answer(admitted)
     list(inbox.settle(inbox.progress()))
-    assert places(list(inbox.admit())) == [("images.retry/0", 0), ("images.retry/0", 1)]
+    assert coordinates(list(inbox.admit())) == [("images.retry/0", 0), ("images.retry/0", 1)]
 
 
-def test_what_was_taken_away_gives_its_places_back() -> None:
-    inbox = intake(places=8)
+def test_revoked_partitions_give_their_slots_back() -> None:
+    inbox = intake(slots=8)
     inbox.receive(records(OTHER, 1, tenant="b") + records(IMAGES, 2, tenant="a"), OWNED)
     assert len(list(inbox.admit())) == 3
     inbox.forget_revoked({OTHER: 1})
@@ -116,32 +116,32 @@ def test_records_of_an_earlier_assignment_are_left_to_others() -> None:
 
 
 def test_choked_is_full_of_answers_that_wait() -> None:
-    inbox = intake(places=4)
+    inbox = intake(slots=4)
     inbox.receive(records(IMAGES, 10), OWNED)
-    taken = list(inbox.admit())
-    answer(taken[1:])
-    assert not inbox.is_choked()  # nothing of it could be published
-    answer(taken[:1])
+    admitted = list(inbox.admit())
+    answer(admitted[1:])
+    assert not inbox.is_choked()  # none of these answers can be published yet
+    answer(admitted[:1])
     assert inbox.is_choked()
 
 
 def test_events_before_an_answered_one_hold_it_up_once_their_patience_is_over() -> None:
     inbox = intake(fetch={"patience_s": 100})
     inbox.receive(records(IMAGES, 5), OWNED)
-    taken = list(inbox.admit())
-    for item in (taken[0], taken[2], taken[4]):
+    admitted = list(inbox.admit())
+    for item in (admitted[0], admitted[2], admitted[4]):
         item.admitted -= 101
     assert list(inbox.holding_up()) == []
-    answer([taken[1]])
-    assert list(inbox.holding_up()) == [taken[0]]
-    answer([taken[3]])
-    assert list(inbox.holding_up()) == [taken[0], taken[2]]
+    answer([admitted[1]])
+    assert list(inbox.holding_up()) == [admitted[0]]
+    answer([admitted[3]])
+    assert list(inbox.holding_up()) == [admitted[0], admitted[2]]
 
 
 def test_deferred_events_hold_nothing_up() -> None:
     inbox = intake(fetch={"patience_s": 100})
     inbox.receive(records(RETRY, 2), OWNED)
-    taken = list(inbox.admit())
-    taken[0].admitted -= 101
-    answer(taken[1:])
+    admitted = list(inbox.admit())
+    admitted[0].admitted -= 101
+    answer(admitted[1:])
     assert list(inbox.holding_up()) == []

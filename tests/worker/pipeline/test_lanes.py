@@ -1,4 +1,4 @@
-"""Answers leave in the order of the offsets, and only what is answered without a gap."""
+"""Answers are published in the order of their offsets, up to the first gap."""
 
 from worker.messages.events import ClaimCheck, Delivery, ImageEvent, InlineImage
 from worker.messages.records import Message, Partition, Progress, Record
@@ -66,7 +66,7 @@ def test_the_oldest_is_the_first_without_an_answer() -> None:
     items[1].answer = answer(1)
     assert lane.oldest == items[2].admitted
     items[2].answer = answer(2)
-    assert lane.oldest is None  # only the broker is to blame now
+    assert lane.oldest is None  # all are answered; only the broker is slow
     assert Lane(WHERE, 7).oldest is None
 
 

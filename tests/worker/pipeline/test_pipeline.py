@@ -1,4 +1,4 @@
-"""The whole flow in one process: what comes in is answered once, in order, whatever it is."""
+"""The whole flow in one process: every event is answered once, in order, whatever it contains."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ import pytest
 from bundle.store import Bundle
 from tests.worker.messages.edges import PARTITIONS, until
 from tests.worker.pipeline.harness import DictionaryCache, Worker, make_worker
-from tests.worker.small_bundle import picture, small_bundle
+from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.errors import DeviceFailed, PublishAborted, PublishUncertain
 from worker.messages.events import ATTEMPT, NOT_BEFORE, ORIGIN, REASON
 from worker.messages.records import Partition
@@ -41,12 +41,12 @@ def claim(uri: str, **more: Any) -> bytes:
 def test_every_event_is_answered_once_and_in_the_order_of_its_partition(bundle: Bundle) -> None:
     worker = make_worker(bundle)
     for i in range(60):
-        worker.send(picture(40 if i % 3 else 220, seed=i), number=i % PARTITIONS)
+        worker.send(encoded_image(40 if i % 3 else 220, seed=i), number=i % PARTITIONS)
     worker.answer(60)
     by_partition: dict[str, list[int]] = {}
     for verdict in worker.verdicts():
-        place, offset = verdict["event"]["origin"].rsplit("/", 1)
-        by_partition.setdefault(place, []).append(int(offset))
+        partition, offset = verdict["event"]["origin"].rsplit("/", 1)
+        by_partition.setdefault(partition, []).append(int(offset))
     assert by_partition == {"images/0": list(range(30)), "images/1": list(range(30))}
     assert committed(worker) == {Partition("images", 0): 30, Partition("images", 1): 30}
     assert len({verdict["verdict_id"] for verdict in worker.verdicts()}) == 60
@@ -55,8 +55,8 @@ def test_every_event_is_answered_once_and_in_the_order_of_its_partition(bundle: 
 def test_verdicts_say_what_the_bundle_says(bundle: Bundle) -> None:
     worker = make_worker(bundle)
     for brightness in (40, 220, 127, 8):
-        worker.send(picture(brightness))
-    worker.send(picture(40, size=8))
+        worker.send(encoded_image(brightness))
+    worker.send(encoded_image(40, size=8))
     worker.answer(5)
     found = [(v["generated"]["decision"], v["attribution"]["source"], v["action"]) for v in worker.verdicts()]
     assert found == [
@@ -73,8 +73,8 @@ def test_verdicts_say_what_the_bundle_says(bundle: Bundle) -> None:
     assert small["attribution"]["candidates"] == []
 
 
-def png_promising(width: int, height: int) -> bytes:
-    """A PNG with a valid header of 8-bit colour, and hardly any pixels behind it."""
+def png_declaring(width: int, height: int) -> bytes:
+    """A PNG with a valid header of 8-bit colour, and hardly any pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
@@ -86,13 +86,13 @@ def png_promising(width: int, height: int) -> bytes:
 BAD = {
     "empty": (b"", "image/png"),
     "empty_event": (None, "image/png"),
-    "broken_image": (picture(40)[:200], "image/png"),
+    "broken_image": (encoded_image(40)[:200], "image/png"),
     "unsupported_format": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
-    "too_many_pixels": (png_promising(100_000, 100_000), "image/png"),
+    "too_many_pixels": (png_declaring(100_000, 100_000), "image/png"),
     "event_too_large": (bytes(2_000_000), "image/png"),
     "unknown_content_type": (b"hello", "text/plain"),
     "invalid_event": (b"{", "application/json"),
-    "invalid_output": (picture(0), "image/png"),
+    "invalid_output": (encoded_image(0), "image/png"),
     "source_forbidden": (claim("http://169.254.169.254/latest?token=secret"), "application/json"),
     "source_refused": (claim("file:///nowhere/x.png"), "application/json"),
     "sha256_mismatch": (claim("file:///PLACE/good.png", sha256="0" * 64), "application/json"),
@@ -101,17 +101,17 @@ BAD = {
 
 @pytest.mark.parametrize("reason", BAD)
 def test_a_bad_event_is_one_dead_letter_and_harms_nothing_else(bundle: Bundle, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "good.png").write_bytes(picture(40))
+    (tmp_path / "good.png").write_bytes(encoded_image(40))
     value, content_type = BAD[reason]
     if value is not None:
         value = value.replace(b"file:///PLACE", tmp_path.as_uri().encode())
     fetch = {"sources": (tmp_path.as_uri(), "file:///nowhere", "https://")}
     worker = make_worker(bundle, events={"inline_max_bytes": 1_000_000}, fetch=fetch)
     for seed in range(5):
-        worker.send(picture(40, seed=seed))
+        worker.send(encoded_image(40, seed=seed))
     worker.send(value, content_type, headers=(("x-own", b"\xff\x00"), ("x-null", None)))
     for seed in range(5, 10):
-        worker.send(picture(220, seed=seed))
+        worker.send(encoded_image(220, seed=seed))
     worker.answer(11)
     assert [v["generated"]["decision"] for v in worker.verdicts()] == ["real"] * 5 + ["generated"] * 5
     [(letter, headers)] = worker.dead()
@@ -125,7 +125,7 @@ def test_a_bad_event_is_one_dead_letter_and_harms_nothing_else(bundle: Bundle, r
 
 
 def test_claim_checks_are_fetched_and_verified(bundle: Bundle, tmp_path: Path) -> None:
-    data = picture(220)
+    data = encoded_image(220)
     (tmp_path / "a b.png").write_bytes(data)
     worker = make_worker(bundle, fetch={"sources": (tmp_path.as_uri(),)})
     uri = (tmp_path / "a b.png").as_uri()
@@ -141,7 +141,7 @@ def test_an_unreachable_source_is_deferred_and_then_given_up(bundle: Bundle) -> 
     worker = make_worker(bundle, fetch={"retry_delay_s": 0.2, "attempts": 3})
     value = claim("http://127.0.0.1:1/x.png")
     worker.send(value, "application/json", headers=(("traceparent", b"00-1-2-03"),))
-    worker.send(picture(40))
+    worker.send(encoded_image(40))
     worker.answer(2)
     [(letter, headers)] = worker.dead()
     assert (headers[REASON], headers[ATTEMPT], headers[ORIGIN]) == ("source_exhausted", "3", "images/0/0")
@@ -156,8 +156,8 @@ def test_an_unreachable_source_is_deferred_and_then_given_up(bundle: Bundle) -> 
 
 
 def test_a_deferred_event_is_answered_when_its_source_is_back(bundle: Bundle, tmp_path: Path) -> None:
-    # What the retry topic holds is what the worker wrote there: origin and attempt are believed.
-    (tmp_path / "x.png").write_bytes(picture(220))
+    # Only workers write to the retry topic, so origin and attempt are trusted.
+    (tmp_path / "x.png").write_bytes(encoded_image(220))
     worker = make_worker(bundle, fetch={"sources": (tmp_path.as_uri(),)})
     headers = (
         ("content-type", b"application/json"),
@@ -176,7 +176,7 @@ def test_an_aborted_publication_is_repeated_once_it_works(bundle: Bundle) -> Non
     worker = make_worker(bundle)
     worker.broker.failures = [PublishAborted("first"), PublishAborted("second")]
     for seed in range(20):
-        worker.send(picture(40, seed=seed))
+        worker.send(encoded_image(40, seed=seed))
     worker.answer(20)
     assert len(worker.verdicts()) == 20
     assert worker.metrics.publications.labels("aborted")._value.get() == 2
@@ -185,7 +185,7 @@ def test_an_aborted_publication_is_repeated_once_it_works(bundle: Bundle) -> Non
 def test_an_uncertain_publication_ends_the_worker(bundle: Bundle) -> None:
     worker = make_worker(bundle)
     worker.broker.failures = [PublishUncertain("who knows")]
-    worker.send(picture(40))
+    worker.send(encoded_image(40))
     with pytest.raises(PublishUncertain):
         worker.answer(1000)
     assert committed(worker) == {}
@@ -198,7 +198,7 @@ def test_a_failed_device_ends_the_worker_uncommitted(bundle: Bundle, monkeypatch
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
 
     monkeypatch.setattr(worker.engine, "run", gone)
-    worker.send(picture(40))
+    worker.send(encoded_image(40))
     with pytest.raises(DeviceFailed, match="CUDA failure 700"):
         worker.answer(1000)
     assert committed(worker) == {}
@@ -215,7 +215,7 @@ def test_one_image_that_breaks_the_batch_is_rejected_alone(bundle: Bundle, monke
 
     monkeypatch.setattr(worker.engine, "run", run)
     for i in range(16):
-        worker.send(picture(99 if i == 5 else 40, seed=i))
+        worker.send(encoded_image(99 if i == 5 else 40, seed=i))
     worker.answer(16)
     [(_, headers)] = worker.dead()
     assert (headers[REASON], headers[ORIGIN]) == ("inference_failed", "images/0/5")
@@ -225,7 +225,7 @@ def test_a_dead_letter_that_does_not_fit_becomes_a_pointer(bundle: Bundle) -> No
     limits: dict[str, Any] = {"kafka": {"max_message_bytes": 50_000}, "events": {"inline_max_bytes": 40_000}}
     worker = make_worker(bundle, **limits)
     worker.send(bytes(60_000))
-    worker.send(picture(40))
+    worker.send(encoded_image(40))
     worker.answer(2)
     [(letter, headers)] = worker.dead()
     assert letter.value == b""
@@ -233,13 +233,13 @@ def test_a_dead_letter_that_does_not_fit_becomes_a_pointer(bundle: Bundle) -> No
     assert headers[ORIGIN] == "images/0/0"
 
 
-def test_known_images_are_not_computed_again_but_judged_again(bundle: Bundle) -> None:
+def test_cached_images_get_a_new_verdict_without_new_scores(bundle: Bundle) -> None:
     cache = DictionaryCache()
     first = make_worker(bundle, cache)
-    first.send(picture(150))
+    first.send(encoded_image(150))
     first.answer(1)
     second = make_worker(bundle, cache, policy={"prior_generated": 0.01})
-    second.send(picture(150))
+    second.send(encoded_image(150))
     second.answer(1)
     [before], [after] = first.verdicts(), second.verdicts()
     assert (before["cached"], after["cached"]) == (False, True)
@@ -260,23 +260,23 @@ def test_only_the_pipelines_thread_writes_to_events_in_flight(
         write(item, name, value)
 
     monkeypatch.setattr(InFlight, "__setattr__", noting)
-    (tmp_path / "x.png").write_bytes(picture(220))
+    (tmp_path / "x.png").write_bytes(encoded_image(220))
     worker = make_worker(bundle, DictionaryCache(), fetch={"sources": (tmp_path.as_uri(),)})
     for seed in (1, 2, 1):  # the last is known to the cache, or is not yet
-        worker.send(picture(40, seed=seed))
+        worker.send(encoded_image(40, seed=seed))
     worker.send(claim((tmp_path / "x.png").as_uri()), "application/json")
     worker.send(claim((tmp_path / "nowhere.png").as_uri()), "application/json")
-    worker.send(picture(40)[:100])
-    worker.send(picture(0))
+    worker.send(encoded_image(40)[:100])
+    worker.send(encoded_image(0))
     worker.answer(7)
     assert len(set(writers)) == 1
 
 
 def test_timings_of_a_fetched_image_are_those_of_its_stages(bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(picture(220))
+    (tmp_path / "x.png").write_bytes(encoded_image(220))
     worker = make_worker(bundle, fetch={"sources": (tmp_path.as_uri(),)})
     worker.send(claim((tmp_path / "x.png").as_uri()), "application/json")
-    worker.send(picture(40))
+    worker.send(encoded_image(40))
     worker.answer(2)
     fetched, inline = (verdict["timing_ms"] for verdict in worker.verdicts())
     assert min(fetched[stage] for stage in ("fetch", "decode", "inference")) > 0
@@ -299,16 +299,16 @@ def test_a_slow_cache_loses_writes_and_holds_up_nothing(bundle: Bundle, monkeypa
     cache = SlowCache()
     worker = make_worker(bundle, cache, inference={"batch_size": 1})
     for seed in range(6):
-        worker.send(picture(40, seed=seed))
+        worker.send(encoded_image(40, seed=seed))
     with worker.running():
         until(lambda: len(worker.verdicts()) == 6 or tick.wait(0.01), "six verdicts")
         go_on.set()
         until(lambda: len(cache.entries) == 2 or tick.wait(0.01), "the two writes that were pending")
-        worker.send(picture(40, seed=6))
+        worker.send(encoded_image(40, seed=6))
         until(lambda: len(cache.entries) == 3 or tick.wait(0.01), "a write with a free slot")
 
 
-def test_backlog_is_taken_up_within_the_limit(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlog_is_admitted_within_the_limit(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = make_worker(bundle, pipeline={"max_in_flight": 5})
     most = 0
     original = worker.engine.score
@@ -320,7 +320,7 @@ def test_backlog_is_taken_up_within_the_limit(bundle: Bundle, monkeypatch: pytes
 
     monkeypatch.setattr(worker.engine, "score", score)
     for i in range(80):
-        worker.send(picture(40, seed=i), number=i % PARTITIONS)
+        worker.send(encoded_image(40, seed=i), number=i % PARTITIONS)
     worker.answer(80)
     assert len(worker.verdicts()) == 80
     assert 0 < most <= 5
@@ -339,7 +339,7 @@ def test_without_room_an_answer_or_a_failure_wakes_the_worker(
     if fails:
         monkeypatch.setattr(worker.engine, "score", gone)
     for i in range(3):
-        worker.send(picture(40, seed=i))
+        worker.send(encoded_image(40, seed=i))
     with pytest.raises(DeviceFailed) if fails else nullcontext():
         worker.answer(3)
     assert len(worker.verdicts()) == (0 if fails else 3)
@@ -357,7 +357,7 @@ def test_stopping_finishes_what_is_in_flight(bundle: Bundle, monkeypatch: pytest
 
     monkeypatch.setattr(worker.engine, "score", score)
     for i in range(50):
-        worker.send(picture(40, seed=i))
+        worker.send(encoded_image(40, seed=i))
     with worker.running() as stop:
         until(lambda: reached.wait(0.1), "a batch in inference")
         stop.set()
@@ -380,7 +380,7 @@ def test_what_was_taken_away_meanwhile_is_not_published(bundle: Bundle, monkeypa
 
     monkeypatch.setattr(worker.engine, "score", score)
     for i in range(20):
-        worker.send(picture(40, seed=i), number=i % PARTITIONS)
+        worker.send(encoded_image(40, seed=i), number=i % PARTITIONS)
     worker.answer(10)
     assert {v["event"]["origin"].rsplit("/", 1)[0] for v in worker.verdicts()} == {"images/0"}
     assert len(worker.verdicts()) == 10
@@ -389,12 +389,12 @@ def test_what_was_taken_away_meanwhile_is_not_published(bundle: Bundle, monkeypa
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """Takes connections and never says a word; the address of an image there."""
+    """The address of an image on a server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/image.png"
 
 
-def test_a_silent_host_is_put_off_as_soon_as_others_wait_behind_it(bundle: Bundle) -> None:
+def test_events_of_a_silent_host_are_deferred_once_others_wait_behind_them(bundle: Bundle) -> None:
     worker = make_worker(
         bundle,
         pipeline={"max_in_flight": 8},
@@ -403,7 +403,7 @@ def test_a_silent_host_is_put_off_as_soon_as_others_wait_behind_it(bundle: Bundl
     with silent_server() as uri:
         for i in range(40):
             worker.send(claim(uri), "application/json")
-            worker.send(picture(40, seed=i))
+            worker.send(encoded_image(40, seed=i))
         worker.answer(40)
     assert len(worker.verdicts()) == 40
     deferred = worker.stored("retry_topic")
@@ -430,21 +430,25 @@ def test_one_tenants_backlog_makes_way_for_another(bundle: Bundle, attempts: int
     tenants = ["b", *["a"] * 60, "b"]
     for i, tenant in enumerate(tenants):
         worker.send(
-            picture(40, seed=i), headers=(("ce_tenant", tenant.encode()), ("ce_id", b"%d" % i), ("ce_source", b"s"))
+            encoded_image(40, seed=i),
+            headers=(("ce_tenant", tenant.encode()), ("ce_id", b"%d" % i), ("ce_source", b"s")),
         )
     worker.answer(len(tenants))
     verdicts = worker.verdicts()
     assert sorted(int(v["event"]["id"]) for v in verdicts) == list(range(len(tenants)))
     order = [v["event"]["attributes"]["tenant"] for v in verdicts]
     behind = [i for i, tenant in enumerate(order) if tenant == "b"]
-    assert behind[-1] < 40  # it came in as the 62nd
+    assert behind[-1] < 40  # it arrived as the 62nd
     assert {v["event"]["attempt"] for v in verdicts if v["event"]["attributes"]["tenant"] == "b"} == {1}
-    assert {v["event"]["attempt"] for v in verdicts} == {1, 2}  # what was put off says so, and was so only once
+    assert {v["event"]["attempt"] for v in verdicts} == {
+        1,
+        2,
+    }  # deferred events have attempt 2: none was deferred twice
 
 
-def test_a_tenant_that_is_alone_is_not_put_off(bundle: Bundle) -> None:
+def test_events_of_a_tenant_that_is_alone_are_not_deferred(bundle: Bundle) -> None:
     worker = make_worker(bundle, pipeline={"max_in_flight": 8})
     for i in range(40):
-        worker.send(picture(40, seed=i), headers=(("ce_tenant", b"a"), ("ce_id", b"%d" % i), ("ce_source", b"s")))
+        worker.send(encoded_image(40, seed=i), headers=(("ce_tenant", b"a"), ("ce_id", b"%d" % i), ("ce_source", b"s")))
     worker.answer(40)
     assert not worker.stored("retry_topic")

@@ -1,4 +1,4 @@
-"""One conformance suite over both caches; then Redis when it lies, hangs, dies or turns us away."""
+"""One conformance suite over both caches; then Redis when it lies, hangs, dies or denies access."""
 
 import struct
 import time
@@ -40,7 +40,7 @@ A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
 def entry(seed: int = 0, views: int = 3, dimension: int = 1) -> CachedScores:
-    """Of the small bundle, whose embeddings are one number."""
+    """An entry of the small bundle, whose embeddings have one dimension."""
     numbers = np.random.default_rng(seed)
     logits, embedding = numbers.normal(size=views), numbers.normal(size=dimension if views else 0)
     return CachedScores(FACTS, ImageScores(logits.astype(np.float32), embedding.astype(np.float32)))
@@ -131,9 +131,9 @@ def test_foreign_bytes_are_no_entry(value: bytes) -> None:
 @given(st.data())
 def test_a_changed_byte_or_a_missing_end_is_noticed(data: st.DataObject) -> None:
     value = bytearray(encode_entry(entry()))
-    place = data.draw(st.integers(0, len(value) - 1))
-    assert decode_entry(bytes(value[:place])) is None
-    value[place] ^= data.draw(st.integers(1, 255))
+    position = data.draw(st.integers(0, len(value) - 1))
+    assert decode_entry(bytes(value[:position])) is None
+    value[position] ^= data.draw(st.integers(1, 255))
     assert decode_entry(bytes(value)) is None
     assert decode_entry(encode_entry(entry()) + b"\0") is None
 

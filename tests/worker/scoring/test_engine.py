@@ -1,4 +1,4 @@
-"""The engine: the device that was asked for or none, the same numbers in any batch, one culprit at a time."""
+"""The engine: the requested device or none, the same scores in any batch, one failing image at a time."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from bundle.preprocess import ImageFacts, Views
 from bundle.store import Bundle
 from tests.worker.pipeline.harness import make_worker
 from tests.worker.scoring.host_driver import HostDriver
-from tests.worker.small_bundle import SIZE, picture, small_bundle
+from tests.worker.small_bundle import SIZE, encoded_image, small_bundle
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
 from worker.images.prepare import PreparedImage
 from worker.scoring.engine import Engine, ImageScores, cuda_usable
@@ -35,7 +35,7 @@ def engine(bundle: Bundle) -> Engine:
 
 
 def prepared(*brightness: int) -> PreparedImage:
-    """One view for each brightness; none at all is an image too small to judge."""
+    """An image with one view for each brightness; without a view it is too small."""
     views: Views = np.zeros((len(brightness), SIZE, SIZE, 3), np.uint8)
     views += np.array(brightness, np.uint8).reshape(-1, 1, 1, 1)
     return PreparedImage(FACTS, {"brightness": views})
@@ -54,7 +54,7 @@ def test_every_image_gets_its_own_scores_whatever_the_batch(engine: Engine) -> N
 def test_weights_outside_the_graph_are_not_looked_for(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody has hashed them."""
+    """No digest covers them."""
     monkeypatch.chdir(tmp_path)
     model = onnx.load_from_string(bundle.graph(bundle.manifest.models[0]))
     for weight in model.graph.initializer:
@@ -125,7 +125,7 @@ def test_auto_takes_the_cpu_where_there_is_no_cuda(bundle: Bundle) -> None:
 
 
 class FakeSession:
-    """What ONNX Runtime was asked for; the numbers come from the CPU."""
+    """A session that records what ONNX Runtime was called with; its outputs come from the CPU."""
 
     asked: dict[str, Any]
     real: type = ort.InferenceSession
@@ -148,7 +148,7 @@ class FakeSession:
 
 
 class FakeBinding:
-    """The device's memory is the host's; what ONNX Runtime was told of it is remembered."""
+    """A binding on a device whose memory is the host's, which records its calls."""
 
     inputs: ClassVar[list[tuple[str, int, int]]] = []
 
@@ -194,7 +194,7 @@ def test_a_worker_on_a_gpu_answers_as_one_on_a_cpu(bundle: Bundle) -> None:
     for device in ("cuda", "cpu"):
         worker = make_worker(bundle, inference={"device": device})
         for number in range(60):
-            worker.send(picture(40 if number % 3 else 200, seed=number), number=number % 2)
+            worker.send(encoded_image(40 if number % 3 else 200, seed=number), number=number % 2)
         worker.answer(60)
         by_origin = {v["event"]["origin"]: v["generated"]["scores"][0]["logit"] for v in worker.verdicts()}
         decisions.append({origin: round(logit, 3) for origin, logit in by_origin.items()})
@@ -209,7 +209,7 @@ def test_a_session_that_took_the_cpu_instead_stops_the_start(bundle: Bundle, mon
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr("worker.scoring.engine.ort.InferenceSession", Silent)
-    with pytest.raises(StartupError, match="asked for CUDA, ONNX Runtime took CPUExecutionProvider"):
+    with pytest.raises(StartupError, match=r"inference\.device=cuda, but ONNX Runtime runs it on CPUExecutionProvider"):
         Engine(bundle, InferenceSettings(device="cuda")).start()
 
 

@@ -1,4 +1,4 @@
-"""Uploads, slots and bindings, with a device whose memory is ours: ONNX Runtime's binding is real, CUDA is not."""
+"""Uploads, slots and bindings on a device in host memory: ONNX Runtime's binding is real, CUDA is not."""
 
 import ctypes
 import threading
@@ -157,7 +157,7 @@ def test_memory_is_told_and_a_dead_device_does_not_hide_the_other_metrics(driver
 
 
 class Library:
-    """libcuda as far as it is called: writes to where it is pointed, and keeps a record."""
+    """The functions of libcuda that are called: they write through the given pointers and record the calls."""
 
     def __init__(self, errors: dict[str, int] | None = None) -> None:
         self.calls: list[str] = []

@@ -77,13 +77,13 @@ OWN, OWN_CACHED, BEAT, BROKER, BROKER_BEAT = 0.0004, 0.0001, 0.02, 0.00005, 0.01
 
 
 def made_run(regime: str, processes: int, per_s: float) -> MeasuredRun:
-    """As the model says that it costs."""
+    """A run with the costs that the model predicts."""
     own = OWN_CACHED if regime == CACHED else OWN
     worker = PARTS[regime].total_s + own + BEAT * processes / per_s
     return MeasuredRun(regime, processes, per_s, worker, BROKER + BROKER_BEAT * processes / per_s, 1200)
 
 
-def made_measured(*runs: MeasuredRun) -> BenchmarkFigures:
+def made_figures(*runs: MeasuredRun) -> BenchmarkFigures:
     return BenchmarkFigures(Path("x.json"), "a machine", 2, "cpu", 20_000, PARTS, runs)
 
 
@@ -98,7 +98,7 @@ RUNS = (
 
 
 def test_the_fit_finds_the_costs_that_the_runs_were_made_of() -> None:
-    model = fit(made_measured(*RUNS))
+    model = fit(made_figures(*RUNS))
     found = (model.own_s, model.own_cached_s, model.beat, model.broker_s, model.broker_beat)
     assert found == pytest.approx((OWN, OWN_CACHED, BEAT, BROKER, BROKER_BEAT))
     assert (model.turn.seconds, model.turn_cached.seconds) == (1 / 800, 1 / 1600)
@@ -108,7 +108,7 @@ def test_the_fit_finds_the_costs_that_the_runs_were_made_of() -> None:
 
 def test_no_cost_is_below_zero() -> None:
     cheap = [replace(run, worker_cpu_s=PARTS[run.regime].total_s * 0.9) for run in RUNS]
-    model = fit(made_measured(*cheap))
+    model = fit(made_figures(*cheap))
     assert (model.own_s, model.own_cached_s, model.beat) == (0, 0, 0)
 
 
@@ -125,7 +125,7 @@ def test_a_machine_is_bound_by_its_cores_its_processes_or_its_device() -> None:
     gpu = replace(light, device_per_s=500.0)
     assert MODEL.machine_per_s(gpu, 4, 64) == pytest.approx(500)
     assert MODEL.machine_per_s(gpu, 4, 64, cached_share=0.5) == pytest.approx(1000)
-    assert MODEL.machine_per_s(balanced, 100, 2) == 0  # the beats take it all
+    assert MODEL.machine_per_s(balanced, 100, 2) == 0  # the beats use all of it
 
 
 def test_a_worker_has_its_own_cores_and_no_broker_on_them() -> None:
@@ -136,14 +136,14 @@ def test_a_worker_has_its_own_cores_and_no_broker_on_them() -> None:
 
 
 def test_a_run_is_predicted_without_itself() -> None:
-    """However wrong its own figures are, they cannot bend what the others say of it."""
-    honest = check(made_measured(*RUNS))
+    """Wrong figures of a run do not change the prediction for it."""
+    honest = check(made_figures(*RUNS))
     wrong = replace(RUNS[3], verdicts_per_s=10.0, worker_cpu_s=9.0, broker_cpu_s=9.0)
-    found = check(made_measured(*RUNS[:3], wrong, *RUNS[4:]))
+    found = check(made_figures(*RUNS[:3], wrong, *RUNS[4:]))
     assert found[3].model_per_s == pytest.approx(honest[3].model_per_s)
     assert found[3].ratio > 5
     sets = [c.sets for c in honest]
-    assert sets == ["the turn of images that are judged", "", "", "", "the turn of cached images", ""]
+    assert sets == ["the turn of images that are scored", "", "", "", "the turn of cached images", ""]
 
 
 # The measured file ----------------------------------------------------------------------------------------------------
@@ -188,7 +188,10 @@ def test_the_committed_file_holds_what_a_plan_reads_and_no_more() -> None:
             lambda m: [m.pop(title) for title in list(m) if "pipeline-bound" in title],
             "no run of 1 process in section 'pipeline-bound: …'",
         ),
-        (lambda m: [m.pop(title) for title in list(m) if "balanced" in title], "no regime 'balanced' (model-bound"),
+        (
+            lambda m: [m.pop(title) for title in list(m) if "balanced" in title],
+            "no regime 'balanced', only model-bound",
+        ),
         (lambda m: m["images"].append({"name": "limit"}), "not a file of `make bench`: KeyError"),
         (lambda m: [m.pop(title) for title in list(m) if title != "images"], "has no limit of any regime"),
     ],
@@ -228,7 +231,7 @@ LOAD = Load(
     verdict_readers=2,
     worker_cores=1,
 )
-MEASURED = made_measured(*RUNS)
+MEASURED = made_figures(*RUNS)
 SETTINGS = load_settings(None, ["topics.replication=2", "topics.images_retention_s=86400", "redis.ttl_s=172800"], {})
 
 
@@ -276,7 +279,7 @@ def test_large_events_need_partitions_for_their_bytes() -> None:
     assert many_cores.partitions >= 30_000 * 1_000_000 / (10 * 2**20)
 
 
-def test_larger_pictures_take_longer_to_decode() -> None:
+def test_larger_images_take_longer_to_decode() -> None:
     small = replace(LOAD, image_bytes=20_000)
     found = plan(replace(small, decode_s=0.005), MEASURED, MODEL, "balanced", SETTINGS)
     assert found.worker_per_s == pytest.approx((0.95 - 0.02) / (0.0116 + 0.004))
@@ -315,7 +318,7 @@ def test_prices_come_from_a_file_and_from_the_command_line(tmp_path: Path) -> No
     assert read_prices(None, []) == Prices()
     names = ", ".join(field.name for field in fields(Prices))
     for wrong, expected in {
-        "gpu=1": f"price gpu: there is none of that name, but {names}",
+        "gpu=1": f"price gpu: no such price; choose one of {names}",
         "worker_hour": "price worker_hour: expected a number of at least 0",
         "worker_hour=-1": "price worker_hour: expected a number of at least 0",
         "worker_hour=nan": "price worker_hour: expected a number of at least 0",
@@ -327,7 +330,7 @@ def test_prices_come_from_a_file_and_from_the_command_line(tmp_path: Path) -> No
 
 
 def size(message: Message) -> int:
-    """Key and headers, and about what a record's framing takes."""
+    """Bytes of key, value and headers, and about those of a record's framing."""
     framing = 12 + 2 * len(message.headers)
     return len(message.key or b"") + sum(len(name) + len(value) for name, value in message.headers) + framing
 
@@ -346,7 +349,7 @@ def test_envelopes_are_about_those_of_real_messages(tmp_path: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize(("dimension", "views"), [(1, 1), (512, 1), (512, 5), (2048, 1)])
 def test_an_entry_takes_as_much_memory_in_a_real_server(dimension: int, views: int, tmp_path: Path) -> None:
-    """A server of its own: in a shared one memory comes and goes by what other tests do."""
+    """On a server of its own, since other tests change the memory of a shared one."""
     count = 5000
     facts = ImageFacts(format="JPEG", width=1024, height=768, bytes=200_000, animated=False)
     entry = CachedScores(facts, ImageScores(np.zeros(views, np.float32), np.zeros(dimension, np.float32)))
@@ -408,7 +411,7 @@ def test_json_for_programs_has_the_same_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--regime", "heavy"], "no regime 'heavy' (model-bound, balanced, pipeline-bound"),
+        (["--regime", "heavy"], "no regime 'heavy', only model-bound, balanced, pipeline-bound"),
         (["--price", "gpu=1"], "price gpu"),
         (["--bundle", "nowhere"], "nowhere"),
         (["--set", "topics.replicas=1"], "topics.replicas"),
@@ -422,7 +425,7 @@ def test_what_the_user_can_mend_is_one_line(arguments: list[str], expected: str)
 
 
 def commands(page: str) -> list[tuple[list[str], str]]:
-    """Each ``plan … --markdown`` in a block of code, and what stands below that block."""
+    """Each ``plan … --markdown`` in a block of code, and the text below that block."""
     joined = page.replace(" \\\n", " ")
     pieces = re.split(r"^    genprint (plan .*--markdown)$", joined, flags=re.MULTILINE)
     return [(shlex.split(command), below) for command, below in zip(pieces[1::2], pieces[2::2], strict=True)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bundle.store import sha256
-from tests.worker.small_bundle import picture
+from tests.worker.small_bundle import encoded_image
 from worker.images.fetch import Fetcher
 from worker.messages.events import ClaimCheck, ImageEvent, InlineImage, read_delivery, read_event
 from worker.messages.records import Message, Partition, Record
@@ -21,7 +21,7 @@ NAMES = [b"a.png", b"b c#d?e%20f.jpg", b"sub/\xc3\xbc+&.webp", b"\xff.gif", b"no
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "images" / "sub").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
-        (tmp_path / "images" / os.fsdecode(name)).write_bytes(picture(100, seed=seed))
+        (tmp_path / "images" / os.fsdecode(name)).write_bytes(encoded_image(100, seed=seed))
     (tmp_path / "images" / "notes.txt").write_text("x")
     return tmp_path / "images"
 

@@ -11,7 +11,7 @@ import structlog
 
 from tests.worker.messages.edges import MemoryEdge
 from tests.worker.pipeline.memory_broker import MemoryBroker
-from tests.worker.small_bundle import picture, small_bundle
+from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.messages.records import Broker, Progress
 from worker.operations.metrics import Metrics
 from worker.settings import load_settings
@@ -27,7 +27,7 @@ def test_verdict_metric_and_log_name_the_template_library_alike(
     settings = load_settings(None, [f"bundle={bundle.path}", "inference.device=cpu", "http.port=0"], {})
     edge = MemoryEdge()
     image: tuple[tuple[str, bytes | None], ...] = (("content-type", b"image/png"),)
-    edge.produce(settings.kafka.images_topic, key=None, value=picture(220), headers=image, number=0)
+    edge.produce(settings.kafka.images_topic, key=None, value=encoded_image(220), headers=image, number=0)
     served: list[Metrics] = []
 
     def make_broker(metrics: Metrics, stop: threading.Event) -> Broker:

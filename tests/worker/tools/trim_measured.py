@@ -1,4 +1,4 @@
-"""What a plan reads of the benchmark's file, and no more: ``python -m tests.worker.tools.trim_measured FROM TO``."""
+"""Keeps the figures of a benchmark's file that a plan reads: ``python -m tests.worker.tools.trim_measured FROM TO``."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def trimmed(document: dict[str, Any]) -> dict[str, Any]:
-    """Machine, options, and of the measures the size of images, the limits and the workers' runs."""
+    """Machine, options, size of images, limits, and the workers' runs."""
     kept = {
         title: [
             {name: measure[name] for name in ("name", "value", "unit", "parts")}
