@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, Self, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.fft import dct
 from torch import Tensor, nn
 
@@ -62,32 +61,52 @@ _DIFFERENCES: Final = (
     (12 * SQUARE5).astype(np.float32),
 )
 """High passes: differences across and down, diagonal, and the KV kernel times 12."""
-_SHORT: Final = 0.05
-"""Root mean square of what handling changed, in deviations, below which it is no direction."""
-_JUDGES: Final = 3
-"""Small networks that say what looks handled; one alone is right less often."""
-_HIDDEN: Final = 64
-"""Units of each."""
-_BATCH: Final = 256
-_TEMPER: Final = 1.5
-"""What their log-odds are divided by: they have seen the training images, and are too sure of them."""
-_WRITTEN_INSIDE: Final = 0.95
-_HANDLED_INSIDE: Final = 0.98
-"""Leeway lets this share of handled training images lie no farther than that share of the others."""
-_FAR: Final = 8.0
-"""Standardised statistics are cut off here: what lies farther is far, and no matter how far."""
-_NEARER: Final = 0.3
-"""Variance of the means of unknown generators, over that of known and simulated ones. This, the two shares below and
-what is said of handled images above were chosen on mini8's validation and calibration images, each family left out in
-turn."""
-_OFF_PLANE: Final = 0.1
-"""Of that variance, the share in directions in which neither known nor simulated generators differ."""
-_NEW: Final = 0.2
-"""The same share where a new class is placed by a few images, at the full variance."""
-_LITTLE: Final = 1e-4
-"""Variance of means where classes do not differ: the embedding divides by it."""
-_LEVEL: Final = 500.0
-"""Distance to a template where a class is as likely as any generator: far from 0, as ratios have either sign."""
+
+
+class DetectorConstants(BaseModel):
+    """Constants of the small networks that tell degraded images from pristine ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    members: int = Field(default=3, ge=1)
+    """Networks whose log-odds are averaged; one alone is right less often."""
+    hidden_units: int = Field(default=64, ge=1)
+    """Hidden units of each network."""
+    batch: int = Field(default=256, ge=1)
+    """Images a training step."""
+    temperature: float = Field(default=1.5, gt=0)
+    """Divisor of the log-odds: the networks have seen the training images, and are too sure of them."""
+
+
+class BlockSpectraConstants(BaseModel):
+    """Constants of the fit that scores, embeddings and templates depend on.
+
+    ``unknown_variance``, ``off_plane``, ``new_class_off_plane`` and what concerns degraded images were chosen on
+    mini8's validation and calibration images, each family left out in turn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    clip: float = Field(default=8.0, gt=0)
+    """Standardised statistics are clipped here, in deviations: what lies farther is far, no matter how far."""
+    short_change: float = Field(default=0.05, gt=0)
+    """Root mean square of what degradation changed, in deviations within classes, below which it has no direction."""
+    pristine_inside: float = Field(default=0.95, gt=0, le=1)
+    """Share of pristine training images within the distance that the leeway is measured from."""
+    degraded_inside: float = Field(default=0.98, gt=0, le=1)
+    """Share of degraded training images that the leeway brings within that distance."""
+    unknown_variance: float = Field(default=0.3, gt=0)
+    """Variance of the means of unknown generators, over that of known and simulated ones."""
+    off_plane: float = Field(default=0.1, ge=0, le=1)
+    """Share of that variance in directions in which neither known nor simulated generators differ."""
+    new_class_off_plane: float = Field(default=0.2, ge=0, le=1)
+    """The same share where the template of a new class is estimated from a few images, at the full variance."""
+    least_variance: float = Field(default=1e-4, gt=0)
+    """Variance of means where classes do not differ: the embedding divides by it."""
+    level: float = Field(default=500.0, gt=0)
+    """Distance to a template at which a class is as likely as any generator: far from 0, as ratios have either sign."""
+    detector: DetectorConstants = DetectorConstants()
+    """Constants of the detector of degraded images."""
 
 
 class BlockSpectraConfig(TrainConfig):
@@ -110,6 +129,8 @@ class BlockSpectraConfig(TrainConfig):
     """Training steps of each."""
     simulated_images: int = Field(default=350, ge=16)
     """Photographs that each is given, at most."""
+    constants: BlockSpectraConstants = BlockSpectraConstants()
+    """Constants of the method; they need no change from data set to data set."""
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> Self:
@@ -194,13 +215,13 @@ class BlockSpectra(nn.Module):
 class Handled(nn.Module):
     """Standardised statistics ``float32[N, 1099]`` -> log-odds ``float32[N, 1]`` that something happened to the image.
 
-    The mean of those of three networks that were trained apart; side by side they are one. Untrained they are 0.
+    The mean of those of networks that were trained apart; side by side they are one. Untrained they are 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, constants: DetectorConstants) -> None:
         super().__init__()
-        self.hidden = nn.Linear(EXTENDED, _JUDGES * _HIDDEN)
-        self.out = nn.Linear(_JUDGES * _HIDDEN, 1)
+        units = constants.members * constants.hidden_units
+        self.hidden, self.out = nn.Linear(EXTENDED, units), nn.Linear(units, 1)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
@@ -250,7 +271,8 @@ class BlockSpectraNet(nn.Module):
         self.register_buffer("counts", torch.ones(classes, dtype=torch.int64))
         self.projection = nn.Linear(EXTENDED, EXTENDED)
         self.head = nn.Linear(EXTENDED, classes)
-        self.handled = Handled()
+        self.handled = Handled(config.constants.detector)
+        self.clip = config.constants.clip
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
@@ -273,15 +295,14 @@ class BlockSpectraNet(nn.Module):
         return torch.sigmoid(-self.handled(rows))
 
     def standardised(self, statistics: Tensor) -> Tensor:
-        """In units of their spread, cut off at 8."""
-        return ((statistics - self.centre) / self.spread).clamp(-_FAR, _FAR)
+        """In units of their spread, clipped at the config's ``constants.clip``."""
+        return ((statistics - self.centre) / self.spread).clamp(-self.clip, self.clip)
 
 
 def fit(
     config: BlockSpectraConfig,
     net: nn.Module,
     folder: ImageFolder,
-    labels: npt.NDArray[np.int64],
     progress: Callable[[int, int], None],
 ) -> None:
     """Fit all there is: standardisation, discriminant, class means, and where others may be.
@@ -305,7 +326,7 @@ def fit(
         net.centre.copy_(raw[0].mean(dim=0))
         net.spread.copy_(raw[0].std(dim=0) + 1e-3)
     own = _Pairs(*(net.standardised(rows).cpu().numpy() for rows in raw))
-    places = np.flatnonzero(folder.among(config.real)[labels])[: config.simulated_images]
+    places = np.flatnonzero(folder.among(config.real)[folder.labels])[: config.simulated_images]
     photographs = folder.pixels(places)
     made = simulate_once(
         photographs, config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
@@ -314,27 +335,31 @@ def fit(
         _Pairs(*in_batches(lambda x: tuple(net.standardised(rows) for rows in both(x)), images, device))
         for images in made
     ]
-    known = Statistics.of(own.written, labels, len(folder.classes))
+    known = Statistics.of(own.written, folder.labels, len(folder.classes))
     every = np.stack([*known.means, *(pairs.written.mean(axis=0, dtype=np.float64) for pairs in simulated)])
     covariance = known.covariance(config.shrinkage)
-    turn = whitening(covariance + config.handling * _handling(whitening(covariance), own, simulated))
+    constants = config.constants
+    changes = _handling(whitening(covariance), own, simulated, constants.short_change)
+    turn = whitening(covariance + config.handling * changes)
     middle = every.mean(axis=0)
     means = (every - middle) @ turn
     counts = np.array([*known.counts, *(len(pairs.written) for pairs in simulated)])
-    others = _others(means, counts)
-    matrix = others.times(_root, turn)
+    others = _others(constants, means, counts)
+    root, inverse_root = _roots(constants)
+    matrix = others.times(root, turn)
     with torch.no_grad():
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
         net.means.copy_(torch.from_numpy(means))
         net.counts.copy_(torch.from_numpy(counts))
         net.projection.weight.copy_(torch.from_numpy(matrix.T))
         net.projection.bias.copy_(torch.from_numpy(-middle @ matrix))
-        net.head.weight.copy_(torch.from_numpy(others.times(_inverse_root, means)))
+        net.head.weight.copy_(torch.from_numpy(others.times(inverse_root, means)))
         net.head.bias.copy_(torch.from_numpy(-(means**2).sum(axis=1) / 2))
     if config.handled_epochs:
         _tell_handled(net.handled, [own, *simulated], turn, config)
         with torch.no_grad():
-            net.leeway.copy_(_leeway(net, own, _templates(others, means[: len(known.means)])))
+            library = _templates(constants, others, means[: len(known.means)])
+            net.leeway.copy_(_leeway(constants, net, own, library))
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,7 +370,7 @@ class _Pairs:
     copies: Floats
 
 
-def _handling(turn: Floats64, own: _Pairs, simulated: Sequence[_Pairs]) -> Floats64:
+def _handling(turn: Floats64, own: _Pairs, simulated: Sequence[_Pairs], short: float) -> Floats64:
     """Second moment of what handling changes, ``float64[1099, 1099]``; known classes and simulated ones count alike.
 
     How large a change is does not matter, only where it leads, or strong blur would drown all else: each is brought to
@@ -355,7 +380,7 @@ def _handling(turn: Floats64, own: _Pairs, simulated: Sequence[_Pairs]) -> Float
     for group in ([own], simulated):
         if group:
             changes = np.concatenate([pairs.copies - pairs.written for pairs in group]).astype(np.float64)
-            length = np.sqrt(np.mean((changes @ turn) ** 2, axis=1, keepdims=True)) + _SHORT
+            length = np.sqrt(np.mean((changes @ turn) ** 2, axis=1, keepdims=True)) + short
             changes /= length
             found.append(changes.T @ changes / len(changes))
     return sum(found[1:], found[0]) / len(found)
@@ -366,28 +391,30 @@ def _tell_handled(net: Handled, groups: Sequence[_Pairs], turn: Floats64, config
     rows = torch.from_numpy(np.concatenate([part for pairs in groups for part in (pairs.written, pairs.copies)]))
     handled = torch.cat([torch.arange(2.0).repeat_interleave(len(pairs.written)) for pairs in groups])
     middle, scale = rows.mean(dim=0), torch.from_numpy(turn).float() / 3
+    constants = config.constants.detector
+    divisor = constants.members * constants.temperature
     rows = (rows - middle) @ scale
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        judges = [_judge(rows, handled, config.handled_epochs) for _ in range(_JUDGES)]
+        judges = [_judge(rows, handled, config.handled_epochs, constants) for _ in range(constants.members)]
     weights = torch.cat([hidden.weight for hidden, _ in judges]) @ scale.T
     with torch.no_grad():
         net.hidden.weight.copy_(weights)
         net.hidden.bias.copy_(torch.cat([hidden.bias for hidden, _ in judges]) - weights @ middle)
-        net.out.weight.copy_(torch.cat([out.weight for _, out in judges], dim=1) / (_JUDGES * _TEMPER))
-        net.out.bias.copy_(torch.cat([out.bias for _, out in judges]).sum() / (_JUDGES * _TEMPER))
+        net.out.weight.copy_(torch.cat([out.weight for _, out in judges], dim=1) / divisor)
+        net.out.bias.copy_(torch.cat([out.bias for _, out in judges]).sum() / divisor)
 
 
-def _judge(rows: Tensor, handled: Tensor, epochs: int) -> tuple[nn.Linear, nn.Linear]:
+def _judge(rows: Tensor, handled: Tensor, epochs: int, constants: DetectorConstants) -> tuple[nn.Linear, nn.Linear]:
     """Both layers of a network that has learnt which rows are ``handled``."""
-    hidden, out = nn.Linear(EXTENDED, _HIDDEN), nn.Linear(_HIDDEN, 1)
+    hidden, out = nn.Linear(EXTENDED, constants.hidden_units), nn.Linear(constants.hidden_units, 1)
     nn.init.zeros_(out.weight)  # where there is little to learn from, no image looks more handled than another
     net = nn.Sequential(nn.Dropout(0.3), hidden, nn.ReLU(), nn.Dropout(0.3), out)
     optimiser = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
-    steps = math.ceil(len(rows) / _BATCH) * epochs
+    steps = math.ceil(len(rows) / constants.batch) * epochs
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     for _ in range(steps):
-        chosen = torch.randint(len(rows), (_BATCH,))
+        chosen = torch.randint(len(rows), (constants.batch,))
         loss = nn.functional.binary_cross_entropy_with_logits(net(rows[chosen])[:, 0], handled[chosen])
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -396,7 +423,7 @@ def _judge(rows: Tensor, handled: Tensor, epochs: int) -> tuple[nn.Linear, nn.Li
     return hidden, out
 
 
-def _leeway(net: BlockSpectraNet, own: _Pairs, library: Tensor) -> Tensor:
+def _leeway(constants: BlockSpectraConstants, net: BlockSpectraNet, own: _Pairs, library: Tensor) -> Tensor:
     """What handled training images may lie farther from the nearest template, for the network as it is without."""
     library = library.to(net.centre.device).double()
     found = []
@@ -405,8 +432,8 @@ def _leeway(net: BlockSpectraNet, own: _Pairs, library: Tensor) -> Tensor:
         nearest = torch.cdist(net.embed(rows).double(), library).square().amin(dim=1)
         found.append((nearest, 1 - net.as_written(rows)[:, 0].double()))
     (written, _), (copies, doubt) = found
-    needed = (copies - torch.quantile(written, _WRITTEN_INSIDE)) / doubt
-    return torch.quantile(needed, _HANDLED_INSIDE).clamp(min=0)
+    needed = (copies - torch.quantile(written, constants.pristine_inside)) / doubt
+    return torch.quantile(needed, constants.degraded_inside).clamp(min=0)
 
 
 def require_enough(folder: ImageFolder) -> None:
@@ -419,54 +446,62 @@ def require_enough(folder: ImageFolder) -> None:
         raise BadConfig(f"{folder.root}: {len(folder)} images are too few for {len(folder.classes)} classes")
 
 
-def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
-    """Of the classes that training knew, ``float32[C, 1101]``."""
+def templates(config: BlockSpectraConfig, weights: Mapping[str, Tensor], labels: int) -> Tensor:
+    """Templates of the classes that training knew, ``float32[C, 1101]``."""
     means, counts = _means(weights)
-    return _templates(_others(means, counts), means[:labels])
+    return _templates(config.constants, _others(config.constants, means, counts), means[:labels])
 
 
-def template_for_new_class(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
-    """Of a class that training did not know, ``float32[1101]``, from embeddings ``float32[n, 1101]``.
+def template_for_new_class(config: BlockSpectraConfig, weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
+    """Template ``float32[1101]`` of a class that training did not know, from embeddings ``float32[n, 1101]``.
 
     The mean is drawn towards those of known and simulated classes: where few are known, the latter say most.
     """
+    constants = config.constants
     means, counts = _means(weights)
-    others = _others(means, counts)
-    mean = others.times(_inverse_root, embeddings[:, :EXTENDED].double().mean(dim=0).numpy())
-    return torch.from_numpy(_template(others, Prior.of(means, counts, _NEW).mean(mean, len(embeddings))))
+    others = _others(constants, means, counts)
+    _, inverse_root = _roots(constants)
+    mean = others.times(inverse_root, embeddings[:, :EXTENDED].double().mean(dim=0).numpy())
+    prior = Prior.of(means, counts, constants.new_class_off_plane)
+    return torch.from_numpy(_template(constants, others, prior.mean(mean, len(embeddings))))
 
 
 def _means(weights: Mapping[str, Tensor]) -> tuple[Floats64, Numbers]:
     return weights["means"].double().numpy(), weights["counts"].numpy()
 
 
-def _others(means: Floats64, counts: Numbers) -> Prior:
+def _others(constants: BlockSpectraConstants, means: Floats64, counts: Numbers) -> Prior:
     """Where unknown generators may be, about the mean of ``means``, which is 0."""
-    return Prior.of(means, counts, _OFF_PLANE, _NEARER)
+    return Prior.of(means, counts, constants.off_plane, constants.unknown_variance)
 
 
-def _root(variance: Floats64) -> Floats64:
-    """Of ``A``; classes that do not differ beyond chance leave a little of it."""
-    variance = variance.clip(min=_LITTLE)
-    return np.sqrt(variance / (1 + variance))
+_OfVariance = Callable[[Floats64], Floats64]
 
 
-def _inverse_root(variance: Floats64) -> Floats64:
-    return 1 / _root(variance)
+def _roots(constants: BlockSpectraConstants) -> tuple[_OfVariance, _OfVariance]:
+    """``A^1/2`` and ``A^-1/2`` as functions of the variance; classes that do not differ leave a little of it."""
+
+    def root(variance: Floats64) -> Floats64:
+        variance = variance.clip(min=constants.least_variance)
+        return np.sqrt(variance / (1 + variance))
+
+    return root, lambda variance: 1 / root(variance)
 
 
-def _templates(others: Prior, means: Floats64) -> Tensor:
-    return torch.from_numpy(np.stack([_template(others, mean) for mean in means]))
+def _templates(constants: BlockSpectraConstants, others: Prior, means: Floats64) -> Tensor:
+    return torch.from_numpy(np.stack([_template(constants, others, mean) for mean in means]))
 
 
-def _template(others: Prior, mean: Floats64) -> Floats:
+def _template(constants: BlockSpectraConstants, others: Prior, mean: Floats64) -> Floats:
     """``float32[1101]``; a class that lies too far out for the level is drawn in until it does not."""
-    evidence = float(mean @ others.times(lambda variance: 1 / variance.clip(min=_LITTLE), mean))
+    least, level = constants.least_variance, constants.level
+    evidence = float(mean @ others.times(lambda variance: 1 / variance.clip(min=least), mean))
     volume = np.log1p(others.variances).sum() + (len(mean) - len(others.variances)) * math.log1p(others.elsewhere)
-    room = _LEVEL**2 - float(volume)
+    room = level**2 - float(volume)
     drawn = min(1.0, math.sqrt(room / max(evidence, 1e-9)))
     left = math.sqrt(max(0.0, room - drawn**2 * evidence))
-    return np.append(others.times(_inverse_root, drawn * mean), [left, 0]).astype(np.float32)
+    _, inverse_root = _roots(constants)
+    return np.append(others.times(inverse_root, drawn * mean), [left, 0]).astype(np.float32)
 
 
 def _convolve(planes: Tensor, kernel: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from bundle.manifest import Label
 from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing
-from trainer.training.config import TrainConfig
+from trainer.training.config import TrainConfig, missing_keys
 from trainer.training.detector import Detector
-from trainer.training.systems import make_network, parse_config
+from trainer.training.systems import make_network, parse_config, system
 
 FORMAT: Final = "genprint-checkpoint-2"
-"""1 knew S1 only, and cannot be read any more."""
+"""Version 1 knew S1 only, and cannot be read."""
+_ANEW: Final = "train it anew with `genprint trainer train`"
 
 
 class Epoch(BaseModel):
@@ -148,7 +149,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointMissing: there is no such file.
-        CheckpointInvalid: not a checkpoint, damaged, or of a version that we do not know.
+        CheckpointInvalid: the file is no checkpoint, damaged, of another version, or does not record a config key that
+            its system has: no default stands in for what scores may depend on.
     """
     try:
         data = path.read_bytes()
@@ -161,11 +163,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointInvalid(f"{path}: not a checkpoint, or damaged") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
-        raise CheckpointInvalid(f"{path}: format {found!r}, expected {FORMAT!r}; train it anew with `trainer train`")
+        raise CheckpointInvalid(f"{path}: format {found!r}, expected {FORMAT!r}; {_ANEW}")
     try:
         header = _Header.model_validate_json(content["header"])
         checkpoint = Checkpoint(
-            config=parse_config(json.loads(content["config"])),
+            config=_stored_config(path, json.loads(content["config"])),
             labels=header.labels,
             origin=header.origin,
             history=header.history,
@@ -182,3 +184,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointInvalid(f"{path}: incomplete: {' '.join(str(error).split())[:200]}") from error
     return checkpoint
+
+
+def _stored_config(path: Path, values: Mapping[str, Any]) -> TrainConfig:
+    """The config as it was stored, without a default for anything.
+
+    Raises:
+        BadConfig: a value cannot be.
+        CheckpointInvalid: a key is not there; scores might then follow from what is in the code today.
+    """
+    kind = system(str(values["system"])).config if "system" in values else TrainConfig
+    if missing := list(missing_keys(kind, values)):
+        raise CheckpointInvalid(
+            f"{path}: config lacks {', '.join(missing)}: scores depend on it, and this checkpoint was written before "
+            f"it was recorded; {_ANEW}"
+        )
+    return parse_config(values)

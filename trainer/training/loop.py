@@ -76,7 +76,7 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
             history = Run(config, net, objective, images, world, precision).train(watched, progress)
         if kind.fit is not None:
             with progress_of(progress, "fitting") as advance:
-                kind.fit(config, net.eval(), folder, folder.labels, advance)
+                kind.fit(config, net.eval(), folder, advance)
 
         checkpoint = Checkpoint(
             config=config,

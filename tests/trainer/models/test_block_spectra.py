@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from scipy.fft import dctn
 from scipy.linalg import sqrtm
 from scipy.signal import correlate
@@ -14,15 +15,18 @@ from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from bundle.manifest import Label
+from tests.trainer.stored_config import replaced, store_config, stored_config
 from trainer.data.augment import degradation
 from trainer.data.folder import ImageFolder, make_labels
-from trainer.errors import BadConfig
+from trainer.errors import BadConfig, CheckpointInvalid
+from trainer.evaluation.templates import own_templates
 from trainer.models.block_spectra import (
     EXTENDED,
     LAGS,
     STATISTICS,
     BlockSpectra,
     BlockSpectraConfig,
+    BlockSpectraConstants,
     BlockSpectraNet,
     fit,
     template_for_new_class,
@@ -30,6 +34,9 @@ from trainer.models.block_spectra import (
 )
 from trainer.models.discriminant import Prior, Statistics, whitening
 from trainer.synthesis.random_upsamplers import simulate_once
+from trainer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.training.embedding import embed
+from trainer.training.loop import train
 from trainer.training.systems import make_network, parse_config
 
 
@@ -147,13 +154,15 @@ def folder_of(root: Path, classes: dict[str, np.ndarray]) -> ImageFolder:
     return ImageFolder.read(root, BlockSpectraConfig(size=40).preprocessing)
 
 
+CONFIG = BlockSpectraConfig(size=40, simulated=0)
+
+
 def fitted(folder: ImageFolder, **values: object) -> BlockSpectraNet:
-    config = parse_config({"system": "block_spectra", "size": 40, "simulated": 0, **values})
-    assert isinstance(config, BlockSpectraConfig)
+    config = BlockSpectraConfig.model_validate({**CONFIG.model_dump(), **values})
     labels = make_labels(folder, config.real)
     net = make_network(config, labels)
     assert isinstance(net, BlockSpectraNet)
-    fit(config, net, folder, folder.labels, lambda *_: None)
+    fit(config, net, folder, lambda *_: None)
     return net.eval()
 
 
@@ -179,7 +188,7 @@ def outputs(net: BlockSpectraNet, folder: ImageFolder) -> tuple[np.ndarray, np.n
 def test_distances_and_scores_are_those_of_the_discriminant(folder: ImageFolder) -> None:
     net = fitted(folder, shrinkage=0.3, handling=0)
     scores, embedding, rows = outputs(net, folder)
-    distances = ((embedding[:, None] - templates(net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
+    distances = ((embedding[:, None] - templates(CONFIG, net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
     np.testing.assert_array_equal(distances.argmin(axis=1), scores.argmax(axis=1))
     oracle = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=Shrunken(), priors=[1 / 3] * 3)
     decided = oracle.fit(rows, folder.labels).decision_function(rows)
@@ -213,7 +222,7 @@ def test_the_distance_to_a_template_is_the_likelihood_ratio_of_the_class_and_any
     x = (rows - middle) @ turn
     background = multivariate_normal(np.zeros(EXTENDED), np.eye(EXTENDED) + spread).logpdf(x)
     own = np.stack([multivariate_normal(mean, 1.0).logpdf(x) for mean in means[:3]], axis=1)
-    found = ((embedding[:, None] - templates(net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
+    found = ((embedding[:, None] - templates(CONFIG, net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
     with torch.inference_mode():
         leeway = (net.leeway * net.as_written(torch.from_numpy(rows).float())).numpy()
     np.testing.assert_allclose(found - 500**2 - leeway, -2 * (own - background[:, None]), rtol=2e-3, atol=0.5)
@@ -223,7 +232,7 @@ def test_handled_images_have_leeway(folder: ImageFolder) -> None:
     """98 % of handled copies lie no farther than 95 % of the images, once each has its own; by hand."""
     net = fitted(folder, shrinkage=0.3, handled_epochs=60)
     written, copies = copied(net, [folder.pixels(slice(None))])
-    library = templates(net.state_dict(), 3).numpy().astype(np.float64)
+    library = templates(CONFIG, net.state_dict(), 3).numpy().astype(np.float64)
     distances, shares = [], []
     for rows in (written[0], copies[0]):
         with torch.inference_mode():
@@ -261,7 +270,7 @@ def test_a_new_class_is_placed_beside_known_and_simulated_ones(folder: ImageFold
     seen = np.linalg.solve(root, few[:, :EXTENDED].mean(axis=0))
     gain = np.linalg.solve(covariance + np.eye(EXTENDED) / 4, seen - near.centre)
     expected = np.linalg.solve(root, near.centre + covariance @ gain)
-    found = template_for_new_class(weights, torch.from_numpy(few))
+    found = template_for_new_class(CONFIG, weights, torch.from_numpy(few))
     np.testing.assert_allclose(found[:EXTENDED], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -274,9 +283,9 @@ def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_fact
     _, embedding, _ = outputs(net, folder)
     soft = np.flatnonzero(folder.labels == folder.classes.index("soft"))
     weights = net.state_dict()
-    few = template_for_new_class(weights, torch.from_numpy(embedding[soft[:6]]).float()).numpy()
-    many = template_for_new_class(weights, torch.from_numpy(embedding[soft]).float()).numpy()
-    library = np.stack([*templates(weights, 2).numpy(), few])
+    few = template_for_new_class(CONFIG, weights, torch.from_numpy(embedding[soft[:6]]).float()).numpy()
+    many = template_for_new_class(CONFIG, weights, torch.from_numpy(embedding[soft]).float()).numpy()
+    library = np.stack([*templates(CONFIG, weights, 2).numpy(), few])
     apart = ((embedding[soft[6:], None] - library) ** 2).sum(axis=2)
     assert np.mean(apart.argmin(axis=1) == 2) > 0.8
     assert np.linalg.norm(few[:EXTENDED]) < np.linalg.norm(many[:EXTENDED])
@@ -284,9 +293,76 @@ def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_fact
 
 def test_a_class_far_out_is_drawn_in(folder: ImageFolder) -> None:
     net = fitted(folder, shrinkage=0.3)
-    far = template_for_new_class(net.state_dict(), torch.full((10, EXTENDED + 2), 1e3)).numpy()
+    far = template_for_new_class(CONFIG, net.state_dict(), torch.full((10, EXTENDED + 2), 1e3)).numpy()
     assert np.isfinite(far).all()
     assert far[EXTENDED] == pytest.approx(0, abs=1)
+
+
+OTHER = {
+    "clip": 4.0,
+    "short_change": 0.1,
+    "pristine_inside": 0.9,
+    "degraded_inside": 0.95,
+    "unknown_variance": 0.5,
+    "off_plane": 0.2,
+    "new_class_off_plane": 0.4,
+    "least_variance": 1e-3,
+    "level": 300.0,
+    "detector": {"members": 2, "hidden_units": 8, "batch": 64, "temperature": 2.0},
+}
+"""No constant at its default."""
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was trained with other constants."""
+    root = tmp_path_factory.mktemp("other")
+    (root / "data").mkdir()
+    folder = folder_of(root / "data", {name: textures(12, seed) for seed, name in enumerate(("a", "b", "real"))})
+    settings = {"size": 40, "simulated": 2, "simulated_steps": 3, "constants": OTHER}
+    config = parse_config({"system": "block_spectra", **settings})
+    train(config, folder.root, root / "a.pt", None, Console(quiet=True))
+    return root / "a.pt"
+
+
+def served(checkpoint: Checkpoint) -> list[np.ndarray]:
+    """Log-odds and embeddings of some images, templates, and that of a new class."""
+    images = np.concatenate([textures(4, 7), textures(4, 8) // 9])
+    logits, embeddings = embed(checkpoint.model(), images)
+    return [logits, embeddings, own_templates(checkpoint, {"new": embeddings[4:]}).vectors]
+
+
+def test_a_checkpoint_comes_back_with_its_own_constants(other: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(other)
+    constants = BlockSpectraConstants.model_validate(OTHER)
+    assert loaded.config == BlockSpectraConfig(size=40, simulated=2, simulated_steps=3, constants=constants)
+    assert constants.model_dump().items().isdisjoint(BlockSpectraConstants().model_dump().items())
+    save_checkpoint(tmp_path / "b.pt", loaded)
+    for one, again in zip(served(loaded), served(load_checkpoint(tmp_path / "b.pt")), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("clip", 8.0), ("unknown_variance", 0.3), ("off_plane", 0.1), ("new_class_off_plane", 0.2)),
+        *(("least_variance", 10.0), ("level", 500.0)),
+    ],
+)
+def test_scores_or_templates_follow_the_stored_constants(other: Path, tmp_path: Path, key: str, value: float) -> None:
+    path = tmp_path / "b.pt"
+    shutil.copyfile(other, path)
+    store_config(path, replaced(stored_config(path), f"constants.{key}", value))
+    before, after = served(load_checkpoint(other)), served(load_checkpoint(path))
+    assert not all(np.allclose(one, another, rtol=1e-4) for one, another in zip(before, after, strict=True))
+
+
+def test_a_detector_of_another_shape_is_refused(other: Path, tmp_path: Path) -> None:
+    path = tmp_path / "b.pt"
+    shutil.copyfile(other, path)
+    store_config(path, replaced(stored_config(path), "constants.detector.members", 3))
+    with pytest.raises(CheckpointInvalid, match="size mismatch"):
+        load_checkpoint(path)
 
 
 class Shrunken:
