@@ -31,13 +31,8 @@ from trainer.data.augment import degradation
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
 from trainer.models import block_spectra
-from trainer.models.block_spectra import (
-    STATISTICS,
-    BlockSpectra,
-    BlockSpectraConfig,
-    BlockSpectraConstants,
-    BlockSpectraNet,
-)
+from trainer.models.block_spectra import BlockSpectraConfig, BlockSpectraConstants, BlockSpectraNet
+from trainer.models.block_statistics import STATISTICS, BlockSpectra
 from trainer.models.srm_metric import SQUARE3, SQUARE5
 from trainer.synthesis.random_upsamplers import simulate_once
 from trainer.training.config import TrainConfig
@@ -206,11 +201,11 @@ class ContrastiveNet(nn.Module):
             return scores, contrasted
         probabilities = every.softmax(dim=1)
         if self.discriminant is not None:
-            second, as_written = self._second(self.discriminant, statistics)
+            second, pristine = self._second(self.discriminant, statistics)
             odds = log_odds(against_simulated(second, self.photographs), self.photographs)[:, None]
-            limit = self.opinion * (self.opinion_degraded + (1 - self.opinion_degraded) * as_written)
+            limit = self.opinion * (self.opinion_degraded + (1 - self.opinion_degraded) * pristine)
             scores = scores - (odds / self.temperature).clamp(-limit, limit) * self.photographs
-            probabilities = probabilities.lerp((second / self.temperature).softmax(dim=1), as_written)
+            probabilities = probabilities.lerp((second / self.temperature).softmax(dim=1), pristine)
         return scores, torch.cat([F.normalize(contrasted), probabilities], dim=1)
 
     def contrasted(self, images: Tensor, statistics: Tensor | None = None) -> Tensor:
@@ -231,11 +226,11 @@ class ContrastiveNet(nn.Module):
             return cast("Tensor", self.embedding(features))
 
     def _second(self, discriminant: BlockSpectraNet, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """Its scores of all classes, and how far images look as written: ``float32[N, C + simulated]``, ``[N, 1]``."""
+        """Its scores of all classes, and how far images look pristine: ``float32[N, C + simulated]``, ``[N, 1]``."""
         rows = discriminant.standardised(statistics)
         least, enough = self.pristine_between
-        as_written = ((discriminant.as_written(rows) - least) / (enough - least)).clamp(0, 1)
-        return discriminant.scores(discriminant.embed(rows)), as_written
+        pristine = ((discriminant.pristine(rows) - least) / (enough - least)).clamp(0, 1)
+        return discriminant.scores(discriminant.embed(rows)), pristine
 
     def scores(self, contrasted: Tensor) -> Tensor:
         """Of all classes, simulated ones last: ``float32[N, C + simulated]``."""
@@ -345,7 +340,7 @@ def _augment_image(config: ContrastiveConfig) -> AugmentImage:
 
 
 SYSTEM: Final = System(
-    source="ours",
+    source="Genprint",
     config=ContrastiveConfig,
     summary=lambda config: (
         f"residual network of {len(config.widths) - 1} stages, contrasted, {config.simulated} simulated generators"

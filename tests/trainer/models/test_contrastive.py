@@ -83,7 +83,7 @@ def test_the_nearest_template_of_training_is_the_class_of_cosine_and_probability
     net, images = small_net(opinion=opinion), noise(40)
     if net.discriminant is not None:
         net.discriminant.head.weight.data *= 30
-        net.discriminant.handled.out.bias.data.fill_(-np.log(3))  # half of it is heard
+        net.discriminant.degradation.out.bias.data.fill_(-np.log(3))  # half of it is heard
     library = templates(CONFIG, net.state_dict(), 2)
     np.testing.assert_allclose(library.norm(dim=1), 1, atol=1e-6)
     with torch.inference_mode():
@@ -123,7 +123,7 @@ def test_the_discriminant_moves_log_odds_within_bounds_and_probabilities(
     assert net.discriminant is not None
     net.photographs[1] = net.discriminant.photographs[1] = without.photographs[1] = True
     with torch.inference_mode():
-        net.discriminant.handled.out.bias.fill_(handled)
+        net.discriminant.degradation.out.bias.fill_(handled)
         net.discriminant.head.weight.zero_()
         net.discriminant.head.bias.copy_(torch.tensor([odds, 0, -1e4, -1e4]))
         scores, embedding = net(noise(5))
