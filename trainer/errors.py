@@ -5,12 +5,13 @@
     TrainerError
     ├── BadConfig               a recipe or option names an unknown key or a value that cannot be
     ├── OutputExists            something is already where the result should go
+    ├── OutputUnwritable        no file can be written where the result should go
     ├── FolderInUse             another process is writing where we would
     ├── DataError               the images cannot be used as they are
     │   ├── DataMissing         no such folder, or nothing in it
     │   ├── DataMalformed       a list or a shard is not as it should be
     │   ├── SplitUnknown        a set has several splits and none, or another, was named
-    │   ├── TooFewClasses       fewer than two sub-folders
+    │   ├── TooFewClasses       fewer than two classes, or photographs alone
     │   ├── RealLabelMissing    no sub-folder is named as the photographs' one
     │   ├── UnknownClass        a sub-folder the checkpoint was not trained on
     │   ├── TooManyUnreadable   more broken images than the limit
@@ -34,6 +35,10 @@ class OutputExists(TrainerError):
     """Nothing is overwritten without ``--force``."""
 
 
+class OutputUnwritable(TrainerError):
+    """A folder is missing, is a file or may not be written to; checked before the work."""
+
+
 class FolderInUse(TrainerError):
     """Two runs in one folder would mix their results."""
 
@@ -55,7 +60,7 @@ class SplitUnknown(DataError):
 
 
 class TooFewClasses(DataError):
-    """A classifier needs two classes."""
+    """A classifier needs two classes, of which one is generated."""
 
 
 class RealLabelMissing(DataError):

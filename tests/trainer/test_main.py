@@ -213,7 +213,7 @@ def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_pa
         ),
         (["train", "{data}", "{data}"], "exists; choose another name or say --force\n"),
         (["evaluate", "nowhere.pt", "{data}", "--templates", "{data}"], "trainer: nowhere.pt: no checkpoint here"),
-        (["synth", "{data}"], "exists and is not empty; choose another place or say --force\n"),
+        (["synth", "{data}"], "exists and is not empty; choose another place or pass --force\n"),
         (["synth", "out", "--size", "33"], "trainer: --size: Input should be a multiple of 4, got 33\n"),
         (["synth", "out", "--real", "nowhere"], "trainer: nowhere: no such folder of photographs\n"),
     ],
@@ -246,7 +246,7 @@ def test_inspect_and_reencode(make_folder: MakeFolder, tmp_path: Path) -> None:
 
     for arguments, message in (
         (["inspect", "nowhere"], "trainer: nowhere: no such folder\n"),
-        (["reencode", str(data), str(out), "--format", "png"], "say --force\n"),
+        (["reencode", str(data), str(out), "--format", "png"], "pass --force\n"),
         (["reencode", str(data), "x", "--format", "png", "--quality", "0"], "trainer: --quality: Input should be"),
     ):
         wrong = run(app, arguments)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from bundle.manifest import Label
-from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing
+from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing, OutputUnwritable
 from trainer.training.config import TrainConfig, missing_keys
 from trainer.training.detector import Detector
 from trainer.training.systems import make_network, parse_config, system
@@ -123,7 +123,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole or not at all."""
+    """Write it whole or not at all.
+
+    Raises:
+        OutputUnwritable: names the path and the reason.
+    """
     header = _Header(labels=checkpoint.labels, origin=checkpoint.origin, history=checkpoint.history)
     content = {
         "format": FORMAT,
@@ -132,16 +136,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "weights": {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()},
         "objective": {name: tensor.contiguous() for name, tensor in checkpoint.objective.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with staging.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with staging.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputUnwritable(f"{path}: cannot be written: {error.strerror}; choose another place") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

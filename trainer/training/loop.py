@@ -18,6 +18,7 @@ from trainer.arrays import Numbers
 from trainer.data.augment import flip_half
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder, label_ids, make_labels
+from trainer.data.output import check_writable
 from trainer.errors import BadConfig
 from trainer.training.batches import Batches
 from trainer.training.checkpoint import Checkpoint, Epoch, Origin, save_checkpoint
@@ -47,11 +48,14 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
 
     Raises:
         BadConfig: ``config.needs_val``, and there is no ``val``.
+        OutputUnwritable: ``out`` cannot be written; checked before anything else is done.
         DataError: the images cannot be used.
     """
     if config.needs_val and val is None:
         raise BadConfig(f"val: {config.system} is steered by its accuracy on other images; give them with --val")
     with join_processes(config) as world, show_progress(console, world) as progress:
+        if world.first:
+            check_writable(out)
         folder = read_folder(config, config.training_preprocessing, data, config.split, progress)
         labels = make_labels(folder, config.real)
         watched = None

@@ -184,6 +184,12 @@ def make_network(config: TrainConfig, labels: Sequence[Label]) -> nn.Module:
 def parse_config(values: Mapping[str, Any]) -> TrainConfig:
     """The config of the system that ``values`` name under ``system`` (S1 where they do not).
 
+    >>> parse_config({"system": "s2", "batch": 16}).batch
+    16
+    >>> parse_config({"size": 4})
+    Traceback (most recent call last):
+    trainer.errors.BadConfig: size: Input should be greater than or equal to 32, got 4
+
     Raises:
         BadConfig: names the system, or the first key, that cannot be.
     """
@@ -197,7 +203,10 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` each, the value as TOML has it; what is no TOML is a text.
+    """Keys and values of texts ``KEY=VALUE``; a value is read as TOML, or else as a text.
+
+    >>> parse_settings(["epochs=3", 'real=["photos"]', "backbone=resnet18", "flip=true"])
+    {'epochs': 3, 'real': ['photos'], 'backbone': 'resnet18', 'flip': True}
 
     Raises:
         BadConfig: one has no ``=``.
