@@ -11,7 +11,7 @@
     │   ├── DataMissing         no such folder, or nothing in it
     │   ├── DataMalformed       a list or a shard is not as it should be
     │   ├── SplitUnknown        a set has several splits and none, or another, was named
-    │   ├── TooFewClasses       fewer than two sub-folders
+    │   ├── TooFewClasses       fewer than two classes, or photographs alone
     │   ├── RealLabelMissing    no sub-folder is named as the photographs' one
     │   ├── UnknownClass        a sub-folder the checkpoint was not trained on
     │   ├── TooManyUnreadable   more broken images than the limit
@@ -60,7 +60,7 @@ class SplitUnknown(DataError):
 
 
 class TooFewClasses(DataError):
-    """A classifier needs two classes."""
+    """A classifier needs two classes, of which one is generated."""
 
 
 class RealLabelMissing(DataError):

@@ -223,7 +223,7 @@ def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_pa
             ["few-shot", "a.pt", "{data}", "b.pt", "--replay", "0"],
             "--replay: Input should be greater than or equal",
         ),
-        (["train", "{data}", "{data}"], "is a folder; pass the name of a file\n"),
+        (["train", "{data}", "{data}"], "it is a folder; pass the name of a file\n"),
         (
             ["evaluate", "nowhere.pt", "{data}", "--templates", "{data}"],
             "genprint trainer: nowhere.pt: no checkpoint here",

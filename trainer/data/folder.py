@@ -154,10 +154,6 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Images, int]:
-        """``uint8[size, size, 3]`` and its label: what a torch ``DataLoader`` asks for."""
-        return self.pixels([index])[0], int(self.labels[index])
-
     def pixels(self, indices: Sequence[int] | npt.NDArray[np.int64] | slice) -> Images:
         """Views of some images, from the cache or decoded anew: ``uint8[n, size, size, 3]``."""
         if self.cached is not None:
@@ -200,7 +196,8 @@ def make_labels(folder: ImageFolder, real: Sequence[str]) -> tuple[Label, ...]:
     """The labels a network will learn, in the order of its outputs.
 
     Raises:
-        RealLabelMissing: a name in ``real`` is no class of the folder, or there is nothing but reals.
+        RealLabelMissing: a name in ``real`` is no class of the folder.
+        TooFewClasses: all classes are of photographs.
     """
     found = ", ".join(folder.classes)
     if missing := [name for name in real if name not in folder.classes]:

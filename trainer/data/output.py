@@ -25,12 +25,13 @@ def check_new_file(out: Path, *, force: bool) -> None:
     """Check that a file may be written to ``out``.
 
     Raises:
-        OutputExists: it is there, and ``force`` is not given; or it is a folder.
-        OutputUnwritable: see ``check_writable``.
+        OutputExists: it is there, and ``force`` is not given.
+        OutputUnwritable: what is there is no file, or see ``check_writable``.
     """
     check_writable(out)
-    if out.is_dir():
-        raise OutputExists(f"{out}: is a folder; pass the name of a file")
+    if out.exists() and not out.is_file():
+        kind = "a folder" if out.is_dir() else "no regular file"
+        raise OutputUnwritable(f"{out}: cannot be written: it is {kind}; pass the name of a file")
     if out.exists() and not force:
         raise OutputExists(f"{out}: exists; choose another name or pass --force")
 
@@ -51,9 +52,13 @@ def check_writable(path: Path) -> None:
         with TemporaryFile(dir=folder):
             pass
     except RuntimeError as error:  # as Python reports a circle of links before 3.13
-        raise OutputUnwritable(f"{path}: cannot be written: its links lead in a circle") from error
+        raise OutputUnwritable(
+            f"{path}: cannot be written: its links lead in a circle; choose another place"
+        ) from error
     except OSError as error:
-        raise OutputUnwritable(f"{path}: cannot be written: {folder}: {error.strerror}") from error
+        raise OutputUnwritable(
+            f"{path}: cannot be written: {folder}: {error.strerror}; choose another place"
+        ) from error
 
 
 def _is_there(path: Path) -> bool:

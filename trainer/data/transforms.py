@@ -56,7 +56,12 @@ def resize_and_back(image: Pixels, factor: float) -> Pixels:
 
 
 def blur(image: Pixels, sigma: float) -> Pixels:
-    """Gaussian of ``sigma`` pixels, cut off at four of them, mirrored at the border (Pillow's own is made of boxes)."""
+    """Gaussian of ``sigma`` pixels, cut off at four of them, mirrored at the border (Pillow's own is made of boxes).
+
+    >>> edge = np.repeat(np.array([[[0], [0], [100], [100]]], np.uint8), 3, axis=2)
+    >>> blur(edge, 0.5)[0, :, 0].tolist()
+    [0, 11, 89, 100]
+    """
     return _rounded(gaussian_filter(image.astype(np.float64), (sigma, sigma, 0), mode="reflect", truncate=4.0))
 
 
@@ -94,11 +99,6 @@ BEYOND: Final[tuple[Transform, ...]] = (
 )
 
 TRANSFORMS: Final = {transform.name: transform for transform in (CLEAN, *POST_PROCESSED, *BEYOND)}
-
-
-def apply_to_all(transform: Transform, images: Pixels) -> Pixels:
-    """On each of ``uint8[N, H, W, 3]``."""
-    return np.stack([transform.apply(image) for image in images])
 
 
 def coded(image: Pixels, coder: str, **options: object) -> Pixels:

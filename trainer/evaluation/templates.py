@@ -68,7 +68,7 @@ def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = Non
     if kind.templates is None or checkpoint.config.binary:
         variant = " in its binary variant" if checkpoint.config.binary else ""
         raise BadConfig(f"template: {checkpoint.config.system} has none of its own{variant}; choose one or mean")
-    found = kind.templates(checkpoint.weights, len(names))
+    found = kind.templates(checkpoint.config, checkpoint.weights, len(names))
     if len(found) < len(names):
         raise BadConfig(
             f"template: {checkpoint.config.system} has {len(found)} of its own for {len(names)} labels; "
@@ -79,7 +79,7 @@ def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = Non
         rows = torch.from_numpy(embeddings)
         mean = rows.mean(dim=0)
         if kind.template_for_new_class is not None:
-            mean = kind.template_for_new_class(checkpoint.weights, rows)
+            mean = kind.template_for_new_class(checkpoint.config, checkpoint.weights, rows)
         elif checkpoint.config.l2_normalised:  # as its own are
             mean = nn.functional.normalize(mean, dim=0)
         vectors.append(mean.numpy())

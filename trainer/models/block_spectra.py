@@ -1,93 +1,76 @@
-"""Ours: block spectra, and classes as normal distributions in closed form, with simulated generators beside them.
+"""Block spectra: classes as normal distributions in closed form, with simulated generators beside them.
 
-A decoder leaves its traces in how strong each spatial frequency is, in what its grid does to neighbouring pixels, in
-how colours go together and in where on the grid a pixel lies. A thousand such statistics, averaged over an image, tell
-generators apart that no eye can; since they are averages they are nearly normal, and the discriminant of normal classes
-(LDA with a shrunken covariance) names them. That takes no gradient: see ``discriminant``.
+A thousand statistics of an image (``block_statistics``) tell generators apart that no eye can; since they are averages
+they are nearly normal, and the discriminant of normal classes (LDA with a shrunken covariance) names them. That takes
+no gradient: see ``discriminant``.
 
 What an image of an *unknown* generator looks like cannot be learnt from a few known ones: an image is far from a class
 in hundreds of directions by chance alone. So generators that are drawn at random and trained for seconds on the
 training photographs (``random_upsamplers``) say with the known ones where the mean of a generator may lie. The distance
 to a template is the log-likelihood ratio of that class against *any* generator: Mahalanobis distance less that to the
-background, as in Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection" (2021); we have
-the background from means of classes, not from all images. A class that is known by a few images has the posterior mean.
+background, as in Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection" (2021); here the
+background is estimated from means of classes, not from all images. A class that is known by a few images has the
+posterior mean.
 
-JPEG, resizing or blur move statistics farther than generators do. So one copy of each training image is *handled*
-(``augment.handled``). Which way copies lie from their originals is counted as a way to vary within classes, as in
-within-class covariance normalisation (Hatch et al., Interspeech 2006): those ways tell less apart. And an image that
-looks handled is given leeway: it may lie farther from its class before it is unknown. Three small networks say which
-do: copies of one generator's images may lie where another's own images do, and no plane parts those.
+JPEG, resizing or blur move statistics farther than generators do. So the fit sees one degraded copy of each training
+image (``augment.degradation``). The directions in which copies lie from their originals count as a way to vary within
+classes, as in within-class covariance normalisation (Hatch et al., Interspeech 2006): those directions tell less apart.
+And an image that looks degraded (``degradation_detector``) is given leeway: it may lie farther from its class before it
+is unknown.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Self, cast
+from typing import Final, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from pydantic import Field, model_validator
-from scipy.fft import dct
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from trainer.arrays import Floats, Floats64, Numbers
 from trainer.data.augment import degradation
 from trainer.data.folder import ImageFolder
 from trainer.errors import BadConfig
-from trainer.models.discriminant import Prior, Statistics, whitening
-from trainer.models.srm_metric import SQUARE5
+from trainer.models.block_statistics import BLOCK, EXTENDED, BlockSpectra
+from trainer.models.degradation_detector import DegradationDetector, DegradedPairs, DetectorConstants, train_detector
+from trainer.models.discriminant import MeansPrior, Statistics, whitening
 from trainer.synthesis.random_upsamplers import simulate_once
 from trainer.training.config import TrainConfig
 from trainer.training.detector import against_simulated
 from trainer.training.embedding import in_batches
 from trainer.training.systems import System
 
-BLOCK: Final = 8
-LAGS: Final = (
-    *((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2)),
-    *((0, 3), (3, 0), (0, 4), (4, 0), (4, 4), (0, 8), (8, 0)),
-)
-"""(down, right) at which the residual is compared with itself."""
-STATISTICS: Final = 643
-"""Of an image."""
-EXTENDED: Final = 1099
-"""Those, and more."""
-_KERNEL: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-"""The KB kernel of the Spatial Rich Model, times 4: the residual."""
-_DIFFERENCES: Final = (
-    *(np.array([values], np.float32) for values in ([-1, 1], [1, -2, 1], [1, -3, 3, -1])),
-    *(np.array([values], np.float32).T for values in ([-1, 1], [1, -2, 1], [1, -3, 3, -1])),
-    np.array([[1, -1], [-1, 1]], np.float32),
-    (12 * SQUARE5).astype(np.float32),
-)
-"""High passes: differences across and down, diagonal, and the KV kernel times 12."""
-_SHORT: Final = 0.05
-"""Root mean square of what handling changed, in deviations, below which it is no direction."""
-_JUDGES: Final = 3
-"""Small networks that say what looks handled; one alone is right less often."""
-_HIDDEN: Final = 64
-"""Units of each."""
-_BATCH: Final = 256
-_TEMPER: Final = 1.5
-"""What their log-odds are divided by: they have seen the training images, and are too sure of them."""
-_WRITTEN_INSIDE: Final = 0.95
-_HANDLED_INSIDE: Final = 0.98
-"""Leeway lets this share of handled training images lie no farther than that share of the others."""
-_FAR: Final = 8.0
-"""Standardised statistics are cut off here: what lies farther is far, and no matter how far."""
-_NEARER: Final = 0.3
-"""Variance of the means of unknown generators, over that of known and simulated ones. This, the two shares below and
-what is said of handled images above were chosen on mini8's validation and calibration images, each family left out in
-turn."""
-_OFF_PLANE: Final = 0.1
-"""Of that variance, the share in directions in which neither known nor simulated generators differ."""
-_NEW: Final = 0.2
-"""The same share where a new class is placed by a few images, at the full variance."""
-_LITTLE: Final = 1e-4
-"""Variance of means where classes do not differ: the embedding divides by it."""
-_LEVEL: Final = 500.0
-"""Distance to a template where a class is as likely as any generator: far from 0, as ratios have either sign."""
+
+class BlockSpectraConstants(BaseModel):
+    """Constants of the fit, on which scores, embeddings and templates depend.
+
+    ``unknown_variance``, ``off_plane``, ``new_class_off_plane`` and all that concerns degraded images were chosen on
+    mini8's validation and calibration images, each family left out in turn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    clip: float = Field(default=8.0, gt=0)
+    """Standardised statistics are clipped here, in deviations: what lies farther is far, no matter how far."""
+    short_change: float = Field(default=0.05, gt=0)
+    """Root mean square of what degradation changed, in deviations within classes, below which it has no direction."""
+    pristine_inside: float = Field(default=0.95, gt=0, le=1)
+    """Share of pristine training images within the distance that the leeway is measured from."""
+    degraded_inside: float = Field(default=0.98, gt=0, le=1)
+    """Share of degraded training images that the leeway brings within that distance."""
+    unknown_variance: float = Field(default=0.3, gt=0)
+    """Variance of the means of unknown generators, over that of known and simulated ones."""
+    off_plane: float = Field(default=0.1, ge=0, le=1)
+    """Share of that variance in directions in which neither known nor simulated generators differ."""
+    new_class_off_plane: float = Field(default=0.2, ge=0, le=1)
+    """The same share where the template of a new class is estimated from a few images, at the full variance."""
+    least_variance: float = Field(default=1e-4, gt=0)
+    """Variance of means where classes do not differ: the embedding divides by it."""
+    level: float = Field(default=500.0, gt=0)
+    """Distance to a template at which a class is as likely as any generator: far from 0, as ratios have either sign."""
+    detector: DetectorConstants = DetectorConstants()
+    """Constants of the detector of degraded images."""
 
 
 class BlockSpectraConfig(TrainConfig):
@@ -97,19 +80,21 @@ class BlockSpectraConfig(TrainConfig):
 
     fit: Literal["resize", "crop"] = "crop"
     epochs: int = Field(default=0, ge=0, le=0)
-    """Images are not gone through again and again: their statistics are taken once."""
+    """Nothing is trained by gradients over all images: their statistics are computed once."""
     shrinkage: float | None = Field(default=0.05, ge=0, le=1)
-    """Of the covariance within classes; None takes the oracle approximating estimate."""
-    handling: float = Field(default=0.5, ge=0)
-    """Variance along what handling changes, each change at length 1 a statistic, over that within classes."""
-    handled_epochs: int = Field(default=5, ge=0)
-    """Of each network that says what looks handled; 0 does without, and without leeway."""
+    """Shrinkage of the covariance within classes; None takes the oracle approximating estimate."""
+    degradation_variance: float = Field(default=0.5, ge=0)
+    """Variance along what degradation changes, each change at length 1 a statistic, over that within classes."""
+    degradation_epochs: int = Field(default=5, ge=0)
+    """Epochs of each network that detects degraded images; 0 does without them, and without leeway."""
     simulated: int = Field(default=24, ge=0)
     """Random generators: they say where unknown ones may lie, and count against photographs."""
     simulated_steps: int = Field(default=200, ge=1)
-    """Training steps of each."""
+    """Training steps of each random generator."""
     simulated_images: int = Field(default=350, ge=16)
-    """Photographs that each is given, at most."""
+    """Photographs that each random generator is given, at most."""
+    constants: BlockSpectraConstants = BlockSpectraConstants()
+    """Constants of the method, which need no change from data set to data set."""
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> Self:
@@ -122,109 +107,21 @@ class BlockSpectraConfig(TrainConfig):
         return self
 
 
-class BlockSpectra(nn.Module):
-    """``uint8[N, H, W, 3]`` -> statistics ``float32[N, 643]``, or 1,099; H and W multiples of 8, at least 24.
-
-    Of luma, R - G, B - G and G, on the 0-255 scale: the log mean magnitude of each coefficient of the orthonormal 8x8
-    DCT, of blocks on the image's grid (256) and of blocks shifted by 4 and 4 (256); on luma the log of root mean square
-    over mean (64). Of the KB residual of the first three: autocorrelation at 14 lags (42) and correlation of each two
-    (3). Of luma's residual: log mean magnitude at each place of a 4x4 grid, less their mean (16). Of R, G and B: square
-    root of the share of pixels at most 1, and at least 254 (6).
-
-    ``extended``: the log of root mean square over mean of the three other planes as well (192), the correlation of
-    each coefficient in two of the first three (192), and of eight more high passes of those the log mean magnitude, log
-    of root mean square over mean, and skewness (72).
-    """
-
-    basis: Tensor
-    kernel: Tensor
-
-    def __init__(self, *, extended: bool = False) -> None:
-        super().__init__()
-        rows = dct(np.eye(BLOCK), axis=0, norm="ortho")
-        basis = np.einsum("uy,vx->uvyx", rows, rows).reshape(BLOCK**2, 1, BLOCK, BLOCK)
-        self.register_buffer("basis", torch.from_numpy(basis).float(), persistent=False)
-        self.register_buffer("kernel", torch.from_numpy(_KERNEL)[None, None], persistent=False)
-        self.extended = extended
-        for number, values in enumerate(_DIFFERENCES if extended else ()):
-            self.register_buffer(f"difference{number}", torch.from_numpy(values)[None, None], persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """All statistics, in the order of the description."""
-        pixels = images.permute(0, 3, 1, 2).float()
-        red, green, blue = pixels[:, 0], pixels[:, 1], pixels[:, 2]
-        luma = 0.299 * red + 0.587 * green + 0.114 * blue
-        planes = torch.stack([luma, red - green, blue - green, green], dim=1)
-        coefficients = self._spectrum(planes)
-        on_grid = coefficients.abs()
-        half = BLOCK // 2
-        shifted = self._spectrum(planes[:, :, half:-half, half:-half]).abs()
-        residual = _convolve(planes[:, :3], self.kernel)
-        power = residual.square().mean(dim=(2, 3)) + 1
-        parts = [
-            (on_grid.mean(dim=3) + 0.1).log(),
-            _peakedness(on_grid[:, 0]),
-            (shifted.mean(dim=3) + 0.1).log(),
-            _autocorrelation(residual, power),
-            _by_place(residual[:, 0]),
-            _between_planes(residual.flatten(2)[:, :, None], power[:, :, None]),
-            (pixels <= 1).float().mean(dim=(2, 3)).sqrt(),
-            (pixels >= 254).float().mean(dim=(2, 3)).sqrt(),
-        ]
-        if self.extended:
-            first = coefficients[:, :3]
-            parts += [_peakedness(on_grid[:, 1:]), _between_planes(first, first.square().mean(dim=3) + 1)]
-            parts += [self._difference(planes[:, :3], number) for number in range(len(_DIFFERENCES))]
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
-
-    def _spectrum(self, planes: Tensor) -> Tensor:
-        """``float32[N, C, H, W]`` -> coefficients ``float32[N, C, 64, blocks]``."""
-        n, channels, height, width = planes.shape
-        found = nn.functional.conv2d(planes.reshape(-1, 1, height, width), self.basis, stride=BLOCK)
-        return found.reshape(n, channels, BLOCK**2, -1)
-
-    def _difference(self, planes: Tensor, number: int) -> Tensor:
-        """``float32[N, C, H, W]`` -> ``float32[N, 3, C]``: strength, peakedness and skewness of a high pass."""
-        found = _convolve(planes, cast("Tensor", getattr(self, f"difference{number}"))).flatten(2)
-        strength = (found.abs().mean(dim=2) + 0.1).log()
-        skewness = found.pow(3).mean(dim=2) / (found.square().mean(dim=2) + 1).pow(1.5)
-        return torch.stack([strength, _peakedness(found.abs()), skewness], dim=1)
-
-
-class Handled(nn.Module):
-    """Standardised statistics ``float32[N, 1099]`` -> log-odds ``float32[N, 1]`` that something happened to the image.
-
-    The mean of those of three networks that were trained apart; side by side they are one. Untrained they are 0.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(EXTENDED, _JUDGES * _HIDDEN)
-        self.out = nn.Linear(_JUDGES * _HIDDEN, 1)
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Log-odds."""
-        found: Tensor = self.out(self.hidden(rows).relu())
-        return found
-
-
 class BlockSpectraNet(nn.Module):
     """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, 1101]``).
 
     With x the whitened statistics about the mean of all classes, and T the covariance of unknown generators' means
     there, a class with mean m has ``-2 log N(x; m, I) / N(x; 0, I + T) = (x - m)^2 - x^T (I + T)^-1 x - log|I + T|``.
     With ``A = T (I + T)^-1`` that is ``(A^1/2 x - A^-1/2 m)^2 - m^T T^-1 m - log|I + T|``, a squared L2 distance to a
-    template: the embedding is ``A^1/2 x`` and a 0, the template ``A^-1/2 m`` and what makes the sum positive. An image
-    as a generator wrote it adds ``leeway``, a handled one nothing, one in doubt a part: the root of that is the last
-    number of the embedding, and the template has a 0 there. The scores are LDA's at equal priors,
-    ``x . m - |m|^2 / 2``: log-likelihoods but for a term that all classes share.
+    template: the embedding is ``A^1/2 x`` and a 0, the template ``A^-1/2 m`` and what makes the sum positive. A
+    pristine image adds ``leeway``, a degraded one nothing, one in doubt a part: the root of that is the last number of
+    the embedding, and the template has a 0 there. The scores are LDA's at equal priors, ``x . m - |m|^2 / 2``:
+    log-likelihoods but for a term that all classes share.
 
     An image that looks like a simulated class is no photograph, see ``against_simulated``.
 
     Attributes:
-        centre, spread: ``float32[1099]``, of the statistics of the training images.
+        centre, spread: ``float32[1099]``, mean and deviation of the statistics of the training images.
         leeway: ``float32[]``, in units of squared distance.
         photographs: ``bool[C]``, which outputs are of photographs.
         means: ``float32[C + simulated, 1099]``, of the known classes and the simulated ones, about their mean.
@@ -241,6 +138,7 @@ class BlockSpectraNet(nn.Module):
     def __init__(self, config: BlockSpectraConfig, outputs: int) -> None:
         super().__init__()
         classes = outputs + config.simulated
+        self.clip = config.constants.clip
         self.statistics = BlockSpectra(extended=True)
         self.register_buffer("photographs", torch.zeros(outputs, dtype=torch.bool))
         self.register_buffer("centre", torch.zeros(EXTENDED))
@@ -250,7 +148,7 @@ class BlockSpectraNet(nn.Module):
         self.register_buffer("counts", torch.ones(classes, dtype=torch.int64))
         self.projection = nn.Linear(EXTENDED, EXTENDED)
         self.head = nn.Linear(EXTENDED, classes)
-        self.handled = Handled()
+        self.degradation = DegradationDetector(config.constants.detector)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and embeddings."""
@@ -259,44 +157,44 @@ class BlockSpectraNet(nn.Module):
             return against_simulated(self.scores(embedding), self.photographs), embedding
 
     def scores(self, embedding: Tensor) -> Tensor:
-        """Of all classes, simulated ones last: ``float32[N, C + simulated]``."""
+        """Scores of all classes, simulated ones last: ``float32[N, C + simulated]``."""
         found: Tensor = self.head(embedding[:, :EXTENDED])
         return found
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Of standardised statistics, ``float32[N, 1099]``."""
-        place = nn.functional.pad(self.projection(rows), (0, 1))
-        return torch.cat([place, (self.leeway * self.as_written(rows)).sqrt()], dim=1)
+        """Embeddings ``float32[N, 1101]`` of standardised statistics ``float32[N, 1099]``."""
+        coordinates = nn.functional.pad(self.projection(rows), (0, 1))
+        return torch.cat([coordinates, (self.leeway * self.pristine(rows)).sqrt()], dim=1)
 
-    def as_written(self, rows: Tensor) -> Tensor:
-        """Probability that nothing happened to the image since, ``float32[N, 1]``, from standardised statistics."""
-        return torch.sigmoid(-self.handled(rows))
+    def pristine(self, rows: Tensor) -> Tensor:
+        """Probability ``float32[N, 1]`` that the image is pristine, from standardised statistics."""
+        return torch.sigmoid(-self.degradation(rows))
 
     def standardised(self, statistics: Tensor) -> Tensor:
-        """In units of their spread, cut off at 8."""
-        return ((statistics - self.centre) / self.spread).clamp(-_FAR, _FAR)
+        """Statistics in units of their spread, clipped at ``constants.clip``."""
+        return ((statistics - self.centre) / self.spread).clamp(-self.clip, self.clip)
 
 
 def fit(
     config: BlockSpectraConfig,
     net: nn.Module,
     folder: ImageFolder,
-    labels: npt.NDArray[np.int64],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Fit all there is: standardisation, discriminant, class means, and where others may be.
+    """Fit standardisation, discriminant, class means, where unknown means may be, and the detector of degraded images.
 
     Raises:
-        BadConfig: fewer images than it takes to say how statistics vary.
+        BadConfig: there are fewer images than it takes to estimate how statistics vary.
     """
     assert isinstance(net, BlockSpectraNet)
     require_enough(folder)
+    constants = config.constants
     total = config.simulated + 1
     device = net.centre.device
-    handle, draws = degradation(0), np.random.default_rng(config.seed)
+    degrade, rng = degradation(0), np.random.default_rng(config.seed)
 
     def both(images: Tensor) -> tuple[Tensor, Tensor]:
-        copies = np.stack([handle(image, draws) for image in images.cpu().numpy()])
+        copies = np.stack([degrade(image, rng) for image in images.cpu().numpy()])
         return net.statistics(images), net.statistics(torch.from_numpy(copies).to(device))
 
     raw = [torch.from_numpy(found).to(device) for found in in_batches(both, folder, device)]
@@ -304,207 +202,150 @@ def fit(
     with torch.no_grad():
         net.centre.copy_(raw[0].mean(dim=0))
         net.spread.copy_(raw[0].std(dim=0) + 1e-3)
-    own = _Pairs(*(net.standardised(rows).cpu().numpy() for rows in raw))
-    places = np.flatnonzero(folder.among(config.real)[labels])[: config.simulated_images]
-    photographs = folder.pixels(places)
+    own = DegradedPairs(*(net.standardised(rows).cpu().numpy() for rows in raw))
+    photographs = np.flatnonzero(folder.among(config.real)[folder.labels])[: config.simulated_images]
     made = simulate_once(
-        photographs, config.simulated, config.simulated_steps, config.seed, lambda done, _: progress(done + 1, total)
+        folder.pixels(photographs),
+        config.simulated,
+        config.simulated_steps,
+        config.seed,
+        lambda done, _: progress(done + 1, total),
     )
     simulated = [
-        _Pairs(*in_batches(lambda x: tuple(net.standardised(rows) for rows in both(x)), images, device))
+        DegradedPairs(*in_batches(lambda x: tuple(net.standardised(rows) for rows in both(x)), images, device))
         for images in made
     ]
-    known = Statistics.of(own.written, labels, len(folder.classes))
-    every = np.stack([*known.means, *(pairs.written.mean(axis=0, dtype=np.float64) for pairs in simulated)])
+    known = Statistics.of(own.pristine, folder.labels, len(folder.classes))
+    every = np.stack([*known.means, *(pairs.pristine.mean(axis=0, dtype=np.float64) for pairs in simulated)])
     covariance = known.covariance(config.shrinkage)
-    turn = whitening(covariance + config.handling * _handling(whitening(covariance), own, simulated))
+    changes = _changes(whitening(covariance), own, simulated, constants.short_change)
+    whiten = whitening(covariance + config.degradation_variance * changes)
     middle = every.mean(axis=0)
-    means = (every - middle) @ turn
-    counts = np.array([*known.counts, *(len(pairs.written) for pairs in simulated)])
-    others = _others(means, counts)
-    matrix = others.times(_root, turn)
+    means = (every - middle) @ whiten
+    counts = np.array([*known.counts, *(len(pairs.pristine) for pairs in simulated)])
+    unknown = _unknown_means(constants, means, counts)
+    root, inverse_root = _roots(constants)
+    matrix = unknown.times(root, whiten)
     with torch.no_grad():
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
         net.means.copy_(torch.from_numpy(means))
         net.counts.copy_(torch.from_numpy(counts))
         net.projection.weight.copy_(torch.from_numpy(matrix.T))
         net.projection.bias.copy_(torch.from_numpy(-middle @ matrix))
-        net.head.weight.copy_(torch.from_numpy(others.times(_inverse_root, means)))
+        net.head.weight.copy_(torch.from_numpy(unknown.times(inverse_root, means)))
         net.head.bias.copy_(torch.from_numpy(-(means**2).sum(axis=1) / 2))
-    if config.handled_epochs:
-        _tell_handled(net.handled, [own, *simulated], turn, config)
+    if config.degradation_epochs:
+        groups, epochs = [own, *simulated], config.degradation_epochs
+        train_detector(net.degradation, groups, whiten, constants.detector, epochs=epochs, seed=config.seed)
+        library = _templates(constants, unknown, means[: len(known.means)])
         with torch.no_grad():
-            net.leeway.copy_(_leeway(net, own, _templates(others, means[: len(known.means)])))
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """Standardised statistics of images, ``float32[N, 1099]``, and of a handled copy of each."""
-
-    written: Floats
-    copies: Floats
-
-
-def _handling(turn: Floats64, own: _Pairs, simulated: Sequence[_Pairs]) -> Floats64:
-    """Second moment of what handling changes, ``float64[1099, 1099]``; known classes and simulated ones count alike.
-
-    How large a change is does not matter, only where it leads, or strong blur would drown all else: each is brought to
-    a root mean square of 1 in units of the scatter within classes, which ``turn`` whitens.
-    """
-    found: list[Floats64] = []
-    for group in ([own], simulated):
-        if group:
-            changes = np.concatenate([pairs.copies - pairs.written for pairs in group]).astype(np.float64)
-            length = np.sqrt(np.mean((changes @ turn) ** 2, axis=1, keepdims=True)) + _SHORT
-            changes /= length
-            found.append(changes.T @ changes / len(changes))
-    return sum(found[1:], found[0]) / len(found)
-
-
-def _tell_handled(net: Handled, groups: Sequence[_Pairs], turn: Floats64, config: BlockSpectraConfig) -> None:
-    """Teach ``net`` to tell copies from what they are of; statistics are whitened by ``turn`` for it."""
-    rows = torch.from_numpy(np.concatenate([part for pairs in groups for part in (pairs.written, pairs.copies)]))
-    handled = torch.cat([torch.arange(2.0).repeat_interleave(len(pairs.written)) for pairs in groups])
-    middle, scale = rows.mean(dim=0), torch.from_numpy(turn).float() / 3
-    rows = (rows - middle) @ scale
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        judges = [_judge(rows, handled, config.handled_epochs) for _ in range(_JUDGES)]
-    weights = torch.cat([hidden.weight for hidden, _ in judges]) @ scale.T
-    with torch.no_grad():
-        net.hidden.weight.copy_(weights)
-        net.hidden.bias.copy_(torch.cat([hidden.bias for hidden, _ in judges]) - weights @ middle)
-        net.out.weight.copy_(torch.cat([out.weight for _, out in judges], dim=1) / (_JUDGES * _TEMPER))
-        net.out.bias.copy_(torch.cat([out.bias for _, out in judges]).sum() / (_JUDGES * _TEMPER))
-
-
-def _judge(rows: Tensor, handled: Tensor, epochs: int) -> tuple[nn.Linear, nn.Linear]:
-    """Both layers of a network that has learnt which rows are ``handled``."""
-    hidden, out = nn.Linear(EXTENDED, _HIDDEN), nn.Linear(_HIDDEN, 1)
-    nn.init.zeros_(out.weight)  # where there is little to learn from, no image looks more handled than another
-    net = nn.Sequential(nn.Dropout(0.3), hidden, nn.ReLU(), nn.Dropout(0.3), out)
-    optimiser = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
-    steps = math.ceil(len(rows) / _BATCH) * epochs
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(rows), (_BATCH,))
-        loss = nn.functional.binary_cross_entropy_with_logits(net(rows[chosen])[:, 0], handled[chosen])
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        rate.step()
-    return hidden, out
-
-
-def _leeway(net: BlockSpectraNet, own: _Pairs, library: Tensor) -> Tensor:
-    """What handled training images may lie farther from the nearest template, for the network as it is without."""
-    library = library.to(net.centre.device).double()
-    found = []
-    for part in (own.written, own.copies):
-        rows = torch.from_numpy(part).to(net.centre.device)
-        nearest = torch.cdist(net.embed(rows).double(), library).square().amin(dim=1)
-        found.append((nearest, 1 - net.as_written(rows)[:, 0].double()))
-    (written, _), (copies, doubt) = found
-    needed = (copies - torch.quantile(written, _WRITTEN_INSIDE)) / doubt
-    return torch.quantile(needed, _HANDLED_INSIDE).clamp(min=0)
+            net.leeway.copy_(_leeway(constants, net, own, library))
 
 
 def require_enough(folder: ImageFolder) -> None:
-    """Say that a fit is possible.
+    """Check that a fit is possible.
 
     Raises:
-        BadConfig: it is not.
+        BadConfig: there are fewer than two images a class.
     """
     if len(folder) < 2 * len(folder.classes):
         raise BadConfig(f"{folder.root}: {len(folder)} images are too few for {len(folder.classes)} classes")
 
 
-def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
-    """Of the classes that training knew, ``float32[C, 1101]``."""
+def _changes(whiten: Floats64, own: DegradedPairs, simulated: Sequence[DegradedPairs], short: float) -> Floats64:
+    """Second moment of what degradation changes, ``float64[1099, 1099]``; known and simulated classes count alike.
+
+    How large a change is does not matter, only where it leads, or strong blur would drown all else: each is brought to
+    a root mean square of 1 in units of the scatter within classes, which ``whiten`` whitens.
+    """
+    found: list[Floats64] = []
+    for group in ([own], simulated):
+        if group:
+            changes = np.concatenate([pairs.degraded - pairs.pristine for pairs in group]).astype(np.float64)
+            length = np.sqrt(np.mean((changes @ whiten) ** 2, axis=1, keepdims=True)) + short
+            changes /= length
+            found.append(changes.T @ changes / len(changes))
+    return sum(found[1:], found[0]) / len(found)
+
+
+def _leeway(constants: BlockSpectraConstants, net: BlockSpectraNet, own: DegradedPairs, library: Tensor) -> Tensor:
+    """Squared distance by which degraded training images lie farther from the nearest template than pristine ones.
+
+    ``net`` has no leeway yet.
+    """
+    library = library.to(net.centre.device).double()
+    found = []
+    for part in (own.pristine, own.degraded):
+        rows = torch.from_numpy(part).to(net.centre.device)
+        nearest = torch.cdist(net.embed(rows).double(), library).square().amin(dim=1)
+        found.append((nearest, 1 - net.pristine(rows)[:, 0].double()))
+    (pristine, _), (degraded, doubt) = found
+    needed = (degraded - torch.quantile(pristine, constants.pristine_inside)) / doubt
+    return torch.quantile(needed, constants.degraded_inside).clamp(min=0)
+
+
+def templates(config: BlockSpectraConfig, weights: Mapping[str, Tensor], labels: int) -> Tensor:
+    """Templates of the classes that training knew, ``float32[C, 1101]``."""
     means, counts = _means(weights)
-    return _templates(_others(means, counts), means[:labels])
+    return _templates(config.constants, _unknown_means(config.constants, means, counts), means[:labels])
 
 
-def template_for_new_class(weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
-    """Of a class that training did not know, ``float32[1101]``, from embeddings ``float32[n, 1101]``.
+def template_for_new_class(config: BlockSpectraConfig, weights: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
+    """Template ``float32[1101]`` of a class that training did not know, from embeddings ``float32[n, 1101]``.
 
     The mean is drawn towards those of known and simulated classes: where few are known, the latter say most.
     """
+    constants = config.constants
     means, counts = _means(weights)
-    others = _others(means, counts)
-    mean = others.times(_inverse_root, embeddings[:, :EXTENDED].double().mean(dim=0).numpy())
-    return torch.from_numpy(_template(others, Prior.of(means, counts, _NEW).mean(mean, len(embeddings))))
+    unknown = _unknown_means(constants, means, counts)
+    _, inverse_root = _roots(constants)
+    mean = unknown.times(inverse_root, embeddings[:, :EXTENDED].double().mean(dim=0).numpy())
+    prior = MeansPrior.of(means, counts, constants.new_class_off_plane)
+    return torch.from_numpy(_template(constants, unknown, prior.mean(mean, len(embeddings))))
 
 
 def _means(weights: Mapping[str, Tensor]) -> tuple[Floats64, Numbers]:
     return weights["means"].double().numpy(), weights["counts"].numpy()
 
 
-def _others(means: Floats64, counts: Numbers) -> Prior:
-    """Where unknown generators may be, about the mean of ``means``, which is 0."""
-    return Prior.of(means, counts, _OFF_PLANE, _NEARER)
+def _unknown_means(constants: BlockSpectraConstants, means: Floats64, counts: Numbers) -> MeansPrior:
+    """Where means of unknown generators may be, about the mean of ``means``, which is 0."""
+    return MeansPrior.of(means, counts, constants.off_plane, constants.unknown_variance)
 
 
-def _root(variance: Floats64) -> Floats64:
-    """Of ``A``; classes that do not differ beyond chance leave a little of it."""
-    variance = variance.clip(min=_LITTLE)
-    return np.sqrt(variance / (1 + variance))
+_OfVariance = Callable[[Floats64], Floats64]
 
 
-def _inverse_root(variance: Floats64) -> Floats64:
-    return 1 / _root(variance)
+def _roots(constants: BlockSpectraConstants) -> tuple[_OfVariance, _OfVariance]:
+    """``A^1/2`` and ``A^-1/2`` as functions of T's variance; classes that do not differ leave a little of it."""
+
+    def root(variance: Floats64) -> Floats64:
+        variance = variance.clip(min=constants.least_variance)
+        return np.sqrt(variance / (1 + variance))
+
+    return root, lambda variance: 1 / root(variance)
 
 
-def _templates(others: Prior, means: Floats64) -> Tensor:
-    return torch.from_numpy(np.stack([_template(others, mean) for mean in means]))
+def _templates(constants: BlockSpectraConstants, unknown: MeansPrior, means: Floats64) -> Tensor:
+    return torch.from_numpy(np.stack([_template(constants, unknown, mean) for mean in means]))
 
 
-def _template(others: Prior, mean: Floats64) -> Floats:
-    """``float32[1101]``; a class that lies too far out for the level is drawn in until it does not."""
-    evidence = float(mean @ others.times(lambda variance: 1 / variance.clip(min=_LITTLE), mean))
-    volume = np.log1p(others.variances).sum() + (len(mean) - len(others.variances)) * math.log1p(others.elsewhere)
-    room = _LEVEL**2 - float(volume)
+def _template(constants: BlockSpectraConstants, unknown: MeansPrior, mean: Floats64) -> Floats:
+    """``float32[1101]``; a class that lies too far out for the level is drawn in until it does not.
+
+    Raises:
+        BadConfig: the level is too low for any class.
+    """
+    least, level = constants.least_variance, constants.level
+    evidence = float(mean @ unknown.times(lambda variance: 1 / variance.clip(min=least), mean))
+    volume = np.log1p(unknown.variances).sum() + (len(mean) - len(unknown.variances)) * math.log1p(unknown.elsewhere)
+    room = level**2 - float(volume)
+    if room <= 0:
+        raise BadConfig(f"constants.level: {level:g} is too low for these classes; set it above {volume**0.5:.0f}")
     drawn = min(1.0, math.sqrt(room / max(evidence, 1e-9)))
     left = math.sqrt(max(0.0, room - drawn**2 * evidence))
-    return np.append(others.times(_inverse_root, drawn * mean), [left, 0]).astype(np.float32)
-
-
-def _convolve(planes: Tensor, kernel: Tensor) -> Tensor:
-    n, channels, height, width = planes.shape
-    found = nn.functional.conv2d(planes.reshape(-1, 1, height, width), kernel)
-    return found.reshape(n, channels, *found.shape[2:])
-
-
-def _peakedness(magnitudes: Tensor) -> Tensor:
-    """Log of root mean square over mean, along the last dimension."""
-    return ((magnitudes.square().mean(dim=-1).sqrt() + 0.1) / (magnitudes.mean(dim=-1) + 0.1)).log()
-
-
-def _autocorrelation(residual: Tensor, power: Tensor) -> Tensor:
-    """``float32[N, C, H, W]`` -> ``float32[N, C, 14]``."""
-    height, width = residual.shape[2:]
-    found = []
-    for down, right in LAGS:
-        after = residual[:, :, down:, max(right, 0) : width + min(right, 0)]
-        before = residual[:, :, : height - down, max(-right, 0) : width - max(right, 0)]
-        found.append((after * before).mean(dim=(2, 3)) / power)
-    return torch.stack(found, dim=2)
-
-
-def _by_place(residual: Tensor) -> Tensor:
-    """``float32[N, H - 2, W - 2]`` -> ``float32[N, 16]``: beginning at the pixel (2, 2), as far as whole grids go."""
-    height, width = ((side - 1) // 4 for side in residual.shape[1:])
-    inner = residual[:, 1 : 1 + 4 * height, 1 : 1 + 4 * width]
-    strength = inner.abs().reshape(-1, height, 4, width, 4).mean(dim=(1, 3)).flatten(1)
-    logarithm = (strength + 0.3).log()
-    return logarithm - logarithm.mean(dim=1, keepdim=True)
-
-
-def _between_planes(values: Tensor, power: Tensor) -> Tensor:
-    """Correlations of three planes ``float32[N, 3, K, M]`` over M, with their powers ``[N, 3, K]``: ``[N, 3, K]``."""
-    pairs = ((0, 1), (0, 2), (1, 2))
-    found = [(values[:, i] * values[:, j]).mean(dim=2) / (power[:, i] * power[:, j]).sqrt() for i, j in pairs]
-    return torch.stack(found, dim=1)
+    _, inverse_root = _roots(constants)
+    return np.append(unknown.times(inverse_root, drawn * mean), [left, 0]).astype(np.float32)
 
 
 def _summary(config: BlockSpectraConfig) -> str:
@@ -512,7 +353,7 @@ def _summary(config: BlockSpectraConfig) -> str:
 
 
 SYSTEM: Final = System(
-    source="ours",
+    source="Genprint",
     config=BlockSpectraConfig,
     summary=_summary,
     network=BlockSpectraNet,

@@ -18,12 +18,11 @@ by their coarsest traces; dozens cannot, and what tells dozens apart survives mo
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Final, Literal, cast
+from typing import Final, Literal, Self, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
@@ -32,7 +31,8 @@ from trainer.data.augment import degradation
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
 from trainer.models import block_spectra
-from trainer.models.block_spectra import STATISTICS, BlockSpectra, BlockSpectraConfig, BlockSpectraNet
+from trainer.models.block_spectra import BlockSpectraConfig, BlockSpectraConstants, BlockSpectraNet
+from trainer.models.block_statistics import STATISTICS, BlockSpectra
 from trainer.models.srm_metric import SQUARE3, SQUARE5
 from trainer.synthesis.random_upsamplers import simulate_once
 from trainer.training.config import TrainConfig
@@ -41,22 +41,10 @@ from trainer.training.losses import SupervisedContrastiveLoss
 from trainer.training.schedules import ByStep, Schedule
 from trainer.training.systems import AugmentImage, Losses, Objective, System
 
-_BEND: Final = 16.0
-"""Grey levels at which a residual is halved on the way to its limit, in units of four of them: 4 x / (x + 16)."""
 _GRID: Final = 8
 """Crops begin at multiples of it, so that generators' and JPEG's grids stay where they are."""
 _LEAST: Final = 24
 """Pixels that block spectra need."""
-_DOUBT: Final = 3.0
-"""What scores of the discriminant, of thousands of assumptions of normality, are divided by."""
-_HANDLED: Final = 0.25
-"""Share of ``opinion`` that is left for images that look handled."""
-_AS_WRITTEN: Final = 0.6, 0.9
-"""Probability of being as written up to which an image counts as handled, and from which as written. These constants,
-``opinion``, and that probabilities weigh as much in the embedding as the contrasted part, were chosen on mini8's
-validation and calibration images."""
-_FAR: Final = 8.0
-"""Features are cut off here, in deviations: what lies farther is far, and no matter how far."""
 
 
 class ContrastiveConfig(TrainConfig):
@@ -97,18 +85,40 @@ class ContrastiveConfig(TrainConfig):
     """Training steps of each."""
     simulated_images: int = Field(default=150, ge=16)
     """Photographs that each is given, at most."""
+    residual_bend: float = Field(default=16.0, gt=0)
+    """Grey levels at which a residual is halved on the way to its limit, in units of four of them: 4 x / (x + 16)."""
+    feature_clip: float = Field(default=8.0, gt=0)
+    """Features are clipped here, in deviations: what lies farther is far, no matter how far."""
+    opinion_temperature: float = Field(default=3.0, gt=0)
+    """Divisor of the discriminant's scores, which stand on thousands of assumptions of normality."""
+    opinion_degraded: float = Field(default=0.25, ge=0, le=1)
+    """Share of ``opinion`` that is left for images that look degraded."""
+    pristine_between: tuple[float, float] = (0.6, 0.9)
+    """Probability of being pristine up to which an image counts as degraded, and from which as pristine. It,
+    ``opinion``, ``opinion_temperature``, ``opinion_degraded``, and that probabilities weigh as much in the embedding as
+    the contrasted part, were chosen on mini8's validation and calibration images."""
+    constants: BlockSpectraConstants = BlockSpectraConstants()
+    """Constants of the discriminant of ``block_spectra``, which is fitted to the same images."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        least, enough = self.pristine_between
+        if not 0 <= least < enough <= 1:
+            raise ValueError(f"pristine_between must be two rising numbers in 0..1, got {least:g} and {enough:g}")
+        return self
 
 
 class Residuals(nn.Module):
     """``uint8[N, H, W, 3]`` -> ``float32[N, 15, H, W]``: R, G, B about 0, and four SRM residuals of each.
 
-    SQUARE5x5, SQUARE3x3 and the horizontal and vertical second difference, bent at 16 grey levels.
+    SQUARE5x5, SQUARE3x3 and the horizontal and vertical second difference, bent at ``bend`` grey levels.
     """
 
     kernels: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bend: float) -> None:
         super().__init__()
+        self.bend = bend
         across = np.zeros((5, 5))
         across[2, 1:4] = 0.5, -1, 0.5
         four = np.stack([SQUARE5, SQUARE3, across, across.T])
@@ -118,7 +128,7 @@ class Residuals(nn.Module):
         """Colours, then the residuals of R, of G, of B."""
         pixels = images.permute(0, 3, 1, 2).float()
         found = F.conv2d(F.pad(pixels, (2, 2, 2, 2), mode="reflect"), self.kernels, groups=3)
-        return torch.cat([(pixels - 128) / 64, 4 * found / (found.abs() + _BEND)], dim=1)
+        return torch.cat([(pixels - 128) / 64, 4 * found / (found.abs() + self.bend)], dim=1)
 
 
 def _convolution(channels: int, width: int, stride: int = 1) -> nn.Sequential:
@@ -149,8 +159,8 @@ class ContrastiveNet(nn.Module):
     know more generators than have a name. Those of ``block_spectra`` move them by ``opinion`` at most.
 
     The embedding is what is contrasted, at length 1, and behind it the probabilities of all classes: the softmax of the
-    scores, or of those of ``block_spectra`` over 3, or between them, as the image looks handled or as written. The
-    binary variant has what is contrasted alone, of any length.
+    scores, or of those of ``block_spectra`` over ``opinion_temperature``, or between them, as the image looks degraded
+    or pristine. The binary variant has what is contrasted alone, of any length.
 
     Attributes:
         photographs: ``bool[C]``, which outputs are of photographs.
@@ -162,7 +172,9 @@ class ContrastiveNet(nn.Module):
         super().__init__()
         first, *widths = config.widths
         self.scale, self.opinion, self.binary = config.scale, config.opinion, config.binary
-        self.residuals = Residuals()
+        self.clip, self.pristine_between = config.feature_clip, config.pristine_between
+        self.temperature, self.opinion_degraded = config.opinion_temperature, config.opinion_degraded
+        self.residuals = Residuals(config.residual_bend)
         self.statistics = BlockSpectra()
         stem = nn.Sequential(_convolution(15, first), _convolution(first, widths[0]))
         blocks = [_Block(before, width) for before, width in pairwise(widths)]
@@ -189,11 +201,11 @@ class ContrastiveNet(nn.Module):
             return scores, contrasted
         probabilities = every.softmax(dim=1)
         if self.discriminant is not None:
-            second, as_written = self._second(self.discriminant, statistics)
+            second, pristine = self._second(self.discriminant, statistics)
             odds = log_odds(against_simulated(second, self.photographs), self.photographs)[:, None]
-            limit = self.opinion * (_HANDLED + (1 - _HANDLED) * as_written)
-            scores = scores - (odds / _DOUBT).clamp(-limit, limit) * self.photographs
-            probabilities = probabilities.lerp((second / _DOUBT).softmax(dim=1), as_written)
+            limit = self.opinion * (self.opinion_degraded + (1 - self.opinion_degraded) * pristine)
+            scores = scores - (odds / self.temperature).clamp(-limit, limit) * self.photographs
+            probabilities = probabilities.lerp((second / self.temperature).softmax(dim=1), pristine)
         return scores, torch.cat([F.normalize(contrasted), probabilities], dim=1)
 
     def contrasted(self, images: Tensor, statistics: Tensor | None = None) -> Tensor:
@@ -210,16 +222,15 @@ class ContrastiveNet(nn.Module):
             variance = (values.square().mean(dim=(2, 3)) - mean.square()).clamp(min=0)
             found += [mean, (variance + 1e-4).sqrt()]
         with torch.autocast(images.device.type, enabled=False):
-            features = self.norm(torch.cat([*found, statistics], dim=1)).clamp(-_FAR, _FAR)
+            features = self.norm(torch.cat([*found, statistics], dim=1)).clamp(-self.clip, self.clip)
             return cast("Tensor", self.embedding(features))
 
-    @staticmethod
-    def _second(discriminant: BlockSpectraNet, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """Its scores of all classes, and how far images look as written: ``float32[N, C + simulated]``, ``[N, 1]``."""
+    def _second(self, discriminant: BlockSpectraNet, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Its scores of all classes, and how far images look pristine: ``float32[N, C + simulated]``, ``[N, 1]``."""
         rows = discriminant.standardised(statistics)
-        least, enough = _AS_WRITTEN
-        as_written = ((discriminant.as_written(rows) - least) / (enough - least)).clamp(0, 1)
-        return discriminant.scores(discriminant.embed(rows)), as_written
+        least, enough = self.pristine_between
+        pristine = ((discriminant.pristine(rows) - least) / (enough - least)).clamp(0, 1)
+        return discriminant.scores(discriminant.embed(rows)), pristine
 
     def scores(self, contrasted: Tensor) -> Tensor:
         """Of all classes, simulated ones last: ``float32[N, C + simulated]``."""
@@ -270,7 +281,6 @@ def fit(
     config: ContrastiveConfig,
     net: nn.Module,
     folder: ImageFolder,
-    labels: npt.NDArray[np.int64],
     progress: Callable[[int, int], None],
 ) -> None:
     """Say which outputs are of photographs, and fit the discriminant."""
@@ -278,10 +288,10 @@ def fit(
     if not config.binary:
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
     if net.discriminant is not None:
-        block_spectra.fit(_closed_form(config), net.discriminant, folder, labels, progress)
+        block_spectra.fit(_closed_form(config), net.discriminant, folder, progress)
 
 
-def templates(weights: Mapping[str, Tensor], labels: int) -> Tensor:
+def templates(_config: ContrastiveConfig, weights: Mapping[str, Tensor], labels: int) -> Tensor:
     """Prototypes, and certainty: ``float32[C, embedding + C + simulated]``, of length 1."""
     prototypes = F.normalize(weights["prototypes"], dim=1)
     return F.normalize(torch.cat([prototypes, torch.eye(len(prototypes))], dim=1)[:labels], dim=1)
@@ -296,6 +306,7 @@ def _closed_form(config: ContrastiveConfig) -> BlockSpectraConfig:
         simulated=config.simulated,
         simulated_steps=config.simulated_steps,
         simulated_images=config.simulated_images,
+        constants=config.constants,
     )
 
 
@@ -329,7 +340,7 @@ def _augment_image(config: ContrastiveConfig) -> AugmentImage:
 
 
 SYSTEM: Final = System(
-    source="ours",
+    source="Genprint",
     config=ContrastiveConfig,
     summary=lambda config: (
         f"residual network of {len(config.widths) - 1} stages, contrasted, {config.simulated} simulated generators"

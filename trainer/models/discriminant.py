@@ -61,7 +61,7 @@ def whitening(covariance: Floats64) -> Floats64:
 
 
 @dataclass(frozen=True, eq=False)
-class Prior:
+class MeansPrior:
     """Where the means of classes lie in a whitened space: normal, about ``centre``.
 
     A mean of n images is off by a variance of 1/n in each direction there. With n = 5 and hundreds of directions that

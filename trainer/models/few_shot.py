@@ -26,6 +26,7 @@ from bundle.manifest import Label
 from trainer.arrays import Numbers
 from trainer.data.augment import flip_half
 from trainer.data.folder import ImageFolder
+from trainer.data.output import check_new_file
 from trainer.errors import BadConfig, DataMissing, UnknownClass
 from trainer.models.srm_metric import SrmMetricNet
 from trainer.training.checkpoint import Addition, Checkpoint, save_checkpoint
@@ -79,7 +80,12 @@ def few_shot(
     config: FewShotConfig,
     console: Console,
 ) -> Checkpoint:
-    """Fine-tune on the folder ``data`` and write the checkpoint ``out``; arguments otherwise as for ``add_types``."""
+    """Fine-tune on the folder ``data`` and write the checkpoint ``out``; arguments otherwise as for ``add_types``.
+
+    Raises:
+        OutputUnwritable: ``out`` cannot be written; checked before anything else is done.
+    """
+    check_new_file(out, force=True)
     training = checkpoint.config
     folder = ImageFolder.read(data, training.preprocessing, max_unreadable=training.max_unreadable)
     report_skipped(folder, console)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -205,20 +204,18 @@ def _fit(
     config: PrnuConfig,
     net: nn.Module,
     images: ImageFolder,
-    numbers: npt.NDArray[np.int64],
     progress: Callable[[int, int], None],
 ) -> None:
     """``K = sum(W I) / (sum(I^2) + 1)`` over the images of each label (Chen et al., eq. 6; the 1 is the code's)."""
     assert isinstance(net, Prnu)
     device, size = net.fingerprints.device, config.size
-    if net.binary:
-        numbers = np.array([name not in config.real for name in images.classes], np.int64)[images.labels]
+    own = (~images.among(config.real))[images.labels].astype(np.int64) if net.binary else images.labels
     products = torch.zeros(len(net.fingerprints), 3, size, size, dtype=torch.float64, device=device)
     powers = torch.zeros_like(products)
     for start in range(0, len(images), _BATCH):
         chosen = slice(start, min(start + _BATCH, len(images)))
         pixels = torch.from_numpy(images.pixels(chosen)).to(device).float()
-        labels = torch.from_numpy(numbers[chosen]).to(device)
+        labels = torch.from_numpy(own[chosen]).to(device)
         planes = pixels.permute(0, 3, 1, 2)
         products.index_add_(0, labels, (net.noise_of(pixels) * planes).double())
         powers.index_add_(0, labels, planes.square().double())
@@ -229,7 +226,7 @@ def _fit(
 SYSTEM: Final = System(
     source="Lukas, Fridrich, Goljan, IEEE TIFS 2006; Marra et al., MIPR 2019",
     config=PrnuConfig,
-    templates=lambda weights, _labels: weights["fingerprints"],
+    templates=lambda _config, weights, _labels: weights["fingerprints"],
     summary=lambda config: f"db4 wavelet noise, one fingerprint a label, {config.score.upper()}",
     network=Prnu,
     fit=_fit,

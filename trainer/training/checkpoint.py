@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from bundle.manifest import Label
-from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing
-from trainer.training.config import TrainConfig
+from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing, OutputUnwritable
+from trainer.training.config import TrainConfig, missing_keys
 from trainer.training.detector import Detector
-from trainer.training.systems import make_network, parse_config
+from trainer.training.systems import make_network, parse_config, system
 
 FORMAT: Final = "genprint-checkpoint-2"
-"""1 knew S1 only, and cannot be read any more."""
+"""Version 1 knew S1 only, and cannot be read."""
+_ANEW: Final = "train it anew with `genprint trainer train`"
 
 
 class Epoch(BaseModel):
@@ -122,7 +123,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole or not at all."""
+    """Write it whole or not at all.
+
+    Raises:
+        OutputUnwritable: names the path and the reason.
+    """
     header = _Header(labels=checkpoint.labels, origin=checkpoint.origin, history=checkpoint.history)
     content = {
         "format": FORMAT,
@@ -131,16 +136,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "weights": {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()},
         "objective": {name: tensor.contiguous() for name, tensor in checkpoint.objective.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with staging.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with staging.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputUnwritable(f"{path}: cannot be written: {error.strerror}; choose another place") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -148,7 +156,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointMissing: there is no such file.
-        CheckpointInvalid: not a checkpoint, damaged, or of a version that we do not know.
+        CheckpointInvalid: the file is no checkpoint, damaged, of another version, or does not record a config key that
+            its system has: no default stands in for what scores may depend on.
     """
     try:
         data = path.read_bytes()
@@ -161,11 +170,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointInvalid(f"{path}: not a checkpoint, or damaged") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
-        raise CheckpointInvalid(f"{path}: format {found!r}, expected {FORMAT!r}; train it anew with `trainer train`")
+        raise CheckpointInvalid(f"{path}: format {found!r}, expected {FORMAT!r}; {_ANEW}")
     try:
         header = _Header.model_validate_json(content["header"])
         checkpoint = Checkpoint(
-            config=parse_config(json.loads(content["config"])),
+            config=_stored_config(path, json.loads(content["config"])),
             labels=header.labels,
             origin=header.origin,
             history=header.history,
@@ -182,3 +191,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointInvalid(f"{path}: incomplete: {' '.join(str(error).split())[:200]}") from error
     return checkpoint
+
+
+def _stored_config(path: Path, values: Mapping[str, Any]) -> TrainConfig:
+    """The config as it was stored, without a default for anything.
+
+    Raises:
+        BadConfig: a value cannot be.
+        CheckpointInvalid: a key is not there; scores might then follow from what is in the code today.
+    """
+    kind = system(str(values["system"])).config if "system" in values else TrainConfig
+    if missing := list(missing_keys(kind, values)):
+        raise CheckpointInvalid(
+            f"{path}: config lacks {', '.join(missing)}: scores depend on it, and this checkpoint was written before "
+            f"it was recorded; {_ANEW}"
+        )
+    return parse_config(values)

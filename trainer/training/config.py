@@ -4,7 +4,8 @@ Each system adds its own fields and its paper's defaults in its file in ``traine
 makes one of a recipe (TOML) and the options given over it.
 """
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,3 +76,16 @@ class TrainConfig(BaseModel):
     def needs_val(self) -> bool:
         """Whether the run is steered by its accuracy on other images."""
         return self.keep == "best"
+
+
+def missing_keys(kind: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of the fields of ``kind``, and of the models nested in it, that ``values`` do not give.
+
+    >>> list(missing_keys(TrainConfig, {"system": "s1", "size": 64}))[:3]
+    ['layout', 'split', 'val_split']
+    """
+    for name, field in kind.model_fields.items():
+        if name not in values:
+            yield name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (f"{name}.{key}" for key in missing_keys(field.annotation, values[name]))

@@ -36,7 +36,17 @@ class Detector(nn.Module):
 
 
 def log_odds(scores: Tensor, photographs: Tensor) -> Tensor:
-    """Of *generated*, ``float32[N]``, from class scores ``float32[N, C]``; ``photographs`` is ``bool[C]``."""
+    """Log-odds of *generated*, ``float32[N]``, from class scores.
+
+    Args:
+        scores: ``float32[N, C]``, log-likelihoods but for a term that all classes share.
+        photographs: ``bool[C]``, which classes are of photographs; at least one is, and one is not.
+
+    Two generators that are as likely as the photographs are twice as likely together:
+
+    >>> round(log_odds(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([True, False, False])).item(), 4)
+    0.6931
+    """
     return (_of(~photographs, scores) - _of(photographs, scores))[:, 0]
 
 
@@ -52,6 +62,16 @@ def against_simulated(scores: Tensor, photographs: Tensor) -> Tensor:
 
     Returns:
         ``float32[N, C]``.
+
+    A photograph, a generator and two simulated ones, all as likely: the score of the photograph falls by log(3), so
+    that the odds of *generated* are 3 to 1.
+
+    >>> scores, photographs = torch.zeros(1, 4), torch.tensor([True, False])
+    >>> known = against_simulated(scores, photographs)
+    >>> [round(score, 4) for score in known[0].tolist()]
+    [-1.0986, 0.0]
+    >>> round(log_odds(known, photographs).exp().item(), 4)
+    3.0
     """
     known, simulated = scores[:, : len(photographs)], scores[:, len(photographs) :]
     if simulated.shape[1] == 0:

@@ -18,6 +18,7 @@ from trainer.arrays import Numbers
 from trainer.data.augment import flip_half
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder, label_ids, make_labels
+from trainer.data.output import check_new_file
 from trainer.errors import BadConfig
 from trainer.training.batches import Batches
 from trainer.training.checkpoint import Checkpoint, Epoch, Origin, save_checkpoint
@@ -47,11 +48,14 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
 
     Raises:
         BadConfig: ``config.needs_val``, and there is no ``val``.
+        OutputUnwritable: ``out`` cannot be written; checked before anything else is done.
         DataError: the images cannot be used.
     """
     if config.needs_val and val is None:
         raise BadConfig(f"val: {config.system} is steered by its accuracy on other images; give them with --val")
     with join_processes(config) as world, show_progress(console, world) as progress:
+        if world.first:
+            check_new_file(out, force=True)
         folder = read_folder(config, config.training_preprocessing, data, config.split, progress)
         labels = make_labels(folder, config.real)
         watched = None
@@ -76,7 +80,7 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
             history = Run(config, net, objective, images, world, precision).train(watched, progress)
         if kind.fit is not None:
             with progress_of(progress, "fitting") as advance:
-                kind.fit(config, net.eval(), folder, folder.labels, advance)
+                kind.fit(config, net.eval(), folder, advance)
 
         checkpoint = Checkpoint(
             config=config,

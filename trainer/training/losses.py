@@ -15,6 +15,17 @@ class CentreLoss(nn.Module):
 
     Centres are no parameters: they follow their images by ``update``, at a rate of their own. They start at zero.
 
+    Example, one image at (3, 4), five from its centre at the origin: ``1/2 * 5^2``. The centre then moves by
+    ``0.5 * (3, 4) / (1 + 1)``.
+
+    >>> loss = CentreLoss(classes=2, dimension=2, rate=0.5)
+    >>> images, labels = torch.tensor([[3.0, 4.0]]), torch.tensor([1])
+    >>> loss(images, labels).item()
+    12.5
+    >>> loss.update(images, labels)
+    >>> loss.centres.tolist()
+    [[0.0, 0.0], [0.75, 1.0]]
+
     Attributes:
         centres: ``float32[C, D]``, the same in all processes.
     """
@@ -52,6 +63,15 @@ class TripletLoss(nn.Module):
     no scale), the margin is 0.2 on squared distances, every ordered anchor-positive pair counts, and its negative is
     drawn evenly among those that violate the margin (in FaceNet's public port too; the paper's own *semi-hard* ones
     are fewer and may be none in a small batch). Like eq. 2 and unlike the port we sum; Adam does not see the scale.
+
+    Example, two images of a class with the same direction, and one of another class at a right angle to them: squared
+    distances 0 and 2. A margin of 2.5 is violated by 0.5, for each of the two as anchor:
+
+    >>> images, labels = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+    >>> TripletLoss(margin=0.2)(images, labels).item()
+    0.0
+    >>> TripletLoss(margin=2.5)(images, labels).item()
+    1.0
 
     Args:
         margin: on squared distances, which lie in [0, 4] where embeddings are normalised.
@@ -105,6 +125,13 @@ class SupervisedContrastiveLoss(nn.Module):
     their factor ``t / base``, which we leave out. Several views of an image are rows of their own with its label.
     With several processes, each contrasts its own images.
 
+    Example, two images of a class with the same direction, and one of another class at a right angle. To the first, its
+    positive has similarity 1 and the negative 0: the loss is ``-log(e / (e + 1))``.
+
+    >>> images, labels = torch.tensor([[5.0, 0.0], [1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0, 1])
+    >>> round(SupervisedContrastiveLoss(temperature=1.0)(images, labels).item(), 4)
+    0.3133
+
     Args:
         temperature: t; the paper's best is 0.1.
     """
@@ -132,6 +159,11 @@ class ActivationLoss(nn.Module):
     absolute value of half k of the latent (``part_activations``). We take the batch mean, as the public ports do. The
     paper's whole objective adds its reconstruction error with weight 0.1. With more than two parts, that of an image's
     class is to be 1 and all others 0: the same formula for a case that the paper does not have.
+
+    Example, a photograph whose halves have the activations 0.75 and 0.25, where 1 and 0 are wanted:
+
+    >>> ActivationLoss()(torch.tensor([[0.75, 0.25]]), torch.tensor([False])).item()
+    0.5
     """
 
     def forward(self, activations: Tensor, classes: Tensor) -> Tensor:
@@ -141,5 +173,9 @@ class ActivationLoss(nn.Module):
 
 
 def part_activations(latent: Tensor, parts: int = 2) -> Tensor:
-    """Mean absolute value of each part of the channels: ``float32[N, K C, ...]`` -> ``float32[N, K]``; reals' first."""
+    """Mean absolute value of each part of the channels: ``float32[N, K C, ...]`` -> ``float32[N, K]``; reals' first.
+
+    >>> part_activations(torch.tensor([[1.0, -2.0, 0.0, 0.5]])).tolist()
+    [[1.5, 0.25]]
+    """
     return torch.stack([part.flatten(1).mean(dim=1) for part in latent.abs().chunk(parts, dim=1)], dim=1)

@@ -28,7 +28,14 @@ class Constant:
 
 
 class Exponential(Constant):
-    """Multiplied by ``decay`` after every epoch."""
+    """Multiplied by ``decay`` after every epoch.
+
+    >>> import torch
+    >>> optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    >>> schedule = Exponential(optimiser, decay=0.5)
+    >>> [schedule.after_epoch(None) and optimiser.param_groups[0]["lr"] for _ in range(3)]
+    [0.5, 0.25, 0.125]
+    """
 
     def __init__(self, optimiser: Optimizer, decay: float) -> None:
         self._optimiser, self._decay = optimiser, decay
@@ -40,7 +47,15 @@ class Exponential(Constant):
 
 
 class ByStep(Constant):
-    """``first rate * factor(steps done / all steps)``, from 0 before the first step to 1 after the last."""
+    """``first rate * factor(steps done / all steps)``, from 0 before the first step to 1 after the last.
+
+    >>> import torch
+    >>> optimiser = torch.optim.SGD([torch.zeros(1)], lr=8.0)
+    >>> schedule = ByStep(optimiser, steps=4, factor=lambda done: 1 - done)
+    >>> schedule.after_step()
+    >>> optimiser.param_groups[0]["lr"]
+    6.0
+    """
 
     def __init__(self, optimiser: Optimizer, steps: int, factor: Callable[[float], float]) -> None:
         self._optimiser, self._steps, self._factor, self._done = optimiser, steps, factor, 0

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -125,13 +124,13 @@ class System(Generic[C]):
         augment_batch: config -> what each training batch goes through, or None.
         trained_on_degraded: it is trained on degraded copies (``augment.degradation``), to be served such images:
             bundles of it are calibrated on copies of that kind as well.
-        fit: (config, network, training images, labels of the images ``int64[N]``, progress(done, total)): what has a
-            closed form is fitted after the epochs, on the network in evaluation mode; systems without gradients set
-            ``epochs`` to 0. Runs in every process and must give the same in each.
-        templates: (trained weights, number of labels) -> ``float32[C, D]``: a template a label in the space of the
-            embeddings as they are served, where training itself makes some.
-        template_for_new_class: (trained weights, embeddings ``float32[n, D]`` of a class that training did not know) ->
-            ``float32[D]``: its template, where it is not simply their mean (of length 1, where embeddings are).
+        fit: (config, network, training images, progress(done, total)): fits what has a closed form after the epochs,
+            on the network in evaluation mode; systems without gradients set ``epochs`` to 0. Runs in every process and
+            must give the same in each.
+        templates: (config, trained weights, number of labels) -> ``float32[C, D]``: a template a label in the space of
+            the embeddings as they are served, where training itself makes some.
+        template_for_new_class: (config, trained weights, embeddings ``float32[n, D]`` of a class that training did not
+            know) -> ``float32[D]``: its template, where it is not their mean (of length 1, where embeddings are).
     """
 
     source: str
@@ -146,9 +145,9 @@ class System(Generic[C]):
     augment_image: Callable[[C], AugmentImage | None] = lambda _: None
     augment_batch: Callable[[C], AugmentBatch | None] = lambda _: None
     trained_on_degraded: bool = False
-    fit: Callable[[C, nn.Module, ImageFolder, npt.NDArray[np.int64], Callable[[int, int], None]], None] | None = None
-    templates: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
-    template_for_new_class: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None = None
+    fit: Callable[[C, nn.Module, ImageFolder, Callable[[int, int], None]], None] | None = None
+    templates: Callable[[C, Mapping[str, Tensor], int], Tensor] | None = None
+    template_for_new_class: Callable[[C, Mapping[str, Tensor], Tensor], Tensor] | None = None
 
 
 def system(name: str) -> System[Any]:
@@ -172,6 +171,12 @@ def make_network(config: TrainConfig, labels: Sequence[Label]) -> nn.Module:
 def parse_config(values: Mapping[str, Any]) -> TrainConfig:
     """The config of the system that ``values`` name under ``system`` (S1 where they do not).
 
+    >>> parse_config({"system": "s2", "batch": 16}).batch
+    16
+    >>> parse_config({"size": 4})
+    Traceback (most recent call last):
+    trainer.errors.BadConfig: size: Input should be greater than or equal to 32, got 4
+
     Raises:
         BadConfig: names the system, or the first key, that cannot be.
     """
@@ -185,7 +190,10 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` each, the value as TOML has it; what is no TOML is a text.
+    """Keys and values of texts ``KEY=VALUE``; a value is read as TOML, or else as a text.
+
+    >>> parse_settings(["epochs=3", 'real=["photos"]', "backbone=resnet18", "flip=true"])
+    {'epochs': 3, 'real': ['photos'], 'backbone': 'resnet18', 'flip': True}
 
     Raises:
         BadConfig: one has no ``=``.

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from trainer.arrays import Pixels
-from trainer.data.transforms import BEYOND, CLEAN, POST_PROCESSED, TRANSFORMS, apply_to_all, blur, jpeg, noise, webp
+from trainer.data.transforms import BEYOND, CLEAN, POST_PROCESSED, TRANSFORMS, blur, jpeg, noise, webp
 
 
 @pytest.fixture
@@ -101,8 +101,3 @@ def test_resizing_comes_before_jpeg(image: Pixels) -> None:
     np.testing.assert_array_equal(
         TRANSFORMS["resize0.75-jpeg75"].apply(image), jpeg(TRANSFORMS["resize0.75"].apply(image), 75)
     )
-
-
-def test_all_images_are_transformed_one_by_one(image: Pixels) -> None:
-    both = apply_to_all(TRANSFORMS["noise2"], np.stack([image, image[::-1]]))
-    np.testing.assert_array_equal(both[1], TRANSFORMS["noise2"].apply(image[::-1]))

@@ -12,7 +12,7 @@ from trainer.data.folder import ImageFolder
 from trainer.errors import BadConfig
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.templates import default_template_method, make_templates, own_templates, templates_of
-from trainer.models.block_spectra import template_for_new_class
+from trainer.models.block_spectra import BlockSpectraConfig, template_for_new_class
 from trainer.models.contrastive import ContrastiveNet
 from trainer.training.embedding import embed
 from trainer.training.loop import train
@@ -120,6 +120,7 @@ def test_a_new_class_has_a_template_as_long_as_the_others(make_folder: MakeFolde
 
 def test_a_new_class_has_the_template_that_its_system_gives_it(make_folder: MakeFolder, tmp_path: Path) -> None:
     config = parse_config({"system": "block_spectra", "size": 32, "simulated": 0})
+    assert isinstance(config, BlockSpectraConfig)
     data = make_folder(classes=("coarse", "grid", "real"), images=8)
     new = tmp_path / "new"
     shutil.move(data / "grid", new / "grid")
@@ -132,6 +133,6 @@ def test_a_new_class_has_the_template_that_its_system_gives_it(make_folder: Make
     library = own_templates(checkpoint, {"grid": grid[:4]})
     assert library.labels == ("coarse", "real", "grid")
     assert library.counts.tolist() == [8, 8, 4]
-    placed = template_for_new_class(checkpoint.weights, torch.from_numpy(grid[:4])).numpy()
+    placed = template_for_new_class(config, checkpoint.weights, torch.from_numpy(grid[:4])).numpy()
     np.testing.assert_array_equal(library.vectors[2], placed)
     assert not np.allclose(placed, grid[:4].mean(axis=0), atol=1)

@@ -1,4 +1,4 @@
-"""Statistics against plain NumPy and SciPy; the fit against scikit-learn's discriminant."""
+"""The fit against scikit-learn's discriminant and SciPy's densities."""
 
 import shutil
 from pathlib import Path
@@ -7,136 +7,37 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.fft import dctn
+from rich.console import Console
 from scipy.linalg import sqrtm
-from scipy.signal import correlate
 from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from bundle.manifest import Label
+from tests.trainer.stored_config import replaced, store_config, stored_config
 from trainer.data.augment import degradation
 from trainer.data.folder import ImageFolder, make_labels
-from trainer.errors import BadConfig
+from trainer.errors import BadConfig, CheckpointInvalid
+from trainer.evaluation.templates import own_templates
 from trainer.models.block_spectra import (
-    EXTENDED,
-    LAGS,
-    STATISTICS,
-    BlockSpectra,
     BlockSpectraConfig,
+    BlockSpectraConstants,
     BlockSpectraNet,
     fit,
     template_for_new_class,
     templates,
 )
-from trainer.models.discriminant import Prior, Statistics, whitening
+from trainer.models.block_statistics import EXTENDED
+from trainer.models.discriminant import MeansPrior, Statistics, whitening
 from trainer.synthesis.random_upsamplers import simulate_once
+from trainer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.training.embedding import embed
+from trainer.training.loop import train
 from trainer.training.systems import make_network, parse_config
 
 
 def textures(count: int, seed: int, size: int = 40) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.rint(rng.normal(128, 30, (count, size, size, 3))).clip(0, 255).astype(np.uint8)
-
-
-def plain(image: np.ndarray) -> np.ndarray:
-    """By loops, as the description says."""
-    pixels = image.astype(np.float64)
-    red, green, blue = np.moveaxis(pixels, 2, 0)
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    planes = [luma, red - green, blue - green, green]
-
-    def coefficients(plane: np.ndarray) -> np.ndarray:
-        blocks = [plane[y : y + 8, x : x + 8] for y in range(0, len(plane), 8) for x in range(0, len(plane), 8)]
-        return np.array([dctn(block, norm="ortho") for block in blocks]).reshape(-1, 64)
-
-    signed = [coefficients(plane) for plane in planes]
-    on_grid = [np.abs(found) for found in signed]
-    shifted = [np.abs(coefficients(plane[4:-4, 4:-4])) for plane in planes]
-    residuals = []
-    for plane in planes[:3]:
-        p = np.empty((len(plane) - 2, len(plane) - 2))
-        for y in range(len(p)):
-            for x in range(len(p)):
-                p[y, x] = (plane[y : y + 3, x : x + 3] * np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])).sum()
-        residuals.append(p)
-    powers = [(r**2).mean() + 1 for r in residuals]
-    lagged = []
-    for residual, power in zip(residuals, powers, strict=True):
-        for down, right in LAGS:
-            height, width = residual.shape
-            products = [
-                residual[y, x] * residual[y - down, x - right]
-                for y in range(down, height)
-                for x in range(width)
-                if 0 <= x - right < width
-            ]
-            lagged.append(np.mean(products) / power)
-    grids = (len(luma) - 3) // 4
-    places = np.array(
-        [
-            np.mean([abs(residuals[0][1 + 4 * i + y, 1 + 4 * j + x]) for i in range(grids) for j in range(grids)])
-            for y in range(4)
-            for x in range(4)
-        ]
-    )
-    by_place = np.log(places + 0.3)
-    cross = [(residuals[i] * residuals[j]).mean() / np.sqrt(powers[i] * powers[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    peaked = [np.log((np.sqrt((m**2).mean(axis=0)) + 0.1) / (m.mean(axis=0) + 0.1)) for m in on_grid]
-    dark, light = (pixels <= 1).mean(axis=(0, 1)), (pixels >= 254).mean(axis=(0, 1))
-    return np.concatenate(
-        [
-            *(np.log(m.mean(axis=0) + 0.1) for m in on_grid),
-            peaked[0],
-            *(np.log(m.mean(axis=0) + 0.1) for m in shifted),
-            lagged,
-            by_place - by_place.mean(),
-            cross,
-            np.sqrt([*dark, *light]),
-            *peaked[1:],
-            *(correlation(signed[i], signed[j]) for i, j in ((0, 1), (0, 2), (1, 2))),
-            *(figures(planes, kernel) for kernel in HIGH_PASSES),
-        ]
-    )
-
-
-HIGH_PASSES = (
-    [[-1, 1]],
-    [[1, -2, 1]],
-    [[1, -3, 3, -1]],
-    [[-1], [1]],
-    [[1], [-2], [1]],
-    [[1], [-3], [3], [-1]],
-    [[1, -1], [-1, 1]],
-    [[-1, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]],
-)
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of each of 64 coefficients over all blocks, about 0."""
-    found: np.ndarray = (a * b).mean(axis=0) / np.sqrt(((a**2).mean(axis=0) + 1) * ((b**2).mean(axis=0) + 1))
-    return found
-
-
-def figures(planes: list[np.ndarray], kernel: list[list[int]]) -> list[float]:
-    """Strength of three planes, then their peakedness, then their skewness."""
-    passed = [correlate(plane, np.array(kernel, np.float64), mode="valid") for plane in planes[:3]]
-    strength = [np.abs(p).mean() for p in passed]
-    power = [(p**2).mean() for p in passed]
-    return [
-        *(np.log(s + 0.1) for s in strength),
-        *(np.log((np.sqrt(p) + 0.1) / (s + 0.1)) for p, s in zip(power, strength, strict=True)),
-        *((p**3).mean() / (e + 1) ** 1.5 for p, e in zip(passed, power, strict=True)),
-    ]
-
-
-def test_the_statistics_are_what_the_description_says() -> None:
-    images = textures(3, seed=1)
-    images[1, :20] = 255
-    images[2] = images[2] // 16
-    found = BlockSpectra(extended=True)(torch.from_numpy(images)).numpy()
-    assert found.shape == (3, EXTENDED)
-    np.testing.assert_allclose(found, [plain(image) for image in images], rtol=2e-4, atol=5e-4)
-    np.testing.assert_array_equal(BlockSpectra()(torch.from_numpy(images)).numpy(), found[:, :STATISTICS])
 
 
 def folder_of(root: Path, classes: dict[str, np.ndarray]) -> ImageFolder:
@@ -147,13 +48,15 @@ def folder_of(root: Path, classes: dict[str, np.ndarray]) -> ImageFolder:
     return ImageFolder.read(root, BlockSpectraConfig(size=40).preprocessing)
 
 
+CONFIG = BlockSpectraConfig(size=40, simulated=0)
+
+
 def fitted(folder: ImageFolder, **values: object) -> BlockSpectraNet:
-    config = parse_config({"system": "block_spectra", "size": 40, "simulated": 0, **values})
-    assert isinstance(config, BlockSpectraConfig)
+    config = BlockSpectraConfig.model_validate({**CONFIG.model_dump(), **values})
     labels = make_labels(folder, config.real)
     net = make_network(config, labels)
     assert isinstance(net, BlockSpectraNet)
-    fit(config, net, folder, folder.labels, lambda *_: None)
+    fit(config, net, folder, lambda *_: None)
     return net.eval()
 
 
@@ -177,9 +80,9 @@ def outputs(net: BlockSpectraNet, folder: ImageFolder) -> tuple[np.ndarray, np.n
 
 
 def test_distances_and_scores_are_those_of_the_discriminant(folder: ImageFolder) -> None:
-    net = fitted(folder, shrinkage=0.3, handling=0)
+    net = fitted(folder, shrinkage=0.3, degradation_variance=0)
     scores, embedding, rows = outputs(net, folder)
-    distances = ((embedding[:, None] - templates(net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
+    distances = ((embedding[:, None] - templates(CONFIG, net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
     np.testing.assert_array_equal(distances.argmin(axis=1), scores.argmax(axis=1))
     oracle = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=Shrunken(), priors=[1 / 3] * 3)
     decided = oracle.fit(rows, folder.labels).decision_function(rows)
@@ -189,18 +92,18 @@ def test_distances_and_scores_are_those_of_the_discriminant(folder: ImageFolder)
 
 def test_the_distance_to_a_template_is_the_likelihood_ratio_of_the_class_and_any_generator(folder: ImageFolder) -> None:
     """By SciPy's densities: -2 log N(x; m, I) / N(x; 0, I + T), 500 where that is 0, and the leeway of the image."""
-    net = fitted(folder, shrinkage=0.3, handling=2.0, simulated=2, simulated_steps=3)
+    net = fitted(folder, shrinkage=0.3, degradation_variance=2.0, simulated=2, simulated_steps=3)
     _, embedding, rows = outputs(net, folder)
     made = simulate_once(folder.pixels(np.flatnonzero(folder.labels == 1)), 2, 3, 0)
-    written, copies = copied(net, [folder.pixels(slice(None)), *made])
-    np.testing.assert_allclose(written[0], rows, atol=1e-4)
+    pristine, copies = copied(net, [folder.pixels(slice(None)), *made])
+    np.testing.assert_allclose(pristine[0], rows, atol=1e-4)
     within = Statistics.of(rows.astype(np.float32), folder.labels, 3)
-    every = np.stack([*within.means, *(m.mean(axis=0) for m in written[1:])])
+    every = np.stack([*within.means, *(m.mean(axis=0) for m in pristine[1:])])
     covariance = within.covariance(0.3)
     inverse = np.linalg.inv(covariance)
     moments = []
     for group in (slice(0, 1), slice(1, 3)):
-        changes = np.concatenate(copies[group]) - np.concatenate(written[group])
+        changes = np.concatenate(copies[group]) - np.concatenate(pristine[group])
         moments.append(np.zeros((EXTENDED, EXTENDED)))
         for change in changes:
             length = np.sqrt(change @ inverse @ change / EXTENDED) + 0.05
@@ -208,27 +111,27 @@ def test_the_distance_to_a_template_is_the_likelihood_ratio_of_the_class_and_any
     turn = whitening(covariance + 2.0 * (moments[0] + moments[1]) / 2)
     middle = every.mean(axis=0)
     means = (every - middle) @ turn
-    prior = Prior.of(means, np.full(5, 40), spread=0.1, scale=0.3)
+    prior = MeansPrior.of(means, np.full(5, 40), spread=0.1, scale=0.3)
     spread = prior.times(lambda variance: variance, np.eye(EXTENDED))
     x = (rows - middle) @ turn
     background = multivariate_normal(np.zeros(EXTENDED), np.eye(EXTENDED) + spread).logpdf(x)
     own = np.stack([multivariate_normal(mean, 1.0).logpdf(x) for mean in means[:3]], axis=1)
-    found = ((embedding[:, None] - templates(net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
+    found = ((embedding[:, None] - templates(CONFIG, net.state_dict(), 3).numpy()) ** 2).sum(axis=2)
     with torch.inference_mode():
-        leeway = (net.leeway * net.as_written(torch.from_numpy(rows).float())).numpy()
+        leeway = (net.leeway * net.pristine(torch.from_numpy(rows).float())).numpy()
     np.testing.assert_allclose(found - 500**2 - leeway, -2 * (own - background[:, None]), rtol=2e-3, atol=0.5)
 
 
-def test_handled_images_have_leeway(folder: ImageFolder) -> None:
-    """98 % of handled copies lie no farther than 95 % of the images, once each has its own; by hand."""
-    net = fitted(folder, shrinkage=0.3, handled_epochs=60)
-    written, copies = copied(net, [folder.pixels(slice(None))])
-    library = templates(net.state_dict(), 3).numpy().astype(np.float64)
+def test_degraded_images_have_leeway(folder: ImageFolder) -> None:
+    """98 % of degraded copies lie no farther than 95 % of the images, once each has its own; by hand."""
+    net = fitted(folder, shrinkage=0.3, degradation_epochs=60)
+    pristine, copies = copied(net, [folder.pixels(slice(None))])
+    library = templates(CONFIG, net.state_dict(), 3).numpy().astype(np.float64)
     distances, shares = [], []
-    for rows in (written[0], copies[0]):
+    for rows in (pristine[0], copies[0]):
         with torch.inference_mode():
             embedding = net.embed(torch.from_numpy(rows).float()).double().numpy()
-            shares.append(net.as_written(torch.from_numpy(rows).float())[:, 0].double().numpy())
+            shares.append(net.pristine(torch.from_numpy(rows).float())[:, 0].double().numpy())
         distances.append(((embedding[:, None] - library) ** 2).sum(axis=2).min(axis=1))
     leeway = float(net.leeway)
     assert leeway > 1
@@ -238,30 +141,30 @@ def test_handled_images_have_leeway(folder: ImageFolder) -> None:
 
 
 def copied(net: BlockSpectraNet, images: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Standardised statistics of images, and of the handled copies that the fit saw; in double precision."""
-    handle, draws = degradation(0), np.random.default_rng(0)
+    """Standardised statistics of images, and of the degraded copies that the fit saw; in double precision."""
+    degrade, rng = degradation(0), np.random.default_rng(0)
     found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for group in images:
-        copies = np.stack([handle(image, draws) for image in group])
+        copies = np.stack([degrade(image, rng) for image in group])
         for pixels, rows in zip((group, copies), found, strict=True):
             with torch.inference_mode():
                 rows.append(net.standardised(net.statistics(torch.from_numpy(pixels))).double().numpy())
     return found
 
 
-def test_a_new_class_is_placed_beside_known_and_simulated_ones(folder: ImageFolder) -> None:
-    """By dense matrices: the template's place is the posterior mean."""
+def test_the_template_of_a_new_class_is_drawn_to_known_and_simulated_ones(folder: ImageFolder) -> None:
+    """By dense matrices: the template's coordinates are the posterior mean."""
     net = fitted(folder, shrinkage=0.3, simulated=2, simulated_steps=3)
     weights = net.state_dict()
     means, counts = weights["means"].double().numpy(), weights["counts"].numpy()
-    near, every = (Prior.of(means, counts, share, scale) for share, scale in ((0.2, 1.0), (0.1, 0.3)))
+    near, every = (MeansPrior.of(means, counts, share, scale) for share, scale in ((0.2, 1.0), (0.1, 0.3)))
     few = np.random.default_rng(0).normal(size=(4, EXTENDED + 2))
     covariance, others = (prior.times(lambda variance: variance, np.eye(EXTENDED)) for prior in (near, every))
     root = sqrtm(others @ np.linalg.inv(np.eye(EXTENDED) + others)).real
     seen = np.linalg.solve(root, few[:, :EXTENDED].mean(axis=0))
     gain = np.linalg.solve(covariance + np.eye(EXTENDED) / 4, seen - near.centre)
     expected = np.linalg.solve(root, near.centre + covariance @ gain)
-    found = template_for_new_class(weights, torch.from_numpy(few))
+    found = template_for_new_class(CONFIG, weights, torch.from_numpy(few))
     np.testing.assert_allclose(found[:EXTENDED], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -274,9 +177,9 @@ def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_fact
     _, embedding, _ = outputs(net, folder)
     soft = np.flatnonzero(folder.labels == folder.classes.index("soft"))
     weights = net.state_dict()
-    few = template_for_new_class(weights, torch.from_numpy(embedding[soft[:6]]).float()).numpy()
-    many = template_for_new_class(weights, torch.from_numpy(embedding[soft]).float()).numpy()
-    library = np.stack([*templates(weights, 2).numpy(), few])
+    few = template_for_new_class(CONFIG, weights, torch.from_numpy(embedding[soft[:6]]).float()).numpy()
+    many = template_for_new_class(CONFIG, weights, torch.from_numpy(embedding[soft]).float()).numpy()
+    library = np.stack([*templates(CONFIG, weights, 2).numpy(), few])
     apart = ((embedding[soft[6:], None] - library) ** 2).sum(axis=2)
     assert np.mean(apart.argmin(axis=1) == 2) > 0.8
     assert np.linalg.norm(few[:EXTENDED]) < np.linalg.norm(many[:EXTENDED])
@@ -284,9 +187,76 @@ def test_a_class_of_a_few_images_gets_its_own(folder: ImageFolder, tmp_path_fact
 
 def test_a_class_far_out_is_drawn_in(folder: ImageFolder) -> None:
     net = fitted(folder, shrinkage=0.3)
-    far = template_for_new_class(net.state_dict(), torch.full((10, EXTENDED + 2), 1e3)).numpy()
+    far = template_for_new_class(CONFIG, net.state_dict(), torch.full((10, EXTENDED + 2), 1e3)).numpy()
     assert np.isfinite(far).all()
     assert far[EXTENDED] == pytest.approx(0, abs=1)
+
+
+OTHER = {
+    "clip": 4.0,
+    "short_change": 0.1,
+    "pristine_inside": 0.9,
+    "degraded_inside": 0.95,
+    "unknown_variance": 0.5,
+    "off_plane": 0.2,
+    "new_class_off_plane": 0.4,
+    "least_variance": 1e-3,
+    "level": 300.0,
+    "detector": {"members": 2, "hidden_units": 8, "batch": 64, "temperature": 2.0},
+}
+"""No constant at its default."""
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was trained with other constants."""
+    root = tmp_path_factory.mktemp("other")
+    (root / "data").mkdir()
+    folder = folder_of(root / "data", {name: textures(12, seed) for seed, name in enumerate(("a", "b", "real"))})
+    settings = {"size": 40, "simulated": 2, "simulated_steps": 3, "constants": OTHER}
+    config = parse_config({"system": "block_spectra", **settings})
+    train(config, folder.root, root / "a.pt", None, Console(quiet=True))
+    return root / "a.pt"
+
+
+def served(checkpoint: Checkpoint) -> list[np.ndarray]:
+    """Log-odds and embeddings of some images, templates, and that of a new class."""
+    images = np.concatenate([textures(4, 7), textures(4, 8) // 9])
+    logits, embeddings = embed(checkpoint.model(), images)
+    return [logits, embeddings, own_templates(checkpoint, {"new": embeddings[4:]}).vectors]
+
+
+def test_a_checkpoint_comes_back_with_its_own_constants(other: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(other)
+    constants = BlockSpectraConstants.model_validate(OTHER)
+    assert loaded.config == BlockSpectraConfig(size=40, simulated=2, simulated_steps=3, constants=constants)
+    assert constants.model_dump().items().isdisjoint(BlockSpectraConstants().model_dump().items())
+    save_checkpoint(tmp_path / "b.pt", loaded)
+    for one, again in zip(served(loaded), served(load_checkpoint(tmp_path / "b.pt")), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("clip", 8.0), ("unknown_variance", 0.3), ("off_plane", 0.1), ("new_class_off_plane", 0.2)),
+        *(("least_variance", 10.0), ("level", 500.0)),
+    ],
+)
+def test_scores_or_templates_follow_the_stored_constants(other: Path, tmp_path: Path, key: str, value: float) -> None:
+    path = tmp_path / "b.pt"
+    shutil.copyfile(other, path)
+    store_config(path, replaced(stored_config(path), f"constants.{key}", value))
+    before, after = served(load_checkpoint(other)), served(load_checkpoint(path))
+    assert not all(np.allclose(one, another, rtol=1e-4) for one, another in zip(before, after, strict=True))
+
+
+def test_a_detector_of_another_shape_is_refused(other: Path, tmp_path: Path) -> None:
+    path = tmp_path / "b.pt"
+    shutil.copyfile(other, path)
+    store_config(path, replaced(stored_config(path), "constants.detector.members", 3))
+    with pytest.raises(CheckpointInvalid, match="size mismatch"):
+        load_checkpoint(path)
 
 
 class Shrunken:

@@ -1,19 +1,25 @@
 """The network's parts against plain convolutions, and what training and fitting leave behind."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from scipy.signal import correlate2d
 from scipy.special import softmax
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tests.trainer.conftest import MakeFolder
+from tests.trainer.stored_config import replaced, store_config, stored_config
 from trainer.data.folder import ImageFolder
+from trainer.errors import BadConfig
+from trainer.evaluation.templates import own_templates
 from trainer.models.contrastive import ContrastiveConfig, ContrastiveNet, Residuals, enlarge, templates
 from trainer.models.srm_metric import SQUARE3, SQUARE5
+from trainer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.training.embedding import embed
 from trainer.training.loop import train
 from trainer.training.systems import parse_config
@@ -33,7 +39,7 @@ CONFIG = ContrastiveConfig.model_validate(SMALL)
 
 def test_residuals_are_bent_srm_filters_of_each_colour() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    found = Residuals()(torch.from_numpy(image[None]))[0].numpy()
+    found = Residuals(16.0)(torch.from_numpy(image[None]))[0].numpy()
     assert found.shape == (15, 16, 16)
     np.testing.assert_allclose(found[:3], (np.moveaxis(image, 2, 0) - 128.0) / 64, atol=1e-6)
     across = np.zeros((5, 5))
@@ -77,8 +83,8 @@ def test_the_nearest_template_of_training_is_the_class_of_cosine_and_probability
     net, images = small_net(opinion=opinion), noise(40)
     if net.discriminant is not None:
         net.discriminant.head.weight.data *= 30
-        net.discriminant.handled.out.bias.data.fill_(-np.log(3))  # half of it is heard
-    library = templates(net.state_dict(), 2)
+        net.discriminant.degradation.out.bias.data.fill_(-np.log(3))  # half of it is heard
+    library = templates(CONFIG, net.state_dict(), 2)
     np.testing.assert_allclose(library.norm(dim=1), 1, atol=1e-6)
     with torch.inference_mode():
         embedding = net(images)[1]
@@ -117,7 +123,7 @@ def test_the_discriminant_moves_log_odds_within_bounds_and_probabilities(
     assert net.discriminant is not None
     net.photographs[1] = net.discriminant.photographs[1] = without.photographs[1] = True
     with torch.inference_mode():
-        net.discriminant.handled.out.bias.fill_(handled)
+        net.discriminant.degradation.out.bias.fill_(handled)
         net.discriminant.head.weight.zero_()
         net.discriminant.head.bias.copy_(torch.tensor([odds, 0, -1e4, -1e4]))
         scores, embedding = net(noise(5))
@@ -166,6 +172,66 @@ def test_a_run_tells_classes_apart(make_folder: MakeFolder, tmp_path: Path, *, b
         expected = train(alone, data, tmp_path / "b.pt", None, Console(quiet=True))
         for name, tensor in expected.weights.items():
             torch.testing.assert_close(checkpoint.weights[f"discriminant.{name}"], tensor)
+
+
+OTHER = {
+    "residual_bend": 8.0,
+    "feature_clip": 2.0,
+    "opinion_temperature": 30.0,
+    "opinion_degraded": 0.5,
+    "pristine_between": [0.1, 0.95],
+    "constants": {"clip": 2.0, "detector": {"members": 1}},
+}
+"""None at its default."""
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was trained with other constants."""
+    root = tmp_path_factory.mktemp("other")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "real"):
+        (root / "data" / name).mkdir(parents=True)
+        for number in range(8):
+            image = rng.integers(60, 180, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(image).save(root / "data" / name / f"{number}.png")
+    train(parse_config({**SMALL, "epochs": 1, **OTHER}), root / "data", root / "a.pt", None, Console(quiet=True))
+    return root / "a.pt"
+
+
+def served(checkpoint: Checkpoint) -> list[np.ndarray]:
+    """Log-odds and embeddings of some images, and templates."""
+    images = np.concatenate([noise(4).numpy(), noise(4).numpy() // 9])
+    return [*embed(checkpoint.model(), images), own_templates(checkpoint).vectors]
+
+
+def test_a_checkpoint_comes_back_with_its_own_constants(other: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(other)
+    assert loaded.config == ContrastiveConfig.model_validate({**SMALL, "epochs": 1, **OTHER})
+    save_checkpoint(tmp_path / "b.pt", loaded)
+    for one, again in zip(served(loaded), served(load_checkpoint(tmp_path / "b.pt")), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("residual_bend", 16.0), ("feature_clip", 8.0), ("opinion_temperature", 1e4), ("opinion_degraded", 0.0)),
+        *(("pristine_between", [0.6, 0.9]), ("constants.clip", 8.0)),
+    ],
+)
+def test_scores_follow_the_stored_constants(other: Path, tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "b.pt"
+    shutil.copyfile(other, path)
+    store_config(path, replaced(stored_config(path), key, value))
+    before, after = served(load_checkpoint(other)), served(load_checkpoint(path))
+    assert not all(np.allclose(one, another, rtol=1e-4) for one, another in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("limits", [[0.9, 0.6], [0.5, 0.5], [-0.1, 0.5], [0.5, 1.1]])
+def test_probabilities_of_being_pristine_rise(limits: list[float]) -> None:
+    with pytest.raises(BadConfig, match=r"two rising numbers in 0\.\.1"):
+        parse_config({**SMALL, "pristine_between": limits})
 
 
 def small_net(opinion: float = 0.0) -> ContrastiveNet:

@@ -6,7 +6,7 @@ from sklearn.covariance import OAS
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from trainer.arrays import Floats, Floats64, Numbers
-from trainer.models.discriminant import Prior, Statistics, whitening
+from trainer.models.discriminant import MeansPrior, Statistics, whitening
 
 
 @pytest.fixture(scope="module")
@@ -74,21 +74,21 @@ def test_fewer_images_than_dimensions_are_no_obstacle() -> None:
     assert np.isfinite(whitening(Statistics.of(rows, np.array([0, 0, 0, 1, 1, 1]), 2).covariance())).all()
 
 
-def dense(prior: Prior) -> Floats64:
+def dense(prior: MeansPrior) -> Floats64:
     """Its covariance as a matrix."""
     return prior.times(lambda variance: variance, np.eye(len(prior.centre)))
 
 
 def test_the_posterior_mean_is_that_of_the_formula() -> None:
     rng = np.random.default_rng(1)
-    prior = Prior.of(rng.normal(size=(4, 9)), np.array([50, 60, 70, 80]), spread=0.2)
+    prior = MeansPrior.of(rng.normal(size=(4, 9)), np.array([50, 60, 70, 80]), spread=0.2)
     covariance, seen = dense(prior), rng.normal(size=9)
     expected = prior.centre + covariance @ np.linalg.inv(covariance + np.eye(9) / 5) @ (seen - prior.centre)
     np.testing.assert_allclose(prior.mean(seen, 5), expected)
 
 
 def test_a_function_of_the_covariance_is_one_of_its_eigenvalues() -> None:
-    prior = Prior.of(np.random.default_rng(2).normal(size=(3, 6)), np.full(3, 100), spread=0.5)
+    prior = MeansPrior.of(np.random.default_rng(2).normal(size=(3, 6)), np.full(3, 100), spread=0.5)
     np.testing.assert_allclose(prior.times(np.sqrt, prior.times(np.sqrt, np.eye(6))), dense(prior))
     np.testing.assert_allclose(prior.times(np.reciprocal, np.eye(6)), np.linalg.inv(dense(prior)))
 
@@ -98,10 +98,10 @@ def test_the_prior_is_the_spread_of_means_less_what_chance_explains() -> None:
     true = rng.normal(0, [3.0, 1.0, 0.0], (4000, 3))
     counts = np.full(4000, 5)
     seen = true + rng.normal(0, 5**-0.5, true.shape)
-    found = dense(Prior.of(seen, counts, spread=0.0))
+    found = dense(MeansPrior.of(seen, counts, spread=0.0))
     np.testing.assert_allclose(found, np.diag([9.0, 1.0, 0.0]), atol=0.5)
 
-    even = Prior.of(seen, counts, spread=1.0, scale=0.5)
+    even = MeansPrior.of(seen, counts, spread=1.0, scale=0.5)
     np.testing.assert_allclose(dense(even), np.trace(found) / 6 * np.eye(3), atol=1e-9)
 
 
@@ -110,7 +110,7 @@ def test_shrinking_a_mean_of_five_images_names_more_of_its_class() -> None:
     rng = np.random.default_rng(0)
     dimensions, spread = 100, np.where(np.arange(100) < 10, 1.2, 0.0)
     known = rng.normal(0, spread, (7, dimensions))
-    base = Prior.of(known, np.full(7, 700), spread=0.3)
+    base = MeansPrior.of(known, np.full(7, 700), spread=0.3)
     raw: list[float] = []
     shrunk: list[float] = []
     closer = []

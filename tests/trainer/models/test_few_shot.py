@@ -13,7 +13,7 @@ from torch import Tensor
 from bundle.manifest import Label
 from tests.bundles import CLASSES, one_thread, train_checkpoint
 from trainer.data.folder import ImageFolder, label_ids
-from trainer.errors import BadConfig, DataMissing, UnknownClass
+from trainer.errors import BadConfig, DataMissing, OutputUnwritable, UnknownClass
 from trainer.evaluation.templates import make_templates
 from trainer.models.few_shot import Drawn, FewShotConfig, add_types, batches, draw, few_shot, fit_scores
 from trainer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -131,6 +131,11 @@ def test_a_checkpoint_is_written_and_comes_back(known: Checkpoint, tiny_data: Pa
     loaded = load_checkpoint(tmp_path / "b.pt")
     assert loaded.origin.additions[0].settings == config.model_dump()
     save_checkpoint(tmp_path / "c.pt", loaded)
+
+
+def test_an_output_that_cannot_be_written_stops_before_training(known: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(OutputUnwritable, match="it is a folder; pass the name of a file"):
+        few_shot(known, tmp_path / "nowhere", tmp_path, [], CONFIG, QUIET)
 
 
 class TestDraw:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bundle.manifest import Label
-from trainer.errors import CheckpointInvalid, CheckpointMissing
+from trainer.errors import CheckpointInvalid, CheckpointMissing, OutputUnwritable
 from trainer.models.srm_metric import S1Config, SrmMetricNet
 from trainer.training.checkpoint import Checkpoint, Epoch, Origin, load_checkpoint, save_checkpoint
 from trainer.training.embedding import embed
@@ -71,6 +71,17 @@ def test_a_failed_write_leaves_the_old_one(checkpoint: Checkpoint, tmp_path: Pat
         save_checkpoint(path, checkpoint)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputUnwritable, match=r"a\.pt: cannot be written: .+; choose another place"):
+        save_checkpoint(tmp_path / "file/a.pt", checkpoint)
+    with pytest.raises(OutputUnwritable, match="cannot be written"):
+        save_checkpoint(tmp_path, checkpoint)
+    with pytest.raises(CheckpointMissing, match="no checkpoint here: Is a directory"):
+        load_checkpoint(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 class Evil:

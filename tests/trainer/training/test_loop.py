@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.bundles import one_thread
 from tests.trainer.training import shared_training
-from trainer.errors import BadConfig, UnknownClass
+from trainer.errors import BadConfig, OutputUnwritable, UnknownClass
 from trainer.models.resnet_blur_jpeg import S3Config
 from trainer.models.srm_metric import S1Config
 from trainer.training.checkpoint import Checkpoint, load_checkpoint
@@ -78,6 +78,15 @@ def test_classes_of_the_watched_folder_are_checked_before_training(
     with pytest.raises(UnknownClass, match="no class 'other'"):
         train(tiny, make_folder("a"), tmp_path / "a.pt", make_folder("b", ("other", "real")), QUIET)
     assert not (tmp_path / "a.pt").exists()
+
+
+def test_an_output_that_cannot_be_written_stops_before_training(tiny: S1Config, tmp_path: Path) -> None:
+    """Before the images are read, too: there are none."""
+    with pytest.raises(OutputUnwritable, match="it is a folder; pass the name of a file"):
+        train(tiny, tmp_path / "nowhere", tmp_path, None, QUIET)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputUnwritable, match="file: Not a directory"):
+        train(tiny, tmp_path / "nowhere", tmp_path / "file/a.pt", None, QUIET)
 
 
 def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,16 @@ from exporter.onnx.parity import check_parity
 from exporter.onnx.runner import GraphOutputs, runner
 from tests.bundles import one_thread
 from tests.trainer.conftest import MakeFolder
+from tests.trainer.stored_config import keys_of, store_config, stored_config, without
 from trainer.choices import SYSTEMS
-from trainer.errors import BadConfig
-from trainer.training.checkpoint import load_checkpoint
-from trainer.training.config import TrainConfig
+from trainer.errors import BadConfig, CheckpointInvalid
+from trainer.training.checkpoint import Checkpoint, Origin, load_checkpoint, save_checkpoint
+from trainer.training.config import TrainConfig, missing_keys
 from trainer.training.detector import Detector
 from trainer.training.embedding import embed
 from trainer.training.loop import train
 from trainer.training.systems import Objective, make_network, parse_config, parse_settings, read_config, system
+from trainer.versions import now
 
 RECIPES: Final = sorted(Path("trainer/recipes").glob("*.toml"))
 
@@ -148,6 +150,22 @@ def test_a_run_is_the_same_twice_and_comes_back_from_its_file(
     images = pixels(2, config.size).numpy()
     for one, other in zip(embed(once.model(), images), embed(loaded.model(), images), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@each_system
+def test_a_checkpoint_whose_config_lacks_a_key_is_refused(name: str, tmp_path: Path) -> None:
+    config = small(name)
+    origin = Origin(
+        fingerprint="f", images={}, precision="fp32", device="cpu", processes=1, versions={}, created_at=now()
+    )
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, Checkpoint(config, LABELS, origin, (), {}, {}))  # the config is checked before the weights
+    stored = stored_config(path)
+    assert set(keys_of(stored)) == set(missing_keys(type(config), {})) | {key for key in keys_of(stored) if "." in key}
+    for key in keys_of(stored):
+        store_config(path, without(stored, key))
+        with pytest.raises(CheckpointInvalid, match=rf"a\.pt: config lacks {key}: .*before it was recorded; train it"):
+            load_checkpoint(path)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
