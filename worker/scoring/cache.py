@@ -60,6 +60,9 @@ class ScoreCache(Protocol):
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         """Keep these; a failure is forgotten."""
 
+    def close(self) -> None:
+        """Disconnect."""
+
 
 class NoCache:
     """Where no Redis is configured."""
@@ -70,6 +73,9 @@ class NoCache:
 
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is connected."""
 
 
 class RedisCache:
@@ -145,6 +151,10 @@ class RedisCache:
             self._failed(self._writes, error)
         else:
             self._writes.succeeded()
+
+    def close(self) -> None:
+        """See ``ScoreCache``."""
+        self._client.close()
 
     def _refusal(self, error: Exception) -> str | None:
         """What is wrong with our settings, or with the certificates; None if it is not that."""
