@@ -144,7 +144,7 @@ def as_bytes(picture: Image.Image, form: str) -> bytes:
 
 def await_scrapes(prometheus: Prometheus, seconds: float) -> None:
     """Until the worker was scraped, and rules were evaluated, so long after now."""
-    wanted, deadline = time.time() + seconds, time.monotonic() + 30
+    wanted, deadline = time.time() + seconds, time.monotonic() + 90
     newest = "min(timestamp(genprint_in_flight_events) or timestamp(job:genprint_lag_records:sum))"
     while True:
         result = prometheus.api("query", {"query": newest})["result"]

@@ -51,7 +51,7 @@ def replay(stream: Stream, bundle: Path, *arguments: str) -> "subprocess.Popen[s
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     try:
-        _, err = process.communicate(timeout=90)
+        _, err = process.communicate(timeout=150)
     finally:
         process.kill()
     return process.returncode, err.strip().rpartition("\n")[2]  # before it the client may have logged
@@ -61,7 +61,7 @@ def ends(stream: Stream, kind: str = "images", partitions: int = PARTITIONS) -> 
     reader = Consumer({"bootstrap.servers": stream.bootstrap, "group.id": "x", "log_level": 0})
     try:
         places = [TopicPartition(stream.topic(kind), number) for number in range(partitions)]
-        return {tp.partition: reader.get_watermark_offsets(tp, timeout=10)[1] for tp in places}
+        return {tp.partition: reader.get_watermark_offsets(tp, timeout=60)[1] for tp in places}
     finally:
         reader.close()
 

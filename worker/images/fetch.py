@@ -280,19 +280,25 @@ class Fetcher:
 
     async def _counted(self, chunks: AsyncIterable[bytes], declared_bytes: int | None) -> bytes:
         """Collect the bytes and count them as they arrive; too large a declared size spares the transfer."""
-        if declared_bytes is not None and declared_bytes > self._settings.max_bytes:
-            raise SourceTooLarge(f"{declared_bytes} bytes, the ceiling is {self._settings.max_bytes}")
-        data = bytearray()
-        async for chunk in chunks:
-            data += chunk
-            if len(data) > self._settings.max_bytes:
-                raise SourceTooLarge(f"more than {self._settings.max_bytes} bytes")
-        return bytes(data)
+        try:
+            if declared_bytes is not None and declared_bytes > self._settings.max_bytes:
+                raise SourceTooLarge(f"{declared_bytes} bytes, the ceiling is {self._settings.max_bytes}")
+            data = bytearray()
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > self._settings.max_bytes:
+                    raise SourceTooLarge(f"more than {self._settings.max_bytes} bytes")
+            return bytes(data)
+        finally:
+            del chunks  # see _fetch_object
 
     async def _fetch_object(self, url: URL) -> bytes:
         store = self._open_store(f"{url.scheme}://{url.raw_host}")
         found = await store.get_async(url.path.lstrip("/"))
-        return await self._counted(found.stream(min_chunk_size=_CHUNK_BYTES), found.meta["size"])
+        try:
+            return await self._counted(found.stream(min_chunk_size=_CHUNK_BYTES), found.meta["size"])
+        finally:
+            del found  # and its connection, if it is not read to its end: an error would keep it with this frame
 
     def _read_file(self, url: URL) -> bytes:
         path = os.path.realpath(url.path)

@@ -159,6 +159,7 @@ class Stages:
         self._prepared.close()
         _join(self._inference)
         self._writer.shutdown(wait=True, cancel_futures=True)
+        self._cache.close()
 
     def _fetched(self, item: InFlight, started: float, future: "Future[bytes]") -> None:
         del self._fetches[item]

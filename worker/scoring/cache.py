@@ -60,6 +60,9 @@ class ScoreCache(Protocol):
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         """Keep these; a failure is not reported to the caller."""
 
+    def close(self) -> None:
+        """Disconnect."""
+
 
 class NoCache:
     """``ScoreCache`` that keeps nothing, where no Redis is configured."""
@@ -70,6 +73,9 @@ class NoCache:
 
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         """Keep nothing."""
+
+    def close(self) -> None:
+        """Nothing is connected."""
 
 
 class RedisCache:
@@ -144,6 +150,10 @@ class RedisCache:
             self._failed(self._writes, error)
         else:
             self._writes.succeeded()
+
+    def close(self) -> None:
+        """See ``ScoreCache``."""
+        self._client.close()
 
     def _refusal(self, error: Exception) -> str | None:
         """What is wrong with settings or certificates; None if the error has another cause."""

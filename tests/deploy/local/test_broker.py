@@ -10,7 +10,7 @@ from deploy.local.topics import create_topics
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 
 
 @pytest.fixture(params=["embedded_broker", "apache_kafka"])

@@ -25,7 +25,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
         server.accept()[0].close()
 """
 IGNORES_SIGTERM = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 MakeServer = Callable[..., ServerProcess]
 

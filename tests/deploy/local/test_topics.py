@@ -19,7 +19,7 @@ def broker(request: pytest.FixtureRequest) -> LocalBroker:
 
 def partitions(broker: LocalBroker, topic: str) -> int:
     with AdminClient({"bootstrap.servers": broker.bootstrap}) as admin:
-        return len(admin.list_topics(timeout=10).topics[topic].partitions)
+        return len(admin.list_topics(timeout=60).topics[topic].partitions)
 
 
 def test_topics_have_the_partitions_asked_for(broker: LocalBroker) -> None:

@@ -105,7 +105,7 @@ def test_records_of_a_paused_partition_come_when_it_goes_on(edge: KafkaEdge) -> 
         until(lambda: come(other, 3), "all of the other one")
         until(lambda: not broker.poll(0.05), "nothing more")
         broker.pause([])
-        until(lambda: come(paused, 3), "the rest of it", 10)
+        until(lambda: come(paused, 3), "the rest of it")
     finally:
         broker.close()
     assert [record.offset for record in found if record.partition == paused] == [0, 1, 2]

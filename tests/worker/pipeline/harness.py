@@ -34,6 +34,9 @@ class DictionaryCache:
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         self.entries.update(entries)
 
+    def close(self) -> None:
+        pass
+
 
 @dataclass
 class Worker:

@@ -11,6 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -355,11 +356,11 @@ def test_an_entry_takes_as_much_memory_in_a_real_server(dimension: int, views: i
     entry = CachedScores(facts, ImageScores(np.zeros(views, np.float32), np.zeros(dimension, np.float32)))
     with Valkey(tmp_path / "valkey.log") as valkey, redis.Redis.from_url(valkey.url) as server:
         settings = RedisSettings(url=SecretStr(valkey.url), timeout_s=10)
-        cache = RedisCache(settings, small_bundle(tmp_path / "bundle"), Metrics())
-        before = int(server.info("memory")["used_memory"])
-        for start in range(0, count, 500):
-            cache.put([(f"{number:064x}", entry) for number in range(start, start + 500)])
-        each = (int(server.info("memory")["used_memory"]) - before) / count
+        with closing(RedisCache(settings, small_bundle(tmp_path / "bundle"), Metrics())) as cache:
+            before = int(server.info("memory")["used_memory"])
+            for start in range(0, count, 500):
+                cache.put([(f"{number:064x}", entry) for number in range(start, start + 500)])
+            each = (int(server.info("memory")["used_memory"]) - before) / count
         assert server.dbsize() == count
     assert Embedding(dimension, views).entry_bytes() == pytest.approx(each, rel=0.1)
 
