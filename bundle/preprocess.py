@@ -52,7 +52,7 @@ _MAGIC: Final = {
     "GIF": (0, (b"GIF87a", b"GIF89a")),
     "AVIF": (4, (b"ftypavif", b"ftypavis")),
 }
-"""By format: the offset of its magic bytes, and the magic bytes themselves."""
+"""Format -> the offset of its magic bytes, and the magic bytes."""
 
 Views = npt.NDArray[np.uint8]
 """``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small."""

@@ -41,12 +41,12 @@ class Manifest:
 
     @property
     def kind(self) -> str:
-        """As in ``kind``."""
+        """The value of ``kind``."""
         return str(self.body.get("kind", "?"))
 
     @property
     def name(self) -> str:
-        """As in ``metadata.name``."""
+        """The value of ``metadata.name``."""
         return str(self.get("metadata.name", "?"))
 
     def get(self, path: str, default: Any = None) -> Any:

@@ -80,7 +80,7 @@ def _own(overlay: Overlay, pods: PodTemplate) -> Iterator[Problem]:
 
 
 def _label_selectors(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Of the rules that spread pods: those that mean the workload's own."""
+    """The label selectors of the rules that spread the pods of this workload."""
     for constraint in spec.get("topologySpreadConstraints", ()):
         yield "topologySpreadConstraints", at(constraint, "labelSelector.matchLabels", {})
     for term in at(spec, "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution", ()):

@@ -180,7 +180,7 @@ def page(uid: str, title: str, meaning: str, rows: Sequence[Row]) -> Dashboard:
 
 
 def encoded(built: Dashboard) -> str:
-    """As it is committed and provisioned."""
+    """The dashboard as JSON, as it is committed and provisioned."""
     return JSONEncoder(sort_keys=True, indent=2).encode(built) + "\n"
 
 

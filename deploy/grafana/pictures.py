@@ -97,7 +97,7 @@ def main(
     """Run a worker under load and draw its dashboards; `make demo` has made bundle and images."""
     paths = sorted(path for path in images.rglob("*") if path.is_file())
     if not paths or not bundle.is_dir():
-        sys.exit("no bundle, or no images: make demo makes both, or say --bundle and --images")
+        sys.exit("no bundle, or no images: make demo makes both, or pass --bundle and --images")
     try:
         with ExitStack() as running, tempfile.TemporaryDirectory() as folder:
             draw_all(*load(running, Path(folder), bundle, paths), out)

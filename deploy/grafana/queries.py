@@ -20,13 +20,13 @@ def rate(name: str, labels: str = "", *, by: str = "") -> str:
 
 
 def quantile(share: float, histogram: str, labels: str = "", *, by: str = "") -> str:
-    """Of the observations since the last point of the graph."""
+    """The quantile of the observations since the last point of the graph."""
     kept = f"le, {by}" if by else "le"
     return f"histogram_quantile({share:g}, {rate(f'{histogram}_bucket', labels, by=kept)})"
 
 
 def mean(histogram: str, labels: str = "", *, by: str = "") -> str:
-    """Of the observations since the last point of the graph."""
+    """The mean of the observations since the last point of the graph."""
     return f"{rate(f'{histogram}_sum', labels, by=by)} / {rate(f'{histogram}_count', labels, by=by)}"
 
 

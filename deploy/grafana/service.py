@@ -36,7 +36,7 @@ _NOW = (
 _RATE = (
     graph(
         "Answers",
-        "Verdicts, dead letters, and events put off for later.",
+        "Verdicts, dead letters, and deferred events.",
         "cps",
         Query(rate("genprint_events_total", by="outcome"), "{{outcome}}"),
         stacked=True,
@@ -67,7 +67,7 @@ _ERRORS = (
     ),
     graph(
         "Deferrals by reason",
-        "Events put off: their source is slow or away, or their tenant is over its share.",
+        "Deferred events: their source is slow or away, or their tenant is over its share.",
         "cps",
         Query(rate("genprint_deferrals_total", by="reason"), "{{reason}}"),
         stacked=True,

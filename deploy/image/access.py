@@ -29,7 +29,7 @@ class DebianAccess:
     """The archive as apt on this machine knows it."""
 
     mirror: str | None
-    """Of the release itself; None if apt has other sources, and debootstrap's own default may do."""
+    """The mirror of the release itself; None if apt has other sources, and debootstrap's own default may do."""
     sources: str
     """sources.list for the same release with its updates; empty likewise."""
     settings: str
@@ -89,7 +89,7 @@ def pip_access() -> PipAccess:
 
 
 def read_pip_settings(listed: str) -> PipAccess:
-    """The same, of what ``pip config list`` prints."""
+    """Parse what ``pip config list`` prints."""
     found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
     for line in listed.splitlines():
         name, _, value = line.partition("=")

@@ -37,11 +37,11 @@ class Built:
     """An image and what was found in it."""
 
     image: str
-    """Its name, which the next build takes over."""
+    """The image's name; the next build gives it to its own image."""
     image_id: str
-    """Names this very image."""
+    """The digest of the image."""
     size_bytes: int
-    """Of all files; layers compress to less."""
+    """Size of all files; compressed layers are smaller."""
     sbom: Path
     components: int
     """Packages that the SBOM lists."""
@@ -113,7 +113,7 @@ def build_worker(*, fresh: bool) -> str:
 
 
 def lend_access(folder: Path) -> Iterator[str]:
-    """Options of ``buildah bud``: how to reach Debian and the Python index, in files in ``folder`` (ours alone)."""
+    """Options of ``buildah bud``: how to reach Debian and the Python index, in private files in ``folder``."""
     debian, pip = debian_access(RELEASE), pip_access()
     lent = {
         "/etc/apt/sources.list": (folder / "sources.list", debian.sources),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PROFILE = Path("/usr/share/containers/seccomp.json")
-"""Of the Debian package golang-github-containers-common, which buildah brings along."""
+"""A file of the Debian package golang-github-containers-common, which buildah brings along."""
 
 _MACHINES = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "aarch64": ("arm64", "SCMP_ARCH_AARCH64")}
 """What the kernel calls a machine, and what the profile does."""

@@ -34,7 +34,7 @@ class KafkaSecurity:
     """Without an entry in the access control lists nobody but `User:ANONYMOUS` and `User:admin` may do anything."""
 
     listeners: Mapping[str, SecureListener]
-    """By a name in capital letters."""
+    """Listeners by name; names are in capital letters."""
     users: Mapping[str, str]
     """Passwords of SCRAM users. They are given to Kafka's tool on its command line, where this machine can see them."""
 

@@ -35,7 +35,7 @@ class ServerProcess:
         is_ready: One quick probe (it sets its own time-out). False and `OSError` mean *not yet*.
         start_timeout_s: From start to the first successful probe.
         stop_timeout_s: From SIGTERM to SIGKILL.
-        env: The whole environment; None inherits ours.
+        env: The whole environment; None inherits that of this process.
     """
 
     def __init__(

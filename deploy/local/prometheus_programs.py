@@ -28,7 +28,7 @@ class Programs:
 
     @classmethod
     def below(cls, folder: Path) -> Self:
-        """As Debian's package has them."""
+        """The programs where Debian's package puts them."""
         return cls(folder / "usr" / "bin" / "prometheus", folder / "usr" / "bin" / "promtool")
 
 

@@ -39,9 +39,9 @@ def local_worker(
 
 
 def worker_environment(broker: EmbeddedBroker, valkey: Valkey) -> dict[str, str]:
-    """For any of the worker's commands: ours, without settings that the user may have exported."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GENPRINT_")}
-    return ours | {
+    """The environment of a worker's command: this process's own, without settings that the user may have exported."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GENPRINT_")}
+    return inherited | {
         "PYTHONPATH": str(ROOT),
         "GENPRINT_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
         # The embedded broker shows aborted transactions to everybody, so there is no exactly-once on it, and it takes

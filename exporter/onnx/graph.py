@@ -31,7 +31,7 @@ def export_graph(detector: nn.Module, preprocessing: Preprocessing, *, name: str
     size = preprocessing.size
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings():
-        # torch's own decompositions warn about torch's own deprecations; nothing there is ours to change.
+        # torch's own decompositions warn about torch's own deprecations; nothing there can be changed from here.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(

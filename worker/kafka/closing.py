@@ -119,7 +119,7 @@ class _Client(KafkaNetClient):  # type: ignore[misc]
         if node_id is not None:
             super().close(node_id)
             return
-        self._loop.stop()  # its thread, if it has one, uses the connections; without it the rest runs on ours
+        self._loop.stop()  # its thread, if it has one, uses the connections; without it the rest runs on this thread
         try:
             super().close()
         finally:

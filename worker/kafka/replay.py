@@ -29,7 +29,7 @@ _CHECK_EVERY_S = 0.5
 _TIMEOUT_MS = 2_000
 
 OffsetRanges = Mapping[Partition, tuple[int, int]]
-"""By partition of the run: the first offset, and the one after the last."""
+"""Partition -> its first offset in the run, and the one after its last."""
 
 
 class ReplayBroker(KafkaBroker):

@@ -119,7 +119,7 @@ def declared_topics(settings: Settings, found: Mapping[str, Topic] | None = None
 
 
 def worker_operations(kafka: KafkaSettings) -> Mapping[str, frozenset[str]]:
-    """By topic, the operations that a worker must be allowed."""
+    """Topic -> the operations that a worker must be allowed."""
     rights = _role("worker", kafka, "")
     return {name: frozenset(does.split()) - {"DESCRIBE_CONFIGS"} for kind, name, _, does in rights if kind == "topic"}
 

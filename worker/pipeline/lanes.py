@@ -35,7 +35,7 @@ class InFlight:
     tenant: str | None = None
     """The tenant whose slot it takes; None if it takes none."""
     dropped: bool = False
-    """Set once, when its partition is taken away; a stage that misses it only does some work in vain."""
+    """Set once, when its partition is taken away; a stage that misses it does some work that is thrown away."""
     answer: Message | None = None
     counter: Counter | None = None
     """The counter to increase when the answer is published; dropped events are not counted."""
