@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bundle.manifest import Label
 from bundle.templates import TemplateLibrary
-from trainer.arrays import Floats, Images, Numbers
+from trainer.arrays import Floats, Numbers
 from trainer.choices import TemplateMethod
 from trainer.data.folder import ImageFolder, label_ids
 from trainer.errors import BadConfig
@@ -26,31 +25,27 @@ def default_template_method(checkpoint: Checkpoint, otherwise: TemplateMethod = 
 def templates_of(
     checkpoint: Checkpoint,
     folder: ImageFolder,
-    embeddings: Callable[[Images | ImageFolder], Floats],
+    embeddings: Callable[[ImageFolder], Floats],
     method: TemplateMethod,
     seed: int,
-    added: Sequence[Label] = (),
 ) -> TemplateLibrary:
     """One template for each label, without calibration distances.
 
     Args:
         checkpoint: a trained network, and its labels.
-        folder: images of these labels, and of the added ones.
-        embeddings: gives ``float32[n, D]`` of images; for the method ``own`` called with images of added labels alone.
+        folder: images of these labels.
+        embeddings: gives ``float32[N, D]`` of the folder's images; not called for the method ``own``.
         method: see ``TemplateMethod``.
         seed: draws the image of the method ``one``.
-        added: labels of generators that training did not know.
 
     Raises:
         BadConfig: see ``own_templates``.
         UnknownClass: the folder has a class that is no label.
     """
-    labels = (*checkpoint.labels, *added)
-    ids = label_ids(folder, labels)
+    ids = label_ids(folder, checkpoint.labels)
     if method == "own":
-        few = {label.name: folder.pixels(np.flatnonzero(ids == label.id)) for label in added}
-        return own_templates(checkpoint, {name: embeddings(images) for name, images in few.items()})
-    return make_templates(embeddings(folder), ids, tuple(label.name for label in labels), method, seed)
+        return own_templates(checkpoint)
+    return make_templates(embeddings(folder), ids, tuple(label.name for label in checkpoint.labels), method, seed)
 
 
 def own_templates(checkpoint: Checkpoint, new: Mapping[str, Floats] | None = None) -> TemplateLibrary:
