@@ -173,9 +173,7 @@ def read_recipe(name: str) -> Recipe:
     """
     path = RECIPES / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml" or not path.is_file():
-        raise BadConfig(
-            f"{name}: neither an experiment nor a TOML file; `genprint trainer reproduce --list` lists experiments"
-        )
+        raise BadConfig(f"{name}: no experiment of that name and no TOML file; see `genprint trainer reproduce --list`")
     scales = tomllib.loads((RECIPES / "scales.toml").read_text())
     try:
         values = tomllib.loads(path.read_text())

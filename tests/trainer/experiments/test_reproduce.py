@@ -126,7 +126,7 @@ def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["s9-table1", "--data", "."], "neither an experiment nor a TOML file"),
+        (["s9-table1", "--data", "."], "no experiment of that name"),
         (["s1-table1", "--scale", "mini"], "--data: scale 'mini' needs a corpus"),
         (["s1-table1", "--map", "PGGAN"], "--map PGGAN: expected NAME=FOLDER"),
         (["s3-table2", "--pretrained", "a.pth"], "--pretrained a.pth: expected NAME=FILE"),

@@ -125,7 +125,7 @@ def test_what_re_encoding_removes_is_not_said_to_follow_from_pictures(tmp_path: 
 
     for name, other in (("levels", png(0)), ("claims", claimed)):
         warning = inspect(save(tmp_path / name, {"fake": other, "real": png(6)})).warnings[0]
-        assert "`trainer reencode` makes containers alike: do that first" in warning
+        assert "`genprint trainer reencode` makes containers alike: do that first" in warning
     warning = inspect(save(tmp_path / "smooth", {"fake": smooth, "real": png(6)})).warnings[0]
     assert "file size alone reaches" in warning
     assert "state this baseline" in warning
@@ -134,7 +134,7 @@ def test_what_re_encoding_removes_is_not_said_to_follow_from_pictures(tmp_path: 
         noise(seed).resize((40, 40)).save(path)
 
     warning = inspect(save(tmp_path / "large", {"fake": large, "real": png(6)})).warnings[0]
-    assert "`trainer reencode --size` makes sides alike" in warning
+    assert "`genprint trainer reencode --size` makes sides alike" in warning
 
 
 def test_photographs_apart_from_many_generators(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_doubles_are_those_of_upright_pictures(tmp_path: Path) -> None:
     assert found.near.other_split == found.same_pixels.other_split
 
 
-def test_a_picture_with_two_labels_in_two_splits(tmp_path: Path) -> None:
+def test_an_image_with_two_labels_in_two_splits(tmp_path: Path) -> None:
     for split, label in (("train", "real"), ("test", "fake")):
         save(tmp_path / split, {label: lambda seed, path: noise(seed).save(path)}, images=3)
-    assert "equal pixels in different classes, in whatever split: 6 images" in inspect(tmp_path).warnings
+    assert "equal pixels in different classes, in any split: 6 images" in inspect(tmp_path).warnings
 
 
 def test_names_are_no_markup_and_need_not_be_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
