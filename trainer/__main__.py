@@ -256,7 +256,7 @@ def inspect_command(
 def simulate_command(
     data: Annotated[Path, typer.Argument(help="A folder, a list (CSV, JSON) or a shard; only real images are read.")],
     out: Annotated[Path, typer.Argument(help="The folder to write: `real` beside folders of fakes.")],
-    kind: Annotated[simulation.Kind, typer.Option(help="autogan, or dip (deep image prior).")],
+    kind: Annotated[simulation.SimulatorKind, typer.Option(help="autogan, or dip (deep image prior).")],
     real: Annotated[list[str] | None, typer.Option(help="Class of photographs; may be repeated.")] = None,
     size: Annotated[int, typer.Option(help="Side of the centre taken of each image, in pixels.")] = 256,
     images: Annotated[int | None, typer.Option(help="Real images to take, drawn; default all.")] = None,
