@@ -1,25 +1,25 @@
-"""What can be wrong before or while a model is trained; the command line prints it as one line and exits with 2.
+"""Errors before or while a model is trained; the command line prints them as one line and exits with 2.
 
 ::
 
     TrainerError
-    ├── BadConfig               a recipe or option names an unknown key or a value that cannot be
+    ├── BadConfig               a recipe or option names an unknown key or an invalid value
     ├── OutputExists            something is already where the result should go
     ├── OutputUnwritable        nothing can be written where the result should go
-    ├── FolderInUse             another process is writing where we would
+    ├── FolderInUse             another process writes to the same folder
     ├── DataError               the images cannot be used as they are
     │   ├── DataMissing         no such folder, or nothing in it
-    │   ├── DataMalformed       a list or a shard is not as it should be
-    │   ├── SplitUnknown        a set has several splits and none, or another, was named
+    │   ├── DataMalformed       a list or a shard violates its layout
+    │   ├── SplitUnknown        a data set has several splits, and none or an unknown one is named
     │   ├── TooFewClasses       fewer than two classes, or photographs alone
-    │   ├── RealLabelMissing    no sub-folder is named as the photographs' one
-    │   ├── UnknownClass        a sub-folder the checkpoint was not trained on
+    │   ├── RealLabelMissing    no class has the name that photographs should have
+    │   ├── UnknownClass        the checkpoint has no label of that name
     │   ├── TooManyUnreadable   more broken images than the limit
-    │   ├── NotInCorpus         nothing in it stands for what an experiment needs
-    │   └── TooFewPhotographs   not enough to split, or to cut so many patches from
+    │   ├── NotInCorpus         the corpus lacks a generator that an experiment needs
+    │   └── TooFewPhotographs   too few to split, or to cut so many patches from
     └── CheckpointError
         ├── CheckpointMissing   no such file
-        └── CheckpointInvalid   a file, but no checkpoint of a version that we know
+        └── CheckpointInvalid   the file is no checkpoint, or of an unknown version, or lacks config keys
 """
 
 
@@ -52,11 +52,11 @@ class DataMissing(DataError):
 
 
 class DataMalformed(DataError):
-    """A list of images or a shard is not as its layout wants it."""
+    """A list of images or a shard violates its layout."""
 
 
 class SplitUnknown(DataError):
-    """There are several splits, and none, or another, was named."""
+    """There are several splits, and none or an unknown one is named."""
 
 
 class TooFewClasses(DataError):
@@ -76,11 +76,11 @@ class TooManyUnreadable(DataError):
 
 
 class NotInCorpus(DataError):
-    """An experiment needs a generator that the corpus has not; the message says how to name a stand-in."""
+    """An experiment needs a generator that the corpus lacks; the message says how to name a stand-in."""
 
 
 class TooFewPhotographs(DataError):
-    """There are not enough to split in three, or to cut so many patches from."""
+    """There are too few photographs to split in three, or to cut so many patches from."""
 
 
 class CheckpointError(TrainerError):
@@ -92,4 +92,4 @@ class CheckpointMissing(CheckpointError):
 
 
 class CheckpointInvalid(CheckpointError):
-    """The file is no checkpoint, or one of an unknown version."""
+    """The file is no checkpoint, or of an unknown version, or its config lacks keys."""

@@ -1,7 +1,7 @@
-"""What training images go through, beside what the dataset's preprocessing does to all images.
+"""Augmentation of training images, after the preprocessing that all images go through.
 
-Always from whole grey levels to whole grey levels, as in a file: a network is served ``uint8``. Draws of whole batches
-come from torch's global generator, those of single images from a NumPy generator that belongs to image and epoch.
+Augmentations take and give whole grey levels, as in a file: a network is served ``uint8``. Draws for whole batches come
+from torch's global generator, those for single images from a NumPy generator that belongs to image and epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from trainer.data.transforms import coded, draws_of
 Coder = Literal["opencv", "pillow"]
 CODERS: tuple[Coder, ...] = ("opencv", "pillow")
 _KERNELS = (Image.Resampling.BICUBIC, Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
-"""Bicubic twice: it is what most software takes."""
+"""Bicubic stands twice, as most software takes it."""
 _PALETTES = (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE, Image.Quantize.FASTOCTREE)
 
 
@@ -96,13 +96,13 @@ def blur_jpeg_crop(
 
 
 def degradation(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
-    """What happens to images on the web: made smaller and back, blurred, coded as JPEG, reduced to a palette as in GIF.
+    """Degrade images as on the web: make them smaller and back, blur, code as JPEG, reduce to a palette as in GIF.
 
-    One of them at least, by chance. Noise, enlarging and WebP are not among them, so that robustness to what was never
-    seen can be measured; what a palette's dithering adds is the nearest to noise.
+    A degraded image has one of these at least, by chance. Noise, enlarging and WebP are not among them, so that
+    robustness to unseen post-processing can be measured; a palette's dithering is the nearest to noise.
 
     Args:
-        clean: share of images that stay as they are.
+        clean: share of images that stay pristine.
     """
 
     def augment(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -125,12 +125,12 @@ def degradation(clean: float) -> Callable[[Pixels, np.random.Generator], Pixels]
 
 
 def degraded_copy(image: Pixels, number: int = 0) -> Pixels:
-    """A copy of ``uint8[H, W, 3]`` by ``degradation``; the same image always has the same one of each number."""
+    """Degraded copy of ``uint8[H, W, 3]``; each ``number`` gives one of its own, always the same for the same image."""
     return degradation(0)(image, draws_of(image).spawn(number + 1)[number])
 
 
 def _smaller_and_back(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """To 0.6 to 0.95 of the size and back, by a kernel each way."""
+    """Resize to 0.6 to 0.95 of the size and back, by a kernel drawn for each way."""
     factor = rng.uniform(0.6, 0.95)
     height, width = image.shape[:2]
     size = round(width * factor), round(height * factor)
@@ -139,7 +139,7 @@ def _smaller_and_back(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _jpeg_anywhere(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """JPEG of quality 40 to 96, mostly 4:2:0; for three in ten images its grid does not begin at the corner."""
+    """Code as JPEG of quality 40 to 96, mostly 4:2:0; for three in ten images its grid is shifted from the corner."""
     quality, sampling = int(rng.integers(40, 97)), ("4:2:0", "4:2:0", "4:2:0", "4:4:4", "4:2:2")[rng.integers(5)]
     height, width = image.shape[:2]
     y, x = rng.integers(0, 8, 2) if rng.random() < 0.3 else (0, 0)
@@ -149,7 +149,7 @@ def _jpeg_anywhere(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _in_palette(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """To 16 to 256 colours of its own; seven in ten images are dithered (Floyd and Steinberg)."""
+    """Reduce to a palette of 16 to 256 colours; seven in ten images are dithered (Floyd and Steinberg)."""
     whole = Image.fromarray(image)
     indexed = whole.quantize(int(2 ** rng.uniform(4, 8)), _PALETTES[rng.integers(len(_PALETTES))])
     if rng.random() < 0.7:
@@ -158,9 +158,9 @@ def _in_palette(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def blur_image(image: Pixels, sigma: float) -> Pixels:
-    """Gaussian blur, cut off at four deviations with the border repeated in reverse, as SciPy's is.
+    """Blur by a Gaussian, cut off at four deviations with the border repeated in reverse, as SciPy's is.
 
-    The authors' code lets SciPy round each pass down, which darkens what it blurs by a grey level; we round.
+    The authors' code lets SciPy round each pass down, which darkens images by a grey level; here values are rounded.
     """
     side = 2 * int(4 * sigma + 0.5) + 1
     if side == 1:
@@ -169,7 +169,7 @@ def blur_image(image: Pixels, sigma: float) -> Pixels:
 
 
 def jpeg_image(image: Pixels, quality: int, coder: Coder) -> Pixels:
-    """To JPEG and back."""
+    """Code as JPEG and decode."""
     if coder == "opencv":
         # OpenCV takes B, G, R.
         _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])

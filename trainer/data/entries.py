@@ -1,17 +1,17 @@
-"""One image of a data set: its name, where its bytes lie, its class and split; and which files may be images."""
+"""Entries of a data set: name, location, class and split of an image; and which files may be images."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
 REAL: Final = "real"
-"""What photographs are called where a layout has a word of its own for them, and in training folders."""
+"""Class of photographs, in training folders and in layouts that have a word of their own for them."""
 SPLITS: Final = {name: name for name in ("train", "val", "calib", "test")} | {"valid": "val", "validation": "val"}
 IMAGES: Final = frozenset(
     "apng avif bmp dib gif heic heif jfif jp2 jpe "  # noqa: SIM905  easier to read without quotes
     "jpeg jpg jxl mpo png tif tiff webp".split()
 )
-"""Also those that we do not decode: reading says so."""
+"""Suffixes of images, also of formats that cannot be decoded: reading them is an error."""
 ARCHIVES: Final = frozenset({"7z", "bz2", "gz", "rar", "tgz", "xz", "zip", "zst"})
 _NO_IMAGES: Final = ARCHIVES | frozenset(
     "caption cls csv db html ini json jsonl log md npy npz parquet pdf pkl pt pth "  # noqa: SIM905  likewise
@@ -21,15 +21,15 @@ _NO_IMAGES: Final = ARCHIVES | frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where an image's bytes lie: a file, or a stretch of a shard."""
+    """Location of an image's bytes: a file, or a stretch of a shard."""
 
     file: Path
     start: int = 0
     length: int | None = None
-    """Bytes; None for all."""
+    """Number of bytes; None for all."""
 
     def read(self) -> bytes:
-        """The encoded image.
+        """Read the encoded image.
 
         Raises:
             OSError: the file cannot be read.
@@ -44,19 +44,19 @@ class Entry:
     """One image of a data set."""
 
     path: Path
-    """Its name: relative to the data set's folder, where that is possible; ``SHARD/MEMBER`` in a shard."""
+    """Name of the image: relative to the data set's folder, where that is possible; ``SHARD/MEMBER`` in a shard."""
     extent: Extent
     label: str
     split: str | None = None
     """``train``, ``val``, ``calib`` or ``test``."""
     generator: str | None = None
-    """Whose image, or whose counterpart, where the layout says so."""
+    """Generator of the image, or of the images that it is compared with, where the layout gives one."""
     category: str = ""
-    """What it shows, where the layout says so."""
+    """Content of the image, where the layout gives it."""
 
 
 def is_image(path: PurePath) -> bool:
-    """By its suffix."""
+    """Whether its suffix is that of an image."""
     return suffix(path) in IMAGES
 
 
@@ -66,10 +66,10 @@ def may_be_image(path: PurePath) -> bool:
 
 
 def suffix(path: PurePath) -> str:
-    """Lower-case, without its dot."""
+    """Suffix in lower case, without its dot."""
     return path.suffix.lower().lstrip(".")
 
 
 def is_label(value: object) -> bool:
-    """Whether a list or a shard may call a class so."""
+    """Whether a list or a shard may give this as a class."""
     return isinstance(value, str | int | float) and value != ""

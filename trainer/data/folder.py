@@ -1,6 +1,6 @@
 """A data set as fixed-size ``uint8`` views, whatever its layout on disk.
 
-Only ``bundle.preprocess`` decodes, so the network learns from the very pixels it will be served.
+Only ``bundle.preprocess`` decodes, so the network learns from the very pixels that it will be served.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ WHERE_TOO_SMALL: Final = (
     "the worker answers such images 'unsure'; enlarge copies back to the size that they had, or train with a smaller "
     "--size or with --fit resize"
 )
-"""What to do about images on which the preprocessing has no opinion."""
+"""Advice on images that are too small for the preprocessing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A file that is no image we take, and why."""
+class UnreadableImage:
+    """A file that cannot be decoded, and why."""
 
     path: Path
     reason: str
@@ -51,12 +51,12 @@ class ImageFolder:
         root: the folder that paths are relative to.
         classes: names, sorted.
         paths: N names, relative to ``root``.
-        extents: N places of the bytes.
+        extents: N locations of the images' bytes.
         labels: ``int64[N]``, index into ``classes``.
         fingerprint: sha256 (hex) over class names and, for every image that was used, relative path, class and the
             sha256 of its bytes.
-        unreadable: images that were left out because they are broken.
-        too_small: images that were left out because the preprocessing has no opinion on them.
+        unreadable: images that were skipped because they are broken.
+        too_small: images that were skipped because they are too small for the preprocessing.
     """
 
     root: Path
@@ -66,7 +66,7 @@ class ImageFolder:
     extents: tuple[Extent, ...]
     labels: npt.NDArray[np.int64]
     fingerprint: str
-    unreadable: tuple[Unreadable, ...]
+    unreadable: tuple[UnreadableImage, ...]
     too_small: tuple[Path, ...]
     cached: Images | None
 
@@ -87,19 +87,19 @@ class ImageFolder:
 
         Args:
             root: the folder, list or shard.
-            preprocessing: one view an image (its first is taken where there are more).
-            layout: how it is laid out; None to recognise it.
-            split: which images, where they are in splits.
-            least: so many classes.
-            max_unreadable: broken images that are skipped before it is an error.
-            cache_mib: all views are kept in memory, or none.
+            preprocessing: makes one view an image (its first is taken where there are more).
+            layout: how the data set is laid out; None recognises it.
+            split: the split to read, where images are in splits.
+            least: fewest classes that are no error.
+            max_unreadable: most broken images that are skipped before it is an error.
+            cache_mib: MiB of memory for views; all are kept, or none.
             progress: called with the number of images read and their total.
 
         Raises:
-            DataMissing: nothing there, or a class without an image that can be used.
+            DataMissing: there is nothing, or a class without an image that can be used.
             DataMalformed, SplitUnknown: see ``layouts.list_images``.
-            TooFewClasses: fewer than ``least``.
-            TooManyUnreadable: names the first of them.
+            TooFewClasses: there are fewer than ``least``.
+            TooManyUnreadable: names the first broken images.
         """
         listing = list_images(root, layout)
         entries = listing.of(split)
@@ -113,11 +113,11 @@ class ImageFolder:
         )
         kept: list[Entry] = []
         digests: list[str] = []
-        unreadable: list[Unreadable] = []
+        unreadable: list[UnreadableImage] = []
         too_small: list[Path] = []
         reads = read_each([(e.path, e.extent) for e in entries], lambda extent: _read(extent, preprocessing))
         for number, (entry, read) in enumerate(zip(entries, reads, strict=True), 1):
-            if isinstance(read, Unreadable):
+            if isinstance(read, UnreadableImage):
                 unreadable.append(read)
                 if len(unreadable) > max_unreadable:
                     listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in unreadable[:5])
@@ -155,18 +155,18 @@ class ImageFolder:
         return len(self.paths)
 
     def pixels(self, indices: Sequence[int] | npt.NDArray[np.int64] | slice) -> Images:
-        """Views of some images, from the cache or decoded anew: ``uint8[n, size, size, 3]``."""
+        """Views of some images, from the cache or decoded: ``uint8[n, size, size, 3]``."""
         if self.cached is not None:
             return self.cached[indices]
         chosen = np.arange(len(self))[indices]
         return np.stack([_read(self.extents[index], self.preprocessing).views[0] for index in chosen])
 
     def encoded(self, index: int) -> bytes:
-        """An image as it is stored, for those who judge files and not pixels."""
+        """Bytes of an image as they are stored, for analyses of files."""
         return self.extents[index].read()
 
     def counts(self) -> tuple[int, ...]:
-        """Images a class."""
+        """Number of images of each class."""
         return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
 
     def among(self, names: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -176,8 +176,8 @@ class ImageFolder:
     def shuffled(self, rng: np.random.Generator, buffer: int = 8192) -> npt.NDArray[np.int64]:
         """All indices in a random order, ``int64[N]``.
 
-        Of shards that are not cached, it is one in which they are read from front to back, as disks like it: the
-        shards in random order, and of their images always one of the next ``buffer``, each as likely.
+        Shards that are not cached are read from front to back, as suits disks: the shards come in random order, and
+        each image is drawn from the next ``buffer``, all as likely.
         """
         starts = [i for i in range(len(self)) if i == 0 or self.extents[i].file != self.extents[i - 1].file]
         if self.cached is not None or all(extent.length is None for extent in self.extents):
@@ -185,15 +185,15 @@ class ImageFolder:
         shards = np.split(np.arange(len(self)), starts[1:])
         stream = np.concatenate([shards[number] for number in rng.permutation(len(shards))])
         waiting, order = stream[:buffer].copy(), np.empty_like(stream)
-        for place, following in enumerate(stream[buffer:]):
+        for position, following in enumerate(stream[buffer:]):
             slot = rng.integers(len(waiting))
-            order[place], waiting[slot] = waiting[slot], following
+            order[position], waiting[slot] = waiting[slot], following
         order[len(stream) - len(waiting) :] = rng.permutation(waiting)
         return order
 
 
 def make_labels(folder: ImageFolder, real: Sequence[str]) -> tuple[Label, ...]:
-    """The labels a network will learn, in the order of its outputs.
+    """Labels that a network will learn, in the order of its outputs.
 
     Raises:
         RealLabelMissing: a name in ``real`` is no class of the folder.
@@ -205,7 +205,7 @@ def make_labels(folder: ImageFolder, real: Sequence[str]) -> tuple[Label, ...]:
             f"{folder.root}: no sub-folder {missing[0]!r} with the photographs, found {found}; name it with --real"
         )
     if set(real) == set(folder.classes):
-        raise TooFewClasses(f"{folder.root}: all sub-folders ({found}) are said to hold photographs; none is generated")
+        raise TooFewClasses(f"{folder.root}: all classes ({found}) are named as photographs; none is generated")
     return tuple(
         Label(id=index, name=name, kind="real" if name in real else "generator")
         for index, name in enumerate(folder.classes)
@@ -213,15 +213,15 @@ def make_labels(folder: ImageFolder, real: Sequence[str]) -> tuple[Label, ...]:
 
 
 def label_ids(folder: ImageFolder, labels: Sequence[Label]) -> npt.NDArray[np.int64]:
-    """The folder's labels in the numbering of a checkpoint: ``int64[N]``.
+    """Label ids of the images in a checkpoint's numbering: ``int64[N]``.
 
     Raises:
-        UnknownClass: the folder has a class that the checkpoint has not.
+        UnknownClass: the folder has a class that the checkpoint does not know.
     """
-    number = {label.name: label.id for label in labels}
-    if unknown := [name for name in folder.classes if name not in number]:
-        raise UnknownClass(f"{folder.root}: the checkpoint has no class {unknown[0]!r}, only {', '.join(number)}")
-    return np.array([number[name] for name in folder.classes], np.int64)[folder.labels]
+    id_of = {label.name: label.id for label in labels}
+    if unknown := [name for name in folder.classes if name not in id_of]:
+        raise UnknownClass(f"{folder.root}: the checkpoint has no class {unknown[0]!r}, only {', '.join(id_of)}")
+    return np.array([id_of[name] for name in folder.classes], np.int64)[folder.labels]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,18 +230,18 @@ class _Read:
     sha256: str
 
 
-def read_each(images: Sequence[tuple[Path, Extent]], read: Callable[[Extent], R]) -> Iterator[R | Unreadable]:
-    """What ``read`` makes of each image, by name and place, or why it cannot be read; in order.
+def read_each(images: Sequence[tuple[Path, Extent]], read: Callable[[Extent], R]) -> Iterator[R | UnreadableImage]:
+    """Apply ``read`` to each image, given by name and location; yields its result or why it cannot be read, in order.
 
     Decoding and coding release the GIL, so threads do it. Few are in flight at a time: decoded images are large.
     """
 
-    def attempt(image: tuple[Path, Extent]) -> R | Unreadable:
+    def attempt(image: tuple[Path, Extent]) -> R | UnreadableImage:
         name, extent = image
         try:
             return read(extent)
         except (ImageError, OSError) as error:
-            return Unreadable(name, str(error))
+            return UnreadableImage(name, str(error))
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), 64):

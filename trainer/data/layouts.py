@@ -1,4 +1,4 @@
-"""How a data set is laid out on disk: which images it has, and what each one's class and split are.
+"""Layouts of data sets on disk: the images of a data set, and the class and split of each.
 
 Nothing is decoded here. The layouts, and how each is recognised:
 
@@ -16,8 +16,8 @@ Nothing is decoded here. The layouts, and how each is recognised:
 In ForenSynths and GenImage all photographs are one class, ``real``, and each generator's images are one that is named
 for it (``fake`` where there is no such folder). Their splits may stand first or last above the folders of the pair.
 
-What fits two layouts is an error that names the files in doubt, never a guess. What is known by its suffix to be no
-image (captions, tables) is ignored; any other file in a class folder counts as one.
+Data that fit two layouts are an error that names the files in doubt, never a guess. Files whose suffix is known to be
+of something else (captions, tables) are ignored; any other file in a class folder counts as an image.
 """
 
 import csv
@@ -39,18 +39,18 @@ _PAIRS: Final[dict[Literal["forensynths", "genimage"], tuple[str, str]]] = {
     "forensynths": ("0_real", "1_fake"),
     "genimage": ("nature", "ai"),
 }
-"""The folders of real and of generated images."""
+"""Names of the folders of real and of generated images."""
 _LISTS: Final = ("csv", "json", "jsonl")
 _LSUN: Final = frozenset(
     "airplane bicycle bird boat bottle bus car cat chair cow diningtable "  # noqa: SIM905  easier to read without quotes
     "dog horse motorbike person pottedplant sheep sofa train tvmonitor".split()
 )
-"""What ForenSynths' training images show: their folders stand where its test images have the generator's."""
+"""Contents of ForenSynths' training images: their folders stand where its test images have the generator's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """All images of a data set, in an order that is the same on every machine."""
+    """Images of a data set, in an order that is the same on every machine."""
 
     root: Path
     """The folder that paths are relative to."""
@@ -59,15 +59,15 @@ class Listing:
 
     @property
     def splits(self) -> tuple[str | None, ...]:
-        """Those that there are, in their usual order; None for images outside of any."""
+        """Splits that have images, in their usual order; None for images outside of any."""
         found = {entry.split for entry in self.entries}
         return tuple(split for split in (None, *dict.fromkeys(SPLITS.values())) if split in found)
 
     def of(self, split: str | None) -> tuple[Entry, ...]:
-        """The images of one split; None where there is only one.
+        """Images of one split; None where there is only one.
 
         Raises:
-            SplitUnknown: there is no such split, or several and none was named.
+            SplitUnknown: there is no such split, or there are several and none is named.
         """
         if split is None and len(self.splits) <= 1:
             return self.entries
@@ -79,10 +79,10 @@ class Listing:
         return chosen
 
     def check_real(self, names: Iterable[str]) -> None:
-        """That these, which are said to be photographs' labels, are labels; the usual one need not be.
+        """Check that the classes that are named as photographs exist; ``real``, the default, need not.
 
         Raises:
-            RealLabelMissing: one is not.
+            RealLabelMissing: one does not exist.
         """
         labels = {entry.label for entry in self.entries}
         if unknown := [name for name in names if name != REAL and name not in labels]:
@@ -94,11 +94,11 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
 
     Args:
         root: its folder; or a list, or a single shard.
-        layout: how it is laid out; None to recognise it.
+        layout: how it is laid out; None recognises it.
 
     Raises:
-        DataMissing: nothing there.
-        DataMalformed: a list or a shard is not as it should be, the layout is another, or it might be two.
+        DataMissing: there are no images.
+        DataMalformed: a list or a shard violates its layout, the layout is another, or it might be two.
     """
     if root.is_file():
         return _some(root, _list_file(root, layout))
@@ -124,7 +124,7 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
 
 
 def walk(root: Path, here: Path = Path(), above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Files below a folder, relative to it, through links to folders; names that begin with a dot are ignored.
+    """List files below a folder, relative to it, through links to folders; names that begin with a dot are ignored.
 
     Args:
         root: the folder.
@@ -155,7 +155,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _some(root: Path, listing: Listing) -> Listing:
-    # Sub-folders without files are the business of whoever needs classes, and says so better.
+    # Sub-folders without files are reported where classes are counted, with a better message.
     if not listing.entries and listing.layout != "folders":
         raise DataMissing(f"{root}: no images of the layout {listing.layout!r}")
     return listing
@@ -179,7 +179,9 @@ def _list_file(file: Path, layout: Layout | None) -> Listing:
 
 
 def _recognise(root: Path, images: Sequence[Path], shards: Sequence[Path]) -> Layout:
-    """Files at the root say nothing where there are folders; a pair beside other classes is two classes more.
+    """Recognise a layout.
+
+    Files at the root are ignored where there are folders; a pair beside other classes is two more classes.
 
     Raises:
         DataMalformed: it may be two layouts, and the wrong one would mix classes or lose images.
@@ -192,17 +194,17 @@ def _recognise(root: Path, images: Sequence[Path], shards: Sequence[Path]) -> La
         if fake in found and not apart:
             return layout
         if real in found and not apart:
-            raise DataMalformed(f"{root}: has {real!r}, but no {fake!r}; say --layout {layout} or --layout folders")
+            raise DataMalformed(f"{root}: has {real!r}, but no {fake!r}; pass --layout {layout} or --layout folders")
         if found == {real, fake} and (shards or any(set(above) - SPLITS.keys() for above, _, _ in pairs)):
             raise _in_doubt(root, layout, apart[0])
-    if shards and (pictures := [path for path in images if is_image(path)]):
-        raise _in_doubt(root, "shards", pictures[0])
+    if shards and (loose := [path for path in images if is_image(path)]):
+        raise _in_doubt(root, "shards", loose[0])
     return "shards" if shards else "folders"
 
 
 def _in_doubt(root: Path, layout: Layout, odd: Path) -> DataMalformed:
     return DataMalformed(
-        f"{root}: seems to be of the layout {layout!r}, but {odd} is not; move it away, or say --layout {layout} to "
+        f"{root}: seems to be of the layout {layout!r}, but {odd} is not; move it away, or pass --layout {layout} to "
         "leave such files out, or --layout folders"
     )
 
@@ -214,9 +216,9 @@ def _by_folder(root: Path, images: Sequence[Path]) -> Iterator[Entry]:
         inside = [path for path in inside if len(path.parts) > 2 and path.parts[0] in SPLITS]
     full = {path.parts[: 1 + splits] for path in inside}
     for folder in sorted(root.glob("*/*" if splits else "*")):
-        place = folder.relative_to(root).parts
-        beside = splits and place[0] not in SPLITS
-        if folder.is_dir() and place not in full and not beside and not any(name.startswith(".") for name in place):
+        parts = folder.relative_to(root).parts
+        beside = splits and parts[0] not in SPLITS
+        if folder.is_dir() and parts not in full and not beside and not any(name.startswith(".") for name in parts):
             raise DataMissing(f"{folder}: no image in this class; fill it or remove the folder")
     if not inside:
         name = root.name or root.resolve().name  # Path(".") has none
@@ -233,7 +235,7 @@ def _are_splits(root: Path, inside: Sequence[Path]) -> bool:
     Raises:
         DataMalformed: they do, but other images lie beside them.
     """
-    # Files beside the class folders, a README for instance, say nothing.
+    # Files beside the class folders, a README for instance, are ignored.
     images = [path for path in inside if is_image(path)] or inside
     splits = {path.parts[0] for path in images if len(path.parts) > 2} & SPLITS.keys()
     apart = [path for path in images if len(path.parts) == 2 or path.parts[0] not in SPLITS]
@@ -267,7 +269,7 @@ def _by_kind(root: Path, images: Sequence[Path], layout: Literal["forensynths", 
 def _take_apart(
     path: Path, layout: Literal["forensynths", "genimage"], splits: frozenset[str]
 ) -> tuple[str | None, bool, tuple[str, ...], tuple[str, ...]]:
-    """Split, whether it is real, folders above (without the split's) and below the one that says so."""
+    """Split, whether the image is real, and folders above (without the split's) and below the one of the pair."""
     above, kind, below = _around_pair(path, layout)
     split = None
     if above and above[0] in splits:
@@ -280,14 +282,14 @@ def _take_apart(
 def _around_pair(
     path: Path, layout: Literal["forensynths", "genimage"]
 ) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
-    """Folders above, the one of the pair, folders below."""
+    """Folders above the one of the pair, that folder, and folders below it."""
     folders = path.parts[:-1]
     at = next(index for index, name in enumerate(folders) if name in _PAIRS[layout])
     return folders[:at], folders[at], folders[at + 1 :]
 
 
 def _splits_above(inside: Sequence[Path], layout: Literal["forensynths", "genimage"]) -> frozenset[str]:
-    """Names that stand for splits here: some ForenSynths images show trains, so ``train`` alone may be a category."""
+    """Names that are splits here: ForenSynths has images of trains, so ``train`` alone may be a category."""
     above = [_around_pair(path, layout)[0] for path in inside]
     found = [{*folders[:1], *folders[-1:]} & SPLITS.keys() for folders in above]
     sure = layout == "genimage" or all(found) or any(names - _LSUN for names in found)

@@ -1,7 +1,7 @@
-"""WebDataset's shards: tar files whose successive members make samples, an image and what is said of it.
+"""WebDataset's shards: tar files whose successive members make samples, an image and its metadata.
 
-A sample's class is its ``.cls``, a key of its ``.json`` (``label``, ``cls``, ``class``) or its folder, the first of
-them that is there; its split is a word in the shard's name (``train-0001.tar``, ``train/0001.tar``).
+A sample's class is its ``.cls``, a key of its ``.json`` (``label``, ``cls``, ``class``) or its folder: the first that
+exists; its split is a word in the shard's name (``train-0001.tar``, ``train/0001.tar``).
 """
 
 import json
@@ -17,7 +17,7 @@ from trainer.errors import DataMalformed
 
 
 def in_shards(root: Path, shards: Sequence[Path]) -> Iterator[Entry]:
-    """The images of these shards, named relative to ``root``, in their order; nothing is decoded.
+    """List the images of these shards, named relative to ``root``, in their order; nothing is decoded.
 
     Raises:
         DataMalformed: one is no plain tar file, or a sample in it has no label or several images.
@@ -31,7 +31,7 @@ def in_shards(root: Path, shards: Sequence[Path]) -> Iterator[Entry]:
 
 
 def _samples(root: Path, shard: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
-    """WebDataset's rule: successive members whose names are alike up to the first dot belong together."""
+    """List images by WebDataset's rule: successive members whose names agree up to the first dot are a sample."""
     split = next((SPLITS[word] for word in re.split(r"[-_./]", shard.as_posix()) if word in SPLITS), None)
     for key, members in groupby(_members(root / shard, tar), sample_key):
         parts = [(member_name(member)[len(key) + 1 :].lower(), member) for member in members]
@@ -45,18 +45,18 @@ def _samples(root: Path, shard: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
 
 
 def member_name(member: tarfile.TarInfo) -> str:
-    """Without ``./`` or ``/`` before it."""
+    """Name of a member without ``./`` or ``/`` before it."""
     return posixpath.normpath(member.name).lstrip("/")
 
 
 def sample_key(member: tarfile.TarInfo) -> str:
-    """What is alike in the names of a sample's members: folder, and name up to the first dot."""
+    """Common part of the names of a sample's members: folder, and name up to the first dot."""
     folder, slash, base = member_name(member).rpartition("/")
     return folder + slash + base.partition(".")[0]
 
 
 def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Files; names that begin with a dot are ignored."""
+    """Files of a shard; names that begin with a dot are ignored."""
     for member in tar:
         path = PurePosixPath(member_name(member))
         if any(name.startswith(".") for name in path.parts if name != ".."):
@@ -68,7 +68,7 @@ def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _only_image(shard: Path, key: str, parts: Sequence[tuple[str, tarfile.TarInfo]]) -> tarfile.TarInfo | None:
-    """The member that ends in an image's suffix alone; or else in it after others (``.mask.png``)."""
+    """Member that ends in an image's suffix alone, or else one that ends in it after others (``.mask.png``)."""
     images = [(end, member) for end, member in parts if end.rpartition(".")[2] in IMAGES]
     chosen = [member for end, member in images if end in IMAGES] or [member for _, member in images]
     if len(chosen) > 1:
@@ -105,5 +105,5 @@ def _label(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
-    assert file is not None  # asked for regular files only
+    assert file is not None  # a regular file
     return file.read()

@@ -1,7 +1,7 @@
-"""What happens to images on their way: the copies that a detector is tested on, clean (track C) or not (track P).
+"""Transforms of test images, as images meet them on their way: none (track C) or post-processing (track P).
 
 Each transform is applied alike to all classes and keeps an image's size. Those *held out* must be in no training
-augmentation; those *beyond* are reported without a target, as little can survive them.
+augmentation; those *beyond* are reported without a target, as little survives them.
 """
 
 import hashlib
@@ -29,26 +29,26 @@ class Transform:
     apply: Callable[[Pixels], Pixels]
     track: Track = "post-processed"
     held_out: bool = False
-    """Kept out of training augmentation."""
+    """Whether it is kept out of training augmentation."""
 
 
 def clean(image: Pixels) -> Pixels:
-    """As stored."""
+    """Return the image as it is."""
     return image
 
 
 def jpeg(image: Pixels, quality: int) -> Pixels:
-    """Through Pillow's JPEG coder, with halved colour resolution (4:2:0)."""
+    """Code and decode by Pillow's JPEG coder, with halved colour resolution (4:2:0)."""
     return coded(image, "JPEG", quality=quality, subsampling="4:2:0")
 
 
 def webp(image: Pixels, quality: int) -> Pixels:
-    """Through Pillow's lossy WebP coder."""
+    """Code and decode by Pillow's lossy WebP coder."""
     return coded(image, "WEBP", quality=quality)
 
 
 def resize_and_back(image: Pixels, factor: float) -> Pixels:
-    """To ``factor`` times the size and back, by Pillow's bicubic kernel, which is widened where it shrinks."""
+    """Resize to ``factor`` times the size and back, by Pillow's bicubic kernel, which is widened where it shrinks."""
     height, width = image.shape[:2]
     size = max(1, round(width * factor)), max(1, round(height * factor))
     small = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
@@ -56,7 +56,7 @@ def resize_and_back(image: Pixels, factor: float) -> Pixels:
 
 
 def blur(image: Pixels, sigma: float) -> Pixels:
-    """Gaussian of ``sigma`` pixels, cut off at four of them, mirrored at the border (Pillow's own is made of boxes).
+    """Blur by a Gaussian of ``sigma`` pixels, cut off at 4 sigma, mirrored at the border (Pillow's is made of boxes).
 
     >>> edge = np.repeat(np.array([[[0], [0], [100], [100]]], np.uint8), 3, axis=2)
     >>> blur(edge, 0.5)[0, :, 0].tolist()
@@ -66,12 +66,12 @@ def blur(image: Pixels, sigma: float) -> Pixels:
 
 
 def noise(image: Pixels, sigma: float) -> Pixels:
-    """Gaussian noise of ``sigma`` grey levels on every channel, seeded by the image itself."""
+    """Add Gaussian noise of ``sigma`` grey levels to every channel, seeded by the image itself."""
     return _rounded(image + draws_of(image).normal(0, sigma, image.shape))
 
 
 def resize_then_jpeg(image: Pixels, factor: float, quality: int) -> Pixels:
-    """``resize_and_back``, then ``jpeg``: the file that is passed on has the size of the original."""
+    """Apply ``resize_and_back``, then ``jpeg``: the file that is passed on has the size of the original."""
     return jpeg(resize_and_back(image, factor), quality)
 
 
@@ -90,7 +90,7 @@ POST_PROCESSED: Final[tuple[Transform, ...]] = (
     Transform("resize1.5", partial(resize_and_back, factor=1.5), held_out=True),
     Transform("webp60", partial(webp, quality=60), held_out=True),
 )
-"""Track P."""
+"""Transforms of track P."""
 
 BEYOND: Final[tuple[Transform, ...]] = (
     Transform("jpeg30", partial(jpeg, quality=30), "beyond"),
@@ -102,7 +102,7 @@ TRANSFORMS: Final = {transform.name: transform for transform in (CLEAN, *POST_PR
 
 
 def coded(image: Pixels, coder: str, **options: object) -> Pixels:
-    """Through one of Pillow's coders and back, in memory."""
+    """Code by one of Pillow's coders and decode, in memory."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, coder, **options)
     with Image.open(buffer) as opened:
@@ -110,7 +110,7 @@ def coded(image: Pixels, coder: str, **options: object) -> Pixels:
 
 
 def draws_of(image: Pixels) -> np.random.Generator:
-    """Random numbers that are always the same for the same image."""
+    """Random generator that is seeded by the image: the same image always gets the same numbers."""
     seed = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(seed, "big"))
 

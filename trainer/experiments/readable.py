@@ -10,7 +10,7 @@ from rich.progress import track
 
 from bundle.preprocess import decode
 from trainer.data.entries import Extent
-from trainer.data.folder import Unreadable, read_each
+from trainer.data.folder import UnreadableImage, read_each
 from trainer.errors import TooManyUnreadable
 from trainer.experiments.corpus import Corpus, CorpusImage
 from trainer.experiments.steps import Steps
@@ -68,8 +68,8 @@ def _read_all(images: Sequence[CorpusImage], console: Console) -> _Read:
         track(found, "reading", len(images), console=console, transient=True, disable=not console.is_terminal)
     )
     return _Read(
-        sides=tuple(0 if isinstance(answer, Unreadable) else answer for answer in answers),
-        broken=tuple(f"{answer.path}: {answer.reason}" for answer in answers if isinstance(answer, Unreadable)),
+        sides=tuple(0 if isinstance(answer, UnreadableImage) else answer for answer in answers),
+        broken=tuple(f"{answer.path}: {answer.reason}" for answer in answers if isinstance(answer, UnreadableImage)),
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bundle.preprocess import decode, pixels_digest
 from trainer.data.entries import Entry, Extent
-from trainer.data.folder import Unreadable, read_each
+from trainer.data.folder import UnreadableImage, read_each
 from trainer.data.layouts import Layout, list_images
 from trainer.errors import DataMissing
 from trainer.inspection.duplicates import NEAR, Duplicates, find_duplicates, perceptual_hash
@@ -118,10 +118,10 @@ def inspect(
     listed = [_printable(entry) for entry in listing.entries]
     entries: list[Entry] = []
     looked: list[_Looked] = []
-    unreadable: list[tuple[Entry, Unreadable]] = []
+    unreadable: list[tuple[Entry, UnreadableImage]] = []
     seen = read_each([(entry.path, entry.extent) for entry in listing.entries], _look_at)
     for number, (entry, found) in enumerate(zip(listed, seen, strict=True), 1):
-        if isinstance(found, Unreadable):
+        if isinstance(found, UnreadableImage):
             unreadable.append((entry, found))
         else:
             entries.append(entry)

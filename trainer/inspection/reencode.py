@@ -23,7 +23,7 @@ from bundle.preprocess import decode, decoder_version, make_views
 from bundle.store import whole_directory
 from trainer.choices import Fit, ImageFormat
 from trainer.data.entries import Entry, is_image
-from trainer.data.folder import Unreadable, read_each
+from trainer.data.folder import UnreadableImage, read_each
 from trainer.data.layouts import Layout, Listing, list_images
 from trainer.data.output import check_free
 from trainer.data.shards import sample_key
@@ -108,7 +108,7 @@ def reencode(
     names = _new_paths(listing, reencoding)
     written: list[Entry] = []
     too_small: list[str] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableImage] = []
     with whole_directory(out) as staging:
         results = (
             _write_shards(listing, staging, reencoding)
@@ -116,7 +116,7 @@ def reencode(
             else _write_files(listing, names, staging, reencoding)
         )
         for number, (entry, result) in enumerate(zip(listing.entries, results, strict=True), 1):
-            if isinstance(result, Unreadable):
+            if isinstance(result, UnreadableImage):
                 unreadable.append(result)
                 if len(unreadable) > max_unreadable:
                     first = "; ".join(f"{bad.path}: {bad.reason}" for bad in unreadable[:5])
@@ -204,13 +204,13 @@ def _new_names(names: Collection[str], reencoding: Reencoding, taken: Collection
     return new
 
 
-def _encoded(entries: Sequence[Entry], reencoding: Reencoding) -> Iterator[bytes | Unreadable | None]:
+def _encoded(entries: Sequence[Entry], reencoding: Reencoding) -> Iterator[bytes | UnreadableImage | None]:
     return read_each([(e.path, e.extent) for e in entries], lambda extent: encode(extent.read(), reencoding))
 
 
 def _write_files(
     listing: Listing, names: Mapping[Path, Path], staging: Path, reencoding: Reencoding
-) -> Iterator[bytes | Unreadable | None]:
+) -> Iterator[bytes | UnreadableImage | None]:
     for entry, data in zip(listing.entries, _encoded(listing.entries, reencoding), strict=True):
         if isinstance(data, bytes):
             file = staging / names[entry.path]
@@ -219,7 +219,7 @@ def _write_files(
         yield data
 
 
-def _write_shards(listing: Listing, staging: Path, reencoding: Reencoding) -> Iterator[bytes | Unreadable | None]:
+def _write_shards(listing: Listing, staging: Path, reencoding: Reencoding) -> Iterator[bytes | UnreadableImage | None]:
     """Write each shard from front to back; other members are copied, except other images of samples left out."""
     encoded = _encoded(listing.entries, reencoding)
     for shard, entries in groupby(listing.entries, lambda entry: entry.extent.file):

@@ -1,8 +1,8 @@
-"""General networks as detectors: what S1's Table II compares with, after Tariq et al.
+"""General networks as detectors, with which S1's Table II compares, after Tariq et al.
 
 Tariq, Lee, Kim, Shin, Woo: "Detecting Both Machine and Human Created Fake Face Images In the Wild", MPS 2018. Neither
 paper says how the heads of networks made for 224 to 331 px were fitted to 64 to 1024 px, nor whether weights came from
-ImageNet: we pool over all of the last map and start from random weights unless given others.
+ImageNet: here the last map is pooled as a whole, and weights are random unless others are given.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ Architecture = Literal["vgg19", "xception", "nasnet", "shallownet"]
 
 
 class BackboneConfig(TrainConfig):
-    """One of four networks. Rate and epochs are ours: the papers do not tell them.
+    """Settings of one of four networks; rate and epochs are Genprint's choice, as the papers do not give them.
 
     Millions of parameters at 64 px: VGG-19 20, Xception 21, NASNet-A-Large 85, ShallowNetV3 5. On two CPU cores NASNet
     at full width and VGG-19 take too long for a smoke run: give them a ``width`` below 1.
@@ -41,7 +41,7 @@ class BackboneConfig(TrainConfig):
     batch: int = Field(default=64, ge=2)
     lr: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of Adam, added to the gradient; ShallowNetV3's public code has 2e-4 (Keras' ``l2(1e-4)``)."""
+    """Weight decay of Adam, added to the gradient; ShallowNetV3's public code has 2e-4 (Keras' ``l2(1e-4)``)."""
 
     @model_validator(mode="after")
     def _can_be(self) -> Self:

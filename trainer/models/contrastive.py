@@ -1,15 +1,15 @@
-"""Ours, for images that were handled on their way: a small network, contrasted, with simulated generators as classes.
+"""A small residual network for degraded images, trained by contrast, with simulated generators as further classes.
 
 Colours and SRM residuals of each colour go through a residual network that keeps the full resolution in its first
 stage, where the traces are. Means **and deviations** of all stages are the features: a grid shows in how much a map
-varies, not in its mean. The statistics of ``block_spectra`` stand beside them. A normalised softmax and supervised
-contrast train what is made of them, on copies that were handled as on the web: so that an image's traces are where it
-is on the sphere, whatever happened to it, and templates are compared by angle.
+varies, not in its mean. The statistics of ``block_statistics`` stand beside them. A normalised softmax and supervised
+contrast train the embedding on copies that are degraded as on the web: so that an image's traces decide where it lies
+on the sphere, whatever happened to it, and templates are compared by angle.
 
-Where an image is on the sphere varies within classes, too, so that a class that is named by one random image of it is
+Where an image lies on the sphere varies within classes, too, so that a class that is named by one random image of it is
 named by what is particular in that image as well. Hence the probabilities of the classes stand behind it in the
-embedding: they hardly vary within a class. Of an image that looks as a generator wrote it they are those of the
-discriminant of ``block_spectra``, which is the better judge there.
+embedding: they hardly vary within a class. For an image that looks pristine they are those of the discriminant of
+``block_spectra``, which is the better classifier there.
 
 Generators drawn at random (``random_upsamplers``) are further classes in training. A few known ones can be told apart
 by their coarsest traces; dozens cannot, and what tells dozens apart survives more, and tells unknown ones apart, too.
@@ -44,11 +44,11 @@ from trainer.training.systems import AugmentImage, Losses, Objective, System
 _GRID: Final = 8
 """Crops begin at multiples of it, so that generators' and JPEG's grids stay where they are."""
 _LEAST: Final = 24
-"""Pixels that block spectra need."""
+"""Least side in pixels of an image that ``BlockSpectra`` can take."""
 
 
 class ContrastiveConfig(TrainConfig):
-    """A run."""
+    """Settings of a run."""
 
     system: Literal["contrastive"] = "contrastive"
 
@@ -58,39 +58,39 @@ class ContrastiveConfig(TrainConfig):
     epochs: int = Field(default=16, ge=0)
     batch: int = Field(default=80, ge=2)
     lr: float = Field(default=3e-3, gt=0)
-    """Its peak, after a tenth of the steps; it falls as a cosine."""
+    """Peak of the learning rate, after a tenth of the steps; it then falls as a cosine."""
     widths: tuple[int, int, int, int, int] = (16, 24, 48, 64, 128)
-    """Channels: two layers at full size, then one stage for each halving."""
+    """Channels of two layers at full size, then of one stage for each halving."""
     embedding: int = Field(default=128, ge=2)
-    """Numbers that are contrasted; a probability a class comes after them."""
+    """Dimension of the contrasted part of the embedding; a probability a class comes after it."""
     scale: float = Field(default=16.0, gt=0)
-    """Of the cosines before their softmax: the inverse of its temperature."""
+    """Scale of the cosines before their softmax: the inverse of its temperature."""
     smoothing: float = Field(default=0.05, ge=0, lt=1)
-    """Of labels, shared by all classes."""
+    """Label smoothing: the share of a label that is spread over all classes."""
     contrast: float = Field(default=0.5, ge=0)
     """Weight of the supervised contrast beside the cross-entropy."""
     clean: float = Field(default=0.35, ge=0, le=1)
-    """Share of training images that stay as they are stored."""
+    """Share of training images that stay pristine."""
     small: float = Field(default=0.65, ge=0, le=1)
     """Share of epochs, the first ones, on crops of half the sides: a quarter of the work."""
     photographs: int = Field(default=3, ge=1)
-    """How often an epoch has each photograph: it is to be told from all generators."""
+    """Times that an epoch has each photograph, which has to be told from all generators."""
     opinion: float = Field(default=2.0, ge=0)
-    """How far the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated* where an
-    image looks as a generator wrote it: there they are the better ones. Where it looks handled they are the worse, and
-    may tip what is undecided: a quarter as far. 0 does without, in the embedding as well."""
+    """Most that the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated* where an
+    image looks pristine: there they are the better ones. Where it looks degraded they are the worse, and may move by
+    ``opinion_degraded`` of it what is undecided. 0 does without the discriminant, in the embedding as well."""
     simulated: int = Field(default=24, ge=0)
     """Random generators that are classes beside the known ones."""
     simulated_steps: int = Field(default=150, ge=1)
-    """Training steps of each."""
+    """Training steps of each random generator."""
     simulated_images: int = Field(default=150, ge=16)
-    """Photographs that each is given, at most."""
+    """Photographs that each random generator is given, at most."""
     residual_bend: float = Field(default=16.0, gt=0)
     """Grey levels at which a residual is halved on the way to its limit, in units of four of them: 4 x / (x + 16)."""
     feature_clip: float = Field(default=8.0, gt=0)
     """Features are clipped here, in deviations: what lies farther is far, no matter how far."""
     opinion_temperature: float = Field(default=3.0, gt=0)
-    """Divisor of the discriminant's scores, which stand on thousands of assumptions of normality."""
+    """Divisor of the discriminant's scores, which rest on thousands of assumptions of normality."""
     opinion_degraded: float = Field(default=0.25, ge=0, le=1)
     """Share of ``opinion`` that is left for images that look degraded."""
     pristine_between: tuple[float, float] = (0.6, 0.9)
@@ -125,7 +125,7 @@ class Residuals(nn.Module):
         self.register_buffer("kernels", torch.from_numpy(np.tile(four, (3, 1, 1))[:, None]).float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Colours, then the residuals of R, of G, of B."""
+        """Compute colours, then the residuals of R, of G, of B."""
         pixels = images.permute(0, 3, 1, 2).float()
         found = F.conv2d(F.pad(pixels, (2, 2, 2, 2), mode="reflect"), self.kernels, groups=3)
         return torch.cat([(pixels - 128) / 64, 4 * found / (found.abs() + self.bend)], dim=1)
@@ -138,7 +138,7 @@ def _convolution(channels: int, width: int, stride: int = 1) -> nn.Sequential:
 
 
 class _Block(nn.Module):
-    """Half the size, then a residual step."""
+    """A convolution that halves the size, then a residual step."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -154,13 +154,14 @@ class _Block(nn.Module):
 class ContrastiveNet(nn.Module):
     """``uint8[N, H, W, 3]`` -> (scores ``float32[N, C]``, embedding ``float32[N, embedding + C + simulated]``).
 
-    Scores are scaled cosines of what is contrasted and a prototype a class. Prototypes of simulated classes come after
-    those of the C outputs; they count against photographs (``against_simulated``), so that the log-odds of *generated*
-    know more generators than have a name. Those of ``block_spectra`` move them by ``opinion`` at most.
+    Scores are scaled cosines of the contrasted part of the embedding and a prototype a class. Prototypes of simulated
+    classes come after those of the C outputs; they count against photographs (``against_simulated``), so that the
+    log-odds of *generated* know more generators than have a label. Those of ``block_spectra`` move them by ``opinion``
+    at most.
 
-    The embedding is what is contrasted, at length 1, and behind it the probabilities of all classes: the softmax of the
-    scores, or of those of ``block_spectra`` over ``opinion_temperature``, or between them, as the image looks degraded
-    or pristine. The binary variant has what is contrasted alone, of any length.
+    The embedding is the contrasted part, at length 1, and behind it the probabilities of all classes: the softmax of
+    the scores, or of those of ``block_spectra`` over ``opinion_temperature``, or between them, as the image looks
+    degraded or pristine. The binary variant has the contrasted part alone, of any length.
 
     Attributes:
         photographs: ``bool[C]``, which outputs are of photographs.
@@ -209,7 +210,10 @@ class ContrastiveNet(nn.Module):
         return scores, torch.cat([F.normalize(contrasted), probabilities], dim=1)
 
     def contrasted(self, images: Tensor, statistics: Tensor | None = None) -> Tensor:
-        """``float32[N, embedding]``, of any length; ``statistics`` begin with those of ``BlockSpectra``."""
+        """Contrasted part ``float32[N, embedding]``, of any length.
+
+        ``statistics`` begin with those of ``BlockSpectra``.
+        """
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 kernels would not sum to zero
             maps = self.residuals(images)
             statistics = self.statistics(images) if statistics is None else statistics[:, :STATISTICS]
@@ -226,14 +230,14 @@ class ContrastiveNet(nn.Module):
             return cast("Tensor", self.embedding(features))
 
     def _second(self, discriminant: BlockSpectraNet, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """Its scores of all classes, and how far images look pristine: ``float32[N, C + simulated]``, ``[N, 1]``."""
+        """Scores ``float32[N, C + simulated]`` of the discriminant, and ``[N, 1]``: how pristine images look, 0..1."""
         rows = discriminant.standardised(statistics)
         least, enough = self.pristine_between
         pristine = ((discriminant.pristine(rows) - least) / (enough - least)).clamp(0, 1)
         return discriminant.scores(discriminant.embed(rows)), pristine
 
     def scores(self, contrasted: Tensor) -> Tensor:
-        """Of all classes, simulated ones last: ``float32[N, C + simulated]``."""
+        """Scores of all classes, simulated ones last: ``float32[N, C + simulated]``."""
         with torch.autocast(contrasted.device.type, enabled=False):
             return self.scale * F.normalize(contrasted, dim=1) @ F.normalize(self.prototypes, dim=1).T
 
@@ -248,7 +252,7 @@ class ContrastiveObjective(Objective):
         self.generated = torch.cat([self.generated, torch.ones(config.simulated, dtype=torch.bool)])
 
     def forward(self, net: nn.Module, images: Tensor, labels: Tensor) -> Losses:
-        """On crops of half the sides, and towards the end on the images."""
+        """Compute the losses on crops of half the sides, and towards the end of the run on whole images."""
         assert isinstance(net, ContrastiveNet)
         if self.done < self.small:
             images = _crop(images)
@@ -261,19 +265,19 @@ class ContrastiveObjective(Objective):
         return Losses(parts["cross_entropy"] + self.weight * parts["contrast"], parts, scores, embedding)
 
     def classification(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """With smoothed labels, simulated classes among them."""
+        """Cross-entropy with smoothed labels, simulated classes among them."""
         if self.binary:
             return super().classification(scores, labels)
         return F.cross_entropy(scores, labels, label_smoothing=self.smoothing)
 
 
 def enlarge(config: ContrastiveConfig, folder: ImageFolder, progress: Callable[[int, int], None]) -> Enlarged:
-    """Photographs several times, and what random generators make of them as further classes."""
+    """Repeat photographs, and add what random generators make of them as further classes."""
     if config.opinion > 0 and not config.binary:
         block_spectra.require_enough(folder)  # now, not after the epochs
     photographs = folder.among(config.real)[folder.labels]
-    places = np.flatnonzero(photographs)[: config.simulated_images]
-    made = simulate_once(folder.pixels(places), config.simulated, config.simulated_steps, config.seed, progress)
+    chosen = np.flatnonzero(photographs)[: config.simulated_images]
+    made = simulate_once(folder.pixels(chosen), config.simulated, config.simulated_steps, config.seed, progress)
     return Enlarged.of(folder, made, np.where(photographs, config.photographs, 1))
 
 
@@ -283,7 +287,7 @@ def fit(
     folder: ImageFolder,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Say which outputs are of photographs, and fit the discriminant."""
+    """Record which outputs are of photographs, and fit the discriminant."""
     assert isinstance(net, ContrastiveNet)
     if not config.binary:
         net.photographs.copy_(torch.from_numpy(folder.among(config.real)))
@@ -292,7 +296,7 @@ def fit(
 
 
 def templates(_config: ContrastiveConfig, weights: Mapping[str, Tensor], labels: int) -> Tensor:
-    """Prototypes, and certainty: ``float32[C, embedding + C + simulated]``, of length 1."""
+    """Prototypes, each with probability 1 of its class: ``float32[C, embedding + C + simulated]``, of length 1."""
     prototypes = F.normalize(weights["prototypes"], dim=1)
     return F.normalize(torch.cat([prototypes, torch.eye(len(prototypes))], dim=1)[:labels], dim=1)
 
@@ -311,10 +315,10 @@ def _closed_form(config: ContrastiveConfig) -> BlockSpectraConfig:
 
 
 def _crop(images: Tensor) -> Tensor:
-    """Half of both sides, at a place of the grid."""
+    """Crop to half of both sides, beginning at a random point of the grid."""
     half = max(_LEAST, images.shape[1] // 2 // _GRID * _GRID)
-    places = (images.shape[1] - half) // _GRID + 1
-    y, x = (_GRID * int(place) for place in torch.randint(places, (2,)))
+    steps = (images.shape[1] - half) // _GRID + 1
+    y, x = (_GRID * int(step) for step in torch.randint(steps, (2,)))
     return images[:, y : y + half, x : x + half]
 
 

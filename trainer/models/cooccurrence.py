@@ -1,4 +1,4 @@
-"""A small CNN on how often grey levels are neighbours.
+"""A small CNN on co-occurrence matrices: how often two grey levels are neighbours.
 
 Nataraj, Mohammed, Manjunath, Chandrasekaran, Flenner, Bappy, Roy-Chowdhury: "Detecting GAN generated Fake Images using
 Co-occurrence Matrices", Electronic Imaging 2019.
@@ -16,7 +16,7 @@ from trainer.training.systems import System
 
 
 class CooccurrenceConfig(TrainConfig):
-    """256 px, three 256x256 matrices and batches of 40 are the paper's; rate and epochs are ours.
+    """256 px, three 256x256 matrices and batches of 40 are the paper's; rate and epochs are Genprint's choice.
 
     A step on one image costs 6 GMAC forward, whatever the image's size: at mini and smoke scale take 64 or 32 levels.
     """
@@ -28,8 +28,9 @@ class CooccurrenceConfig(TrainConfig):
     levels: Literal[256, 128, 64, 32, 16] = 256
     """Side of the matrices; with fewer than 256, neighbouring grey levels are one."""
     counts: Literal["raw", "log"] = "raw"
-    """The paper's, or ``log(1 + count)``, ours: flat areas make counts up to ``levels ** 2`` times the mean. On 1,400
-    images of 64 px, 32 levels, five epochs at 1e-3, raw counts stayed at chance and logs reached 60 %."""
+    """The paper's raw counts, or Genprint's ``log(1 + count)``: flat areas make counts up to ``levels ** 2`` times the
+    mean. On 1,400 images of 64 px, 32 levels, five epochs at 1e-3, raw counts stayed at chance and logs reached
+    60 %."""
     width: int = Field(default=32, ge=1)
     """Maps of the first block; twice as many in the second, four times in the third."""
     dense: int = Field(default=256, ge=2)
@@ -51,7 +52,7 @@ class Cooccurrence(nn.Module):
         self.levels, self.log = levels, counts == "log"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Count."""
+        """Count the pairs."""
         binned = images.permute(0, 3, 1, 2).long() // (256 // self.levels)
         pairs = (binned[..., :-1] * self.levels + binned[..., 1:]).flatten(2)
         counts = torch.zeros(images.shape[0], 3, self.levels**2, device=images.device)

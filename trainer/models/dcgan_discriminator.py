@@ -19,20 +19,20 @@ from trainer.training.systems import AugmentBatch, System
 class S2Config(TrainConfig):
     """128 px, binary cross-entropy and Adam are the paper's; where it is silent, widths, batch and rate are DCGAN's.
 
-    The number of epochs is ours. The logit means *generated*; that the paper's *positive* is a real image is a matter
-    of its tables.
+    The number of epochs is Genprint's choice. The logit means *generated*, though *positive* in the paper's tables is a
+    real image.
     """
 
     system: Literal["s2"] = "s2"
 
     train_preprocessing: Literal["none", "blur", "noise"] = "none"
-    """What each training batch goes through: ``none`` is the paper's M, ``blur`` M_GB and ``noise`` M_GN."""
+    """Preprocessing of each training batch: ``none`` is the paper's M, ``blur`` M_GB and ``noise`` M_GN."""
     width: int = Field(default=64, ge=1)
     """Maps of the first convolution; each of the other three has twice as many as the one before."""
     binary: bool = True
     lr: float = Field(default=2e-4, gt=0)
     beta1: float = Field(default=0.5, ge=0, lt=1)
-    """Of Adam; beta2 is 0.999."""
+    """Beta1 of Adam; beta2 is 0.999."""
 
 
 class DcganDiscriminator(nn.Module):
@@ -40,8 +40,8 @@ class DcganDiscriminator(nn.Module):
 
     Four convolutions, 4x4, stride 2, padding 1, LeakyReLU(0.2), batch norm in all but the first; pixels in -1..1;
     weights from N(0, 0.02). The paper does not say how four maps of 8x8 become one number. DCGAN ends in a convolution
-    as large as the map, which is a linear layer over all of it: so do we, at any size. The embedding, of which the
-    paper has none, is the mean over the last map.
+    as large as the map, which is a linear layer over all of it: so does this network, at any size. The embedding, of
+    which the paper has none, is the mean over the last map.
     """
 
     def __init__(self, config: S2Config, outputs: int) -> None:

@@ -1,4 +1,4 @@
-"""Classes as normal distributions of one covariance, in closed form: how images vary within them, and how means do.
+"""Classes as normal distributions of one covariance, in closed form: the scatter of images in them, and of their means.
 
 Whitening makes the scatter within classes a unit sphere, so that L2 distance to a class mean there is the Mahalanobis
 distance here, and the nearest mean is the choice of linear discriminant analysis (LDA) at equal priors.
@@ -15,7 +15,7 @@ from trainer.arrays import Floats, Floats64, Numbers
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """All that LDA needs to know of C classes.
+    """Sufficient statistics of C classes for LDA.
 
     Attributes:
         counts: ``int64[C]``, images, each at least 1.
@@ -28,19 +28,19 @@ class Statistics:
     scatter: Floats64
 
     @classmethod
-    def of(cls, embeddings: Floats, numbers: Numbers, classes: int) -> Self:
-        """Of ``float32[N, D]`` of the classes ``int64[N]`` in [0, classes)."""
+    def of(cls, embeddings: Floats, label_ids: Numbers, classes: int) -> Self:
+        """Statistics of embeddings ``float32[N, D]`` with label ids ``int64[N]`` in [0, classes)."""
         rows = embeddings.astype(np.float64)
-        means = np.stack([rows[numbers == i].mean(axis=0) for i in range(classes)])
-        rows -= means[numbers]
-        return cls(np.bincount(numbers, minlength=classes), means, rows.T @ rows)
+        means = np.stack([rows[label_ids == i].mean(axis=0) for i in range(classes)])
+        rows -= means[label_ids]
+        return cls(np.bincount(label_ids, minlength=classes), means, rows.T @ rows)
 
     def covariance(self, shrinkage: float | None = None) -> Floats64:
-        """Within classes, pooled, ``float64[D, D]``: ``(1 - s) S + s tr(S)/D I`` with S the scatter over its images.
+        """Pooled covariance within classes, ``float64[D, D]``: ``(1 - s) S + s tr(S)/D I``, S the scatter per image.
 
         Args:
             shrinkage: s in [0, 1]; without it, by the oracle approximating estimator (Chen et al., IEEE TSP 2010).
-                Unlike Ledoit and Wolf's it needs no more than S; like scikit-learn we take it of N images with known
+                Unlike Ledoit and Wolf's it needs no more than S; as in scikit-learn it is that of N images with known
                 means.
         """
         count, size = int(self.counts.sum()), len(self.scatter)
@@ -54,7 +54,7 @@ class Statistics:
 
 
 def whitening(covariance: Floats64) -> Floats64:
-    """``float64[D, D]``: rows times it have a unit covariance where they had this one."""
+    """Matrix ``float64[D, D]`` that turns rows of this covariance into rows of unit covariance."""
     values, vectors = np.linalg.eigh(covariance)
     found: Floats64 = vectors / np.sqrt(values.clip(min=values[-1] * 1e-12))
     return found
@@ -62,13 +62,13 @@ def whitening(covariance: Floats64) -> Floats64:
 
 @dataclass(frozen=True, eq=False)
 class MeansPrior:
-    """Where the means of classes lie in a whitened space: normal, about ``centre``.
+    """Normal distribution of the means of classes in a whitened space.
 
     A mean of n images is off by a variance of 1/n in each direction there. With n = 5 and hundreds of directions that
     is farther than classes are apart, so the raw mean of a new class loses its own images to well-known neighbours.
 
     Attributes:
-        centre: ``float64[R]``.
+        centre: ``float64[R]``, its mean.
         directions: ``float64[r, R]``, orthonormal.
         variances: ``float64[r]``, along each.
         elsewhere: the variance along all others.
@@ -81,13 +81,13 @@ class MeansPrior:
 
     @classmethod
     def of(cls, means: Floats64, counts: Numbers, spread: float, scale: float = 1.0) -> Self:
-        """Empirical Bayes, from the means of C > 1 well-known classes.
+        """Estimate it by empirical Bayes from the means of C > 1 well-known classes.
 
         Args:
             means: ``float64[C, R]``, in the whitened space.
             counts: ``int64[C]``, images of each. What they explain of the scatter of the means in one direction, 1/n,
-                is taken off each; where R is far above C, chance puts up to R/(C - 1) times that into the plane of the
-                means, and the rest stays.
+                is subtracted from each; where R is far above C, chance puts up to R/(C - 1) times that into the plane
+                of the means, and the rest stays.
             spread: the share of the variance that is spread evenly over all directions, as a new class need not lie
                 where the known ones do; 0 leaves nothing off the plane of the known means, 1 knows no plane.
             scale: of the covariance.
@@ -100,7 +100,7 @@ class MeansPrior:
         return cls(centre, directions[:plane], scale * ((1 - spread) * variances + even), scale * even)
 
     def times(self, function: Callable[[Floats64], Floats64], rows: Floats64) -> Floats64:
-        """``float64[..., R]`` times a function of the covariance, given as that of its eigenvalues."""
+        """Rows ``float64[..., R]`` times a function of the covariance, given as a function of its eigenvalues."""
         elsewhere = float(function(np.array([self.elsewhere]))[0])
         along = function(self.variances) - elsewhere
         found: Floats64 = elsewhere * rows + ((rows @ self.directions.T) * along) @ self.directions

@@ -1,12 +1,12 @@
-"""A checkpoint learns new types of images from a few of each: S1's triplet fine-tuning (section III-C, eq. 2 and 3).
+"""A checkpoint learns new classes of images from a few of each: S1's triplet fine-tuning (section III-C, eq. 2 and 3).
 
-What the paper leaves open, and what we took: triplets follow FaceNet (see ``losses.TripletLoss``), so that embeddings
-are compared at length 1 from then on. Each batch holds the new images (up to its half) and some of the known types,
+Choices that the paper leaves open: triplets follow FaceNet (see ``losses.TripletLoss``), so that embeddings
+are compared at length 1 from then on. Each batch holds the new images (up to its half) and some of the known classes,
 of which ``replay`` images each take part, so that an epoch sees all of those once. Batch norm goes on as in training:
-with its statistics frozen, the paper's learning rate tears the known types apart. The class scores, which the paper
+with its statistics frozen, the paper's learning rate tears the known classes apart. The class scores, which the paper
 drops for templates, are fitted anew on the same images by logistic regression, as a served model needs a logit.
 
-With no epochs, a new type gets a label and may get a template, and no embedding changes: the library is extensible
+With no epochs, a new class gets a label and may get a template, and no embedding changes: the library is extensible
 without training.
 """
 
@@ -38,14 +38,14 @@ from trainer.training.schedules import scale
 
 
 class FewShotConfig(BaseModel):
-    """A fine-tuning; epochs, batch, rate and its fall are those of the training, as in the paper."""
+    """Settings of a fine-tuning; epochs, batch, rate and its fall are those of the training, as in the paper."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     shots: int | None = Field(default=None, ge=1)
-    """Images of each new type, drawn by ``seed``; None takes all."""
+    """Images of each new class, drawn by ``seed``; None takes all."""
     replay: int = Field(default=100, ge=2)
-    """Images of each known type, drawn by ``seed``, or all where there are fewer. The paper does not say how many."""
+    """Images of each known class, drawn by ``seed``, or all where there are fewer. The paper does not say how many."""
     epochs: int = Field(default=10, ge=0)
     """0 changes no embedding."""
     batch: int = Field(default=128, ge=4)
@@ -53,19 +53,19 @@ class FewShotConfig(BaseModel):
     lr_decay: float = Field(default=0.8, gt=0, lt=1)
     triplets: Literal["all", "new"] = "all"
     """``all`` of a batch, as eq. 3 has it, or those whose anchor or negative is of a ``new`` type, as the words before
-    it may be read: then nothing holds the known types apart from each other."""
+    it may be read: then nothing holds the known classes apart from each other."""
     margin: float = Field(default=0.2, gt=0)
-    """On squared distances of embeddings of length 1 (FaceNet)."""
+    """Margin on squared distances of embeddings of length 1 (FaceNet)."""
     seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The images of a fine-tuning.
+    """Images of a fine-tuning.
 
     Attributes:
-        new: ``int64[N]``, images of new types: indices into the folder.
-        replayed: ``int64[M]``, of known ones.
+        new: ``int64[N]``, images of new classes: indices into the folder.
+        replayed: ``int64[M]``, images of known classes.
     """
 
     new: Numbers
@@ -80,7 +80,7 @@ def few_shot(
     config: FewShotConfig,
     console: Console,
 ) -> Checkpoint:
-    """Fine-tune on the folder ``data`` and write the checkpoint ``out``; arguments otherwise as for ``add_types``.
+    """Fine-tune on the folder ``data`` and write the checkpoint ``out``; arguments otherwise as for ``add_classes``.
 
     Raises:
         OutputUnwritable: ``out`` cannot be written; checked before anything else is done.
@@ -89,39 +89,39 @@ def few_shot(
     training = checkpoint.config
     folder = ImageFolder.read(data, training.preprocessing, max_unreadable=training.max_unreadable)
     report_skipped(folder, console)
-    added = add_types(checkpoint, folder, new, config, console)
+    added = add_classes(checkpoint, folder, new, config, console)
     save_checkpoint(out, added)
     return added
 
 
-def add_types(
+def add_classes(
     checkpoint: Checkpoint, folder: ImageFolder, new: Sequence[str], config: FewShotConfig, console: Console
 ) -> Checkpoint:
-    """A checkpoint that knows more types.
+    """Make a checkpoint that knows more classes.
 
     Args:
         checkpoint: of S1; it stays as it is.
-        folder: images of the known types to replay, and of the new ones.
-        new: classes of the folder that are new; empty: those that the checkpoint has not. A class that it has may be
-            named: types that were added before are new still (Table V keeps their images in each step).
-        config: see there.
-        console: where progress goes.
+        folder: images of the known classes to replay, and of the new ones.
+        new: classes of the folder to learn; empty: those that the checkpoint does not know. One that it knows may be
+            named: classes that were added before are still new (Table V keeps their images in each step).
+        config: settings of the fine-tuning.
+        console: receives the progress.
 
     Raises:
         BadConfig: the checkpoint is of another system.
         UnknownClass: a class of the folder is neither known nor named as new; or one that is named is not there.
-        DataMissing: nothing is new, or there are no images of a known type.
+        DataMissing: nothing is new, or there are no images of a known class.
     """
     if checkpoint.config.system != "s1":
         raise BadConfig(f"few-shot: needs a checkpoint of s1, this is one of {checkpoint.config.system}")
-    new = new_types(checkpoint, folder, new)
+    new = new_classes(checkpoint, folder, new)
     labels = _extended(checkpoint, new)
     drawn = draw(folder, new, config)
     used = np.concatenate([drawn.new, drawn.replayed])
     if absent := {label.name for label in labels} - set(folder.classes):
         raise DataMissing(f"{folder.root}: no images of {', '.join(sorted(absent))}, which the checkpoint knows")
-    number = {label.name: label.id for label in labels}
-    truth = np.array([number[folder.classes[index]] for index in folder.labels[used]], np.int64)
+    id_of = {label.name: label.id for label in labels}
+    true_ids = np.array([id_of[folder.classes[index]] for index in folder.labels[used]], np.int64)
     pixels = folder.pixels(used)
     is_new = np.arange(len(used)) < len(drawn.new)
 
@@ -133,11 +133,12 @@ def add_types(
         images = torch.from_numpy(pixels).to(device)
         with progress_of(bars, f"fine-tuning on {', '.join(new)}") as advance:
             losses = []
-            for epoch, loss in enumerate(_fine_tune(net, images, truth, is_new, config, flip=checkpoint.config.flip)):
+            epochs = _fine_tune(net, images, true_ids, is_new, config, flip=checkpoint.config.flip)
+            for epoch, loss in enumerate(epochs):
                 losses.append(loss)
                 advance(epoch + 1, config.epochs)
         _, embeddings = embed(net, pixels)
-        net.head = fit_scores(embeddings, truth, labels, binary=checkpoint.config.binary)
+        net.head = fit_scores(embeddings, true_ids, labels, binary=checkpoint.config.binary)
         weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
 
     addition = Addition(
@@ -162,7 +163,7 @@ def add_types(
 
 
 def draw(folder: ImageFolder, new: Sequence[str], config: FewShotConfig) -> Drawn:
-    """Which images take part; each class draws from a generator of its own, so that one more changes no other's."""
+    """Draw the images that take part; each class has a random generator of its own, whichever others there are."""
     chosen: dict[bool, list[Numbers]] = {True: [], False: []}
     for label, name in enumerate(folder.classes):
         own = np.flatnonzero(folder.labels == label)
@@ -172,8 +173,8 @@ def draw(folder: ImageFolder, new: Sequence[str], config: FewShotConfig) -> Draw
     return Drawn(np.concatenate(chosen[True]), np.concatenate([np.empty(0, np.int64), *chosen[False]]))
 
 
-def new_types(checkpoint: Checkpoint, folder: ImageFolder, named: Sequence[str]) -> tuple[str, ...]:
-    """The classes of the folder that are to be learnt, sorted; see ``add_types``."""
+def new_classes(checkpoint: Checkpoint, folder: ImageFolder, named: Sequence[str]) -> tuple[str, ...]:
+    """Classes of the folder to learn, sorted; see ``add_classes``."""
     known = {label.name for label in checkpoint.labels}
     new = tuple(name for name in folder.classes if name in named) if named else tuple(set(folder.classes) - known)
     if missing := set(named) - set(folder.classes):
@@ -196,12 +197,12 @@ def _extended(checkpoint: Checkpoint, new: Sequence[str]) -> tuple[Label, ...]:
 
 
 def _fine_tune(
-    net: SrmMetricNet, images: Tensor, truth: Numbers, is_new: np.ndarray, config: FewShotConfig, *, flip: bool
+    net: SrmMetricNet, images: Tensor, true_ids: Numbers, is_new: np.ndarray, config: FewShotConfig, *, flip: bool
 ) -> Iterator[float]:
-    """The mean loss of each epoch, as it ends."""
+    """Fine-tune ``net``, and yield the mean loss of each epoch when it ends."""
     net.train()
     device = images.device
-    numbers, new = torch.from_numpy(truth).to(device), torch.from_numpy(is_new).to(device)
+    label_ids, new = torch.from_numpy(true_ids).to(device), torch.from_numpy(is_new).to(device)
     loss_of = TripletLoss(config.margin)
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
     for _ in range(config.epochs):
@@ -210,7 +211,7 @@ def _fine_tune(
         for chosen in drawn:
             batch = flip_half(images[chosen]) if flip else images[chosen]
             _, embeddings = net(batch)
-            loss = loss_of(embeddings, numbers[chosen], new[chosen] if config.triplets == "new" else None)
+            loss = loss_of(embeddings, label_ids[chosen], new[chosen] if config.triplets == "new" else None)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimiser.step()
@@ -221,16 +222,17 @@ def _fine_tune(
 
 
 def batches(new: Tensor, batch: int) -> Iterator[Tensor]:
-    """Indices of an epoch: every known image once; in each batch all new ones, or half a batch drawn of them."""
+    """Batches of indices of an epoch: every known image once, and in each all new ones, or half a batch of them."""
     fresh, known = new.nonzero()[:, 0], (~new).nonzero()[:, 0]
     few = min(len(fresh), batch // 2)
     for part in torch.split(known[torch.randperm(len(known))], batch - few):
         yield torch.cat([fresh[torch.randperm(len(fresh))[:few]], part])
 
 
-def fit_scores(embeddings: np.ndarray, truth: Numbers, labels: Sequence[Label], *, binary: bool) -> nn.Linear:
-    """Scores by (multinomial) logistic regression, with classes of equal weight, on standardised embeddings."""
-    target = np.array([label.kind == "generator" for label in labels])[truth].astype(np.int64) if binary else truth
+def fit_scores(embeddings: np.ndarray, true_ids: Numbers, labels: Sequence[Label], *, binary: bool) -> nn.Linear:
+    """Linear layer of scores by logistic regression, with classes of equal weight, on standardised embeddings."""
+    generated = np.array([label.kind == "generator" for label in labels])[true_ids]
+    target = generated.astype(np.int64) if binary else true_ids
     centre, spread = embeddings.mean(axis=0), embeddings.std() + 1e-6
     fit = LogisticRegression(class_weight="balanced", max_iter=1000).fit((embeddings - centre) / spread, target)
     weight = fit.coef_ / spread

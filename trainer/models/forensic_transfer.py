@@ -1,4 +1,4 @@
-"""ForensicTransfer: an autoencoder of residuals, one half of its latent active for reals, the other for fakes.
+"""ForensicTransfer: an autoencoder of residuals; one half of its latent is active for reals, the other for fakes.
 
 Cozzolino, Thies, Roessler, Riess, Niessner, Verdoliva: "ForensicTransfer: Weakly-supervised Domain Adaptation for
 Forgery Detection", 2018. Reconstruction keeps the latent general, so that a few images of another generator suffice to
@@ -25,13 +25,14 @@ from trainer.training.systems import Losses, Objective, System
 
 _DERIVATIVE: Final = (1.0, -3.0, 3.0, -1.0)
 _SCALE: Final = 32.0
-"""Grey levels of residual that the decoder's tanh reaches; few are larger, and those are clipped. Ours."""
+"""Grey levels of residual that the decoder's tanh reaches; few are larger, and those are clipped. Genprint's
+choice."""
 _SHARPNESS: Final = 10.0
 """Activations lie in 0..1: by this factor their log-sum-exp follows the strongest, as the paper's decision does."""
 
 
 class ForensicTransferConfig(TrainConfig):
-    """As published; residual's scale, number of epochs and the signal for stopping are ours."""
+    """Published settings; the residual's scale, number of epochs and signal for stopping are Genprint's choice."""
 
     system: Literal["forensic_transfer"] = "forensic_transfer"
 
@@ -40,21 +41,21 @@ class ForensicTransferConfig(TrainConfig):
     width: int = Field(default=8, ge=1)
     """Maps of the first convolution; the latent has 16 times as many, in equal parts."""
     reconstruction_weight: float = Field(default=0.1, ge=0)
-    """Of the mean absolute error of the residual beside the activation loss."""
+    """Weight of the mean absolute error of the residual beside the activation loss."""
     source: Path | None = None
     """A checkpoint of this system to start from, on the same labels: adaptation to the images that are given now."""
 
     binary: bool = True
-    """The paper's: two parts. Otherwise the latent has as many as there are labels."""
+    """The paper's latent has two parts. Otherwise it has as many as there are labels."""
     epochs: int = Field(default=300, ge=0)
     batch: int = Field(default=64, ge=2)
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a rise of validation accuracy. The paper waits 30 epochs for a lower activation
-    loss on its validation images; accuracy is what all our systems watch."""
+    loss on its validation images; accuracy is what all of Genprint's systems watch."""
 
     @property
     def needs_val(self) -> bool:
-        """Where it decides when to stop, or what to keep."""
+        """Whether validation accuracy decides when to stop, or which weights to keep."""
         return self.patience is not None or self.keep == "best"
 
 
@@ -110,7 +111,7 @@ class ForensicTransferNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and activations."""
-        return self.judge(self.encode(images)[1])
+        return self.score(self.encode(images)[1])
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Residual ``float32[N, 6, H, W]`` and latent ``float32[N, D, H / 16, W / 16]``."""
@@ -119,7 +120,7 @@ class ForensicTransferNet(nn.Module):
         latent = self.encoder(residual.contiguous(memory_format=torch.channels_last))
         return residual, latent.float()
 
-    def judge(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and activations of a latent."""
         scores = _SHARPNESS * part_activations(latent, self.parts)
         return (scores[:, 1:] - scores[:, :1] if self.binary else scores), latent.abs().mean((2, 3))
@@ -140,10 +141,10 @@ class ForensicTransferObjective(Objective):
         self.activation = ActivationLoss()
 
     def forward(self, net: nn.Module, images: Tensor, labels: Tensor) -> Losses:
-        """See the base class."""
+        """Compute the losses of a batch; see the base class."""
         assert isinstance(net, ForensicTransferNet)
         residual, latent = net.encode(images)
-        scores, embedding = net.judge(latent)
+        scores, embedding = net.score(latent)
         parts = self.generated[labels].long() if self.binary else labels
         activation = self.activation(part_activations(latent, net.parts), parts)
         reconstruction = (net.decode(latent, parts) - residual).abs().mean()
@@ -152,11 +153,11 @@ class ForensicTransferObjective(Objective):
 
 
 def _start(config: ForensicTransferConfig, net: nn.Module) -> None:
-    """Go on from another training.
+    """Start from the weights of another checkpoint, ``source``.
 
     Raises:
-        BadConfig: that was of another system, or of another width or number of labels.
-        CheckpointError: it cannot be read.
+        BadConfig: the checkpoint is of another system, or of another width or number of labels.
+        CheckpointError: the checkpoint cannot be read.
     """
     if config.source is None:
         return

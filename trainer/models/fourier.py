@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Fourier(nn.Module):
-    """Of square planes ``float32[..., size, size]``; zero frequency first."""
+    """Transform of square planes ``float32[..., size, size]``; zero frequency first."""
 
     cosines: Tensor
     sines: Tensor

@@ -10,16 +10,16 @@ from trainer.errors import BadConfig
 
 
 def load_pretrained(module: nn.Module, path: Path, what: str, without: Sequence[str]) -> None:
-    """Take over a state dict, all but the entries that begin with one of ``without``: the last layer's.
+    """Load a state dict into ``module``, without the entries of its last layer.
 
     Args:
-        module: exactly what is left.
+        module: has exactly the remaining entries.
         path: the file; no code in it is run.
-        what: the file that is wanted, for people: ``a torchvision state dict of resnet50``.
-        without: beginnings of names.
+        what: the expected content, for the error: ``a torchvision state dict of resnet50``.
+        without: prefixes of the names of the last layer's entries.
 
     Raises:
-        BadConfig: the file is missing, no state dict, or one of another network.
+        BadConfig: the file is missing, is no state dict, or is one of another network.
     """
     where = f"pretrained: {path}"
     try:

@@ -1,4 +1,4 @@
-"""PRNU: a generator's fingerprint in the noise of its images, found as a camera's is.
+"""PRNU: a generator's fingerprint in the noise of its images, estimated like a camera's.
 
 Lukas, Fridrich, Goljan: "Digital camera identification from sensor pattern noise", IEEE TIFS 2006; the fingerprint's
 estimate and clean-up from Chen, Fridrich, Goljan, Lukas, IEEE TIFS 2008; for generators Marra, Gragnaniello, Verdoliva,
@@ -36,14 +36,14 @@ WINDOWS: Final = (3, 5, 7, 9)
 _LUMINANCE: Final = (0.29893602, 0.58704307, 0.11402090)
 _BATCH: Final = 64
 _PEAK: Final = 5
-"""Of PCE: shifts up to so many pixels are the peak (11x11) and no background."""
+"""Shifts of PCE up to so many pixels are the peak (11x11) and no background."""
 
 
 class PrnuConfig(TrainConfig):
-    """As the authors' code does it, but for the rows and columns that are zero-meaned.
+    """Settings of the authors' code, but for the rows and columns that are zero-meaned.
 
     The code takes those of each of the four pixels of a colour filter array by themselves; generators have none, and
-    their own grids would go, so we take the whole image's.
+    their own grids would go, so whole rows and columns are taken.
     """
 
     system: Literal["prnu"] = "prnu"
@@ -53,9 +53,9 @@ class PrnuConfig(TrainConfig):
     sigma: float = Field(default=5.0, gt=0)
     """Deviation of the noise that the wavelet filter expects, in grey levels."""
     levels: int = Field(default=4, ge=1, le=6)
-    """Of the wavelet transform; ``size`` must be a multiple of ``2 ** levels``."""
+    """Levels of the wavelet transform; ``size`` must be a multiple of ``2 ** levels``."""
     zero_mean: bool = True
-    """Take off the mean of each row, then of each column."""
+    """Subtract the mean of each row, then of each column."""
     wiener: bool = True
     """Damp peaks of the spectrum, which in cameras come from JPEG and interpolation. Generators' periodic traces are
     peaks too: Marra et al. leave this out."""
@@ -74,7 +74,7 @@ class PrnuConfig(TrainConfig):
 
 
 class WaveletNoise(nn.Module):
-    """Noise of planes ``float32[M, size, size]`` on the 0-255 scale, the same shape: the image minus its denoised self.
+    """Noise of planes ``float32[M, size, size]`` on the 0-255 scale: each plane minus the denoised plane.
 
     Orthonormal db4 transform, periodic at the border; each detail coefficient x is scaled by ``s^2 / (v + s^2)`` with
     ``v = min over windows of max(0, mean(x^2) - s^2)``, zeros beyond the border; the approximation is set to zero.
@@ -87,7 +87,7 @@ class WaveletNoise(nn.Module):
             self.register_buffer(f"analysis{level}", _analysis(size >> level), persistent=False)
 
     def forward(self, planes: Tensor) -> Tensor:
-        """Transform, damp, transform back."""
+        """Transform, damp and transform back."""
         details: list[tuple[Tensor, Tensor, Tensor]] = []
         for level in range(self.levels):
             matrix = self.get_buffer(f"analysis{level}")
@@ -122,7 +122,7 @@ def _analysis(size: int) -> Tensor:
 
 
 def share_of_noise(values: Tensor, variance: float) -> Tensor:
-    """``variance / (v + variance)`` of ``float32[M, C, H, W]``: 1 where values are not larger than noise, or less."""
+    """``variance / (v + variance)`` of ``float32[M, C, H, W]``: 1 where values are no larger than noise, else less."""
     power = values.square()
     means = [F.avg_pool2d(power, window, 1, window // 2) for window in WINDOWS]
     local = torch.stack(means).amin(0)  # the least mean gives the least excess

@@ -19,14 +19,14 @@ from trainer.training.schedules import Plateau, Schedule
 from trainer.training.systems import AugmentImage, System
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels in 0..1, which pretrained weights expect."""
+"""Mean and deviation of ImageNet's channels in 0..1, which pretrained weights expect."""
 
 
 class S3Config(TrainConfig):
-    """As published: blur and JPEG each with probability 0.5; ``blur = jpeg = 0.1`` is the paper's other variant.
+    """Published settings: blur and JPEG each with probability 0.5; ``blur = jpeg = 0.1`` is the paper's other variant.
 
     Best weights are kept by validation accuracy without augmentation. In the authors' code validation images are
-    augmented too, and each fall of the rate forgets how good the best weights were; both are quirks that we leave.
+    augmented too, and each fall of the rate forgets how good the best weights were; neither quirk is reproduced.
     """
 
     system: Literal["s3"] = "s3"
@@ -52,7 +52,7 @@ class S3Config(TrainConfig):
     """A torchvision state dict of the backbone (ImageNet's, as in the paper); None starts from random weights."""
 
     epochs: int = Field(default=10_000, ge=1)
-    """At most; the rate ends the run."""
+    """Most epochs; the rate ends the run before."""
     batch: int = Field(default=64, ge=2)
     lr: float = Field(default=1e-4, gt=0)
     patience: int = Field(default=5, ge=1)
@@ -76,7 +76,7 @@ class S3Config(TrainConfig):
 
     @property
     def needs_val(self) -> bool:
-        """Its rate follows validation accuracy."""
+        """Whether validation images are needed: the rate follows their accuracy."""
         return True
 
 

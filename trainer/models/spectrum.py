@@ -1,4 +1,4 @@
-"""A classifier of spectra: up-sampling copies an image's spectrum, and that is seen where pixels show nothing.
+"""A classifier of spectra: up-sampling copies an image's spectrum, which shows where pixels show nothing.
 
 Zhang, Karaman, Chang: "Detecting and Simulating Artifacts in GAN Fake Images", WIFS 2019. Trained on images of one
 generator (their Cyc-Spec) or on those of a simulator that needs none (Auto-Spec; ``trainer simulate``).
@@ -24,7 +24,7 @@ _FLOOR: Final = 1e-3
 
 
 class SpectrumConfig(TrainConfig):
-    """What the paper leaves open (optimiser, rate, batch, epochs) is as in the authors' code."""
+    """Published settings; what the paper leaves open (optimiser, rate, batch, epochs) is that of the authors' code."""
 
     system: Literal["spectrum"] = "spectrum"
 
@@ -43,8 +43,8 @@ class SpectrumConfig(TrainConfig):
     batch: int = Field(default=16, ge=2)
     lr: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """And the dampening: with both at 0.9, as in the authors' code, a gradient moves weights by a tenth of ``lr``
-    at once and by ``lr`` in all."""
+    """Momentum and dampening: with both at 0.9, as in the authors' code, a gradient moves weights by a tenth of
+    ``lr`` at once and by ``lr`` in all."""
     weight_decay: float = Field(default=1e-4, ge=0)
 
     @model_validator(mode="after")
@@ -74,7 +74,7 @@ class LogSpectrum(nn.Module):
         self.pixels = size**2
 
     def forward(self, images: Tensor) -> Tensor:
-        """The spectra."""
+        """Compute the spectra."""
         with torch.autocast(images.device.type, enabled=False):
             real, imaginary = self.fourier(images.permute(0, 3, 1, 2).float() / 255)
             logs = ((real.square() + imaginary.square()).sqrt() + _FLOOR).log()

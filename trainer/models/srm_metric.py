@@ -24,7 +24,7 @@ from trainer.training.systems import Losses, Objective, System
 
 
 class S1Config(TrainConfig):
-    """As published; where the paper is silent the field says what we took. The paper does not mention mirroring."""
+    """Published settings; fields say what was chosen where the paper is silent, as it is on mirroring."""
 
     system: Literal["s1"] = "s1"
 
@@ -42,7 +42,7 @@ class S1Config(TrainConfig):
     """Weight of the centre loss beside the cross-entropy; the middle of Wen et al.'s 0.003-0.008. It multiplies the
     batch **mean**, as their own implementation does, where eq. 1 writes a sum: at batch 128 that is 128 times less."""
     centre_rate: float = Field(default=0.5, ge=0, le=1)
-    """How far a centre moves towards its images in a step (Wen et al.: 0.5)."""
+    """Share of the way to its images that a centre moves in a step (Wen et al.: 0.5)."""
 
 
 Kernels = npt.NDArray[np.float64]
@@ -91,8 +91,8 @@ class SrmFilters(nn.Module):
     """``uint8[N, H, W, 3]`` -> residual maps ``float32[N, K, H, W]``, K = 3 or 30, on the 0-255 scale.
 
     Each kernel is applied to R, G and B and the three are summed to one map: so do the ports that the paper's authors
-    may have used, for three kernels; we keep the rule for thirty, as 90 maps cost more than they bring. The border is
-    reflected, where zero padding would put an edge around every image.
+    may have used, for three kernels; the rule holds for thirty as well, as 90 maps cost more than they bring. The
+    border is reflected, where zero padding would put an edge around every image.
     """
 
     kernels: Tensor
@@ -104,7 +104,7 @@ class SrmFilters(nn.Module):
         self.truncation = truncation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Filter and, where asked for, truncate."""
+        """Filter, and truncate where ``truncation`` is set."""
         # Summing the channels first is the same by linearity and costs a third.
         summed = images.to(torch.float32).sum(dim=3).unsqueeze(1)
         residuals = nn.functional.conv2d(nn.functional.pad(summed, (2, 2, 2, 2), mode="reflect"), self.kernels)
@@ -148,18 +148,18 @@ class S1Objective(Objective):
         self.centre = CentreLoss(len(labels), config.embedding, config.centre_rate)
 
     def forward(self, net: nn.Module, images: Tensor, labels: Tensor) -> Losses:
-        """See the base class."""
+        """Compute the losses of a batch; see the base class."""
         base = super().forward(net, images, labels)
         centre = self.centre(base.embedding, labels)
         return base._replace(total=base.total + self.weight * centre, parts={**base.parts, "centre": centre})
 
     def after_step(self, losses: Losses, labels: Tensor) -> None:
-        """Centres follow their images."""
+        """Move the centres towards their images."""
         self.centre.update(losses.embedding, labels)
 
 
 def _objective(config: S1Config, labels: Sequence[Label]) -> Objective:
-    """The binary variant has the cross-entropy alone (section IV-A): centres are of classes."""
+    """Losses of the variant: the binary one has the cross-entropy alone (section IV-A), as centres are of classes."""
     return Objective(config, labels) if config.binary else S1Objective(config, labels)
 
 

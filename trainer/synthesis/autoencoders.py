@@ -18,14 +18,14 @@ UPSAMPLINGS: Final[tuple[Upsampling, ...]] = ("deconv", "nearest", "bilinear", "
 
 PEAK_LR: Final = 1e-2
 PATCH: Final = 4
-"""Pixels a side that become one vector; image sides must be multiples of it."""
+"""Side in pixels of a patch that becomes one vector; image sides must be multiples of it."""
 
 
 class Autoencoder(nn.Module):
     """``float32[N, 3, H, W]`` in 0..1 -> the same, by way of a quarter of the height and width.
 
-    The encoder (4x4 pixels to one vector) loses nothing and is the same for all four, so that what an image shows of
-    its decoder is how that doubles the resolution, twice.
+    The encoder (4x4 pixels to one vector) loses nothing and is the same for all four up-samplings, so that images
+    differ only in how the decoder doubles the resolution, twice.
     """
 
     def __init__(self, upsampling: Upsampling, width: int) -> None:
@@ -71,13 +71,13 @@ def train_autoencoder(
     crop: int = 32,
     progress: Callable[[int, float], None] = lambda *_: None,
 ) -> Autoencoder:
-    """Minimise the mean absolute error of reproducing photographs by Adam, on one cycle of the learning rate.
+    """Train an autoencoder to reproduce photographs: mean absolute error, Adam, one cycle of the learning rate.
 
     Args:
-        upsampling: which one.
+        upsampling: how the decoder doubles the resolution.
         images: ``uint8[N, H, W, 3]``, patches of the training photographs only.
-        steps: of the optimiser.
-        seed: of weights and draws.
+        steps: number of steps of the optimiser.
+        seed: seed of weights and draws.
         width: channels of the last hidden layer; twice as many before it.
         batch: images a step, drawn with replacement.
         crop: side of the part of an image that is drawn; the network is convolutional, so smaller parts serve as well.
@@ -103,7 +103,7 @@ def train_autoencoder(
 
 @torch.inference_mode()
 def reproduce(model: nn.Module, images: Pixels, batch: int = 64) -> Pixels:
-    """What the autoencoder makes of ``uint8[N, H, W, 3]``: the same shape, rounded to whole grey levels."""
+    """Reproduce ``uint8[N, H, W, 3]`` by an autoencoder, rounded to whole grey levels."""
     made = [model(to_planes(images[start : start + batch])) for start in range(0, len(images), batch)]
     pixels = (torch.cat(made).clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()

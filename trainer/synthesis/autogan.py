@@ -1,13 +1,13 @@
 """AutoGAN: a generator's artefacts without the generator, from real images alone.
 
 Zhang, Karaman, Chang: "Detecting and Simulating Artifacts in GAN Fake Images", WIFS 2019. CycleGAN's generator is
-trained to give back real images, with a critic that tells its outputs from them; what it gives back carries the traces
-of its up-sampling and is what a detector trains on as fakes.
+trained to reproduce real images, with a critic that tells its outputs from them; its outputs carry the traces of its
+up-sampling, and a detector trains on them as fakes.
 
 Losses, weights and the rest of the training are those of the authors' code (CycleGAN's defaults): least-squares GAN
 loss, plus 0.5 times the mean absolute error, Adam at 2e-4 with beta1 0.5, instance norm, batch 1, a pool of 50 earlier
-fakes for the critic. It goes on for 200 epochs, the second half with a falling rate; we count steps instead, and the
-rate falls in the second half of them.
+fakes for the critic. Their training takes 200 epochs, the second half with a falling rate; here steps are counted
+instead, and the rate falls in the second half of them.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from trainer.arrays import Pixels
 from trainer.synthesis.autoencoders import to_planes
 
 GanUpsampling = Literal["transposed", "nearest"]
-"""The two that the paper compares: a transposed convolution, or nearest neighbours and a convolution."""
+"""Up-samplings that the paper compares: a transposed convolution, or nearest neighbours and a convolution."""
 GAN_UPSAMPLINGS: Final[tuple[GanUpsampling, ...]] = ("transposed", "nearest")
 
 
 class GanConfig(BaseModel):
-    """Of one simulator."""
+    """Settings of one simulator."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,12 +36,12 @@ class GanConfig(BaseModel):
     blocks: int = Field(default=9, ge=1)
     """Residual blocks at a quarter of the resolution."""
     critic_layers: int = Field(default=3, ge=1)
-    """Convolutions of stride 2; three judge patches of 70x70, and want images no smaller than 32 px."""
+    """Convolutions of stride 2; three score patches of 70x70, and need images no smaller than 32 px."""
     steps: int = Field(default=20_000, ge=2)
     batch: int = Field(default=1, ge=1)
     lr: float = Field(default=2e-4, gt=0)
     error_weight: float = Field(default=0.5, ge=0)
-    """Of the mean absolute error, in -1..1, beside the critic's loss."""
+    """Weight of the mean absolute error, in -1..1, beside the critic's loss."""
     pool: int = Field(default=50, ge=0)
     """Earlier fakes that the critic is shown, every other time, in place of fresh ones."""
 
@@ -111,13 +111,13 @@ def train_simulator(
     seed: int,
     progress: Callable[[int, float], None] = lambda *_: None,
 ) -> Simulator:
-    """Train to give back real images that a critic takes for real.
+    """Train a generator to reproduce real images so that a critic takes them for real.
 
     Args:
-        upsampling: which one.
+        upsampling: how it doubles the resolution.
         images: ``uint8[N, H, W, 3]``, real; sides are multiples of 4.
-        config: how.
-        seed: of weights, draws and the pool.
+        config: network and training.
+        seed: seed of weights, draws and the pool.
         progress: called with the step and its mean absolute error in grey levels.
     """
     with torch.random.fork_rng(devices=[]):
@@ -147,22 +147,22 @@ def train_simulator(
 
 
 class _Pool:
-    """Earlier fakes: each new one is swapped for one of them with probability 1/2, once there are enough."""
+    """Pool of earlier fakes: each new one is swapped for one of them with probability 1/2, once it is full."""
 
     def __init__(self, size: int) -> None:
         self._size, self._kept = size, list[Tensor]()
 
     def exchange(self, images: Tensor) -> Tensor:
-        """As many images, fresh or earlier."""
+        """Take new images into the pool and return as many, new or earlier."""
         shown = []
         for image in images:
             if len(self._kept) < self._size:
                 self._kept.append(image)
                 shown.append(image)
             elif self._kept and torch.rand(()) < 0.5:
-                place = int(torch.randint(len(self._kept), ()))
-                shown.append(self._kept[place])
-                self._kept[place] = image
+                index = int(torch.randint(len(self._kept), ()))
+                shown.append(self._kept[index])
+                self._kept[index] = image
             else:
                 shown.append(image)
         return torch.stack(shown)
@@ -187,7 +187,7 @@ def _normalised(maps: int) -> list[nn.Module]:
 
 
 def _from_small_weights(module: nn.Module) -> None:
-    """N(0, 0.02), as CycleGAN's code starts."""
+    """Initialise weights from N(0, 0.02), as CycleGAN's code does."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0, 0.02)
         assert module.bias is not None

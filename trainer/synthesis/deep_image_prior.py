@@ -1,9 +1,9 @@
-"""Deep image prior: what a convolutional generator makes of one image at its very best.
+"""Deep image prior: the best that a convolutional generator makes of one image.
 
 Ulyanov, Vedaldi, Lempitsky: "Deep Image Prior", CVPR 2018: a network with random weights and a fixed random input is
 fitted to a single image. S3 (Wang et al., CVPR 2020, appendix A.4) trains a detector on such reconstructions as fakes:
-mean absolute error, Adam at 1e-2, 1e-3 and 1e-4 for 2,000 steps each, and takes what there is after 1,000, 2,000 ...
-6,000 steps. S3 fits ProGAN's generator; we fit Ulyanov's hourglass, whose up-sampling can be chosen.
+mean absolute error, Adam at 1e-2, 1e-3 and 1e-4 for 2,000 steps each, with a snapshot after 1,000, 2,000 ... 6,000
+steps. S3 fits ProGAN's generator; here it is Ulyanov's hourglass, whose up-sampling can be chosen.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _SKIP_MAPS = 4
 
 
 class PriorConfig(BaseModel):
-    """As published: the width and levels are Ulyanov's, rates and steps S3's.
+    """Published settings: the width and levels are Ulyanov's, rates and steps S3's.
 
     On one CPU core a step on 64 px takes 0.13 s at width 128 and 0.02 s at width 32, where 6,000 steps on each of 64
     images take two and a half hours.
@@ -37,7 +37,7 @@ class PriorConfig(BaseModel):
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     rates: tuple[float, ...] = Field(default=(1e-2, 1e-3, 1e-4), min_length=1)
     steps: int = Field(default=2000, ge=2, multiple_of=2)
-    """At each rate; a snapshot is taken in the middle and at the end of each."""
+    """Steps at each rate; a snapshot is taken in the middle and at the end of each."""
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ class Hourglass(nn.Module):
         self.colours = nn.Conv2d(config.width, 3, 1)
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Generate."""
+        """Generate images."""
         images: Tensor = self.colours(self.top(noise)).sigmoid()
         return images
 
@@ -90,7 +90,7 @@ def reconstruct(
     Args:
         image: ``uint8[H, W, 3]``.
         config: network and optimisation.
-        seed: of weights and input.
+        seed: seed of weights and input.
         progress: called with the steps done.
 
     Returns:
@@ -118,7 +118,7 @@ def reconstruct(
 
 @torch.no_grad()
 def _as_pixels(net: nn.Module, noise: Tensor) -> Pixels:
-    """In training mode, as it is fitted: batch norm has only this one image to be the mean of."""
+    """Pixels of the output in training mode, as it is fitted: batch norm has the statistics of this one image only."""
     pixels: Pixels = (255 * net(noise)[0]).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     return pixels
 

@@ -1,6 +1,6 @@
 """Real photographs, their split, and the patches that are cut from them.
 
-The split comes first: no photograph, and no second picture of the same scene, is in two splits.
+The split comes first: no photograph, and no second image of the same scene, is in two splits.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from trainer.errors import DataMissing, TooFewPhotographs
 Split = Literal["train", "calib", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "calib", "test")
 HELD_OUT: Final = 0.25
-"""Share of a folder's photographs that goes to ``calib``, and as many to ``test``."""
+"""Share of a folder's photographs that goes to ``calib``, and to ``test`` as well."""
 
 BUNDLED: Final[dict[Split, tuple[tuple[str, str], ...]]] = {
     "train": (
@@ -49,16 +49,15 @@ BUNDLED: Final[dict[Split, tuple[tuple[str, str], ...]]] = {
         ("sklearn", "datasets/images/flower.jpg"),
     ),
 }
-"""The photographs in the wheels of scikit-image and scikit-learn: (package, file). So few scenes are too few for a
-lottery, so their split is fixed by hand, with former JPEGs and PNGs in each part and everyday subjects in the last. It
-was changed once: ``retina``, a strongly compressed JPEG, went from ``calib`` to ``train`` after its reals were taken
-for generated ones, so no such photograph is held out. Six are grey and stay grey in every class
-(``synth.keep_grey``)."""
+"""Photographs in the wheels of scikit-image and scikit-learn: (package, file). So few scenes are too few to be split at
+random, so the split is fixed, with former JPEGs and PNGs in each part and everyday subjects in the last. ``retina``, a
+strongly compressed JPEG, is in ``train``: where it is held out, its reals are taken for generated ones, so no such
+photograph is held out. Six are grey and stay grey in every class (``synth.keep_grey``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A file that shows something real."""
+    """File of a photograph."""
 
     name: str
     path: Path
@@ -67,7 +66,7 @@ class Photograph:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Where a patch lies in its (shrunken) photograph: left upper corner, in pixels."""
+    """Location of a patch in its (shrunken) photograph: left upper corner, in pixels."""
 
     photograph: str
     x: int
@@ -77,20 +76,20 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """Patches of one split: ``pixels`` is ``uint8[N, size, size, 3]``, ``places`` says where each comes from."""
+    """Patches of one split: ``pixels`` is ``uint8[N, size, size, 3]``, ``origins`` has the location of each."""
 
     pixels: Pixels
-    places: tuple[Patch, ...]
+    origins: tuple[Patch, ...]
 
 
 def split_photographs(real: Path | None, seed: int) -> dict[Split, tuple[Photograph, ...]]:
-    """The photographs of a folder, shuffled by ``seed`` and dealt out; or the bundled ones, in a split that is fixed.
+    """Split the photographs of a folder at random by ``seed``, or the bundled ones by a fixed split.
 
-    Of equal files one is taken, the first by name.
+    Only the first by name of equal files is taken.
 
     Raises:
-        DataMissing: no such folder, or a bundled photograph is not where its package should have it.
-        TooFewPhotographs: fewer than four.
+        DataMissing: there is no such folder, or a bundled photograph is missing from its package.
+        TooFewPhotographs: there are fewer than four.
     """
     if real is None:
         return {split: tuple(_bundled(*where) for where in BUNDLED[split]) for split in SPLITS}
@@ -107,30 +106,30 @@ def split_photographs(real: Path | None, seed: int) -> dict[Split, tuple[Photogr
 
 
 def cut_patches(photographs: tuple[Photograph, ...], size: int, shrink: float, count: int, seed: int) -> Patches:
-    """``count`` patches, as evenly from all photographs as their sizes allow.
+    """Cut ``count`` patches, as evenly from all photographs as their sizes allow.
 
-    The photograph is made ``shrink`` times smaller first (Lanczos, antialiased): that weakens the traces of an earlier
-    JPEG compression and of the camera's own interpolation, which the reals alone would show in full. Flat patches
+    Photographs are made ``shrink`` times smaller first (Lanczos, antialiased): that weakens the traces of an earlier
+    JPEG compression and of the camera's own interpolation, which only the reals would show in full. Flat patches
     are passed over, for all classes alike: a clipped sky holds no evidence of anything. Neighbours may overlap by three
     quarters.
 
     Raises:
         DataMissing: a photograph cannot be decoded.
-        TooFewPhotographs: they do not hold so many patches.
+        TooFewPhotographs: the photographs hold fewer patches.
     """
     rng = np.random.default_rng(seed)
     shrunken = {photograph.name: _shrunken(photograph, shrink) for photograph in photographs}
-    places = {name: _places(name, pixels, size, rng) for name, pixels in shrunken.items()}
-    if (available := sum(map(len, places.values()))) < count:
+    candidates = {name: _candidates(name, pixels, size, rng) for name, pixels in shrunken.items()}
+    if (available := sum(map(len, candidates.values()))) < count:
         raise TooFewPhotographs(
             f"{len(photographs)} photographs hold {available} patches of {size} px (after shrinking by {shrink}), "
-            f"{count} are asked for; give more photographs or ask for fewer"
+            f"{count} are requested; give more photographs or request fewer"
         )
     chosen: list[Patch] = []
     while len(chosen) < count:
-        chosen += [remaining.pop() for remaining in places.values() if remaining]
+        chosen += [remaining.pop() for remaining in candidates.values() if remaining]
     chosen = chosen[:count]
-    return Patches(np.stack([_cut(shrunken[place.photograph], place, size) for place in chosen]), tuple(chosen))
+    return Patches(np.stack([_cut(shrunken[patch.photograph], patch, size) for patch in chosen]), tuple(chosen))
 
 
 def _bundled(package: str, path: str) -> Photograph:
@@ -168,8 +167,8 @@ def _shrunken(photograph: Photograph, shrink: float) -> Pixels:
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
-def _places(name: str, pixels: Pixels, size: int, rng: np.random.Generator) -> list[Patch]:
-    """All places of a grid with a quarter of ``size`` as its step, in random order, without the flat ones."""
+def _candidates(name: str, pixels: Pixels, size: int, rng: np.random.Generator) -> list[Patch]:
+    """Patches on a grid with a quarter of ``size`` as its step, in random order, without the flat ones."""
     height, width = pixels.shape[:2]
     step = size // 4
     corners = [(x, y) for y in range(0, height - size + 1, step) for x in range(0, width - size + 1, step)]
@@ -184,6 +183,6 @@ def _is_flat(pixels: Pixels) -> bool:
     return bool(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean() < 4)
 
 
-def _cut(pixels: Pixels, place: Patch, size: int) -> Pixels:
-    patch = pixels[place.y : place.y + size, place.x : place.x + size]
-    return patch[:, ::-1] if place.mirrored else patch
+def _cut(pixels: Pixels, patch: Patch, size: int) -> Pixels:
+    cut = pixels[patch.y : patch.y + size, patch.x : patch.x + size]
+    return cut[:, ::-1] if patch.mirrored else cut

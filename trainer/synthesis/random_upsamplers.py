@@ -1,8 +1,8 @@
-"""Generators drawn at random, trained for seconds on photographs: what unknown generators may be like.
+"""Generators drawn at random and trained for seconds on photographs, as examples of unknown generators.
 
 Each is an autoencoder whose decoder differs from the others' in how it up-samples, in kernels, padding, normalisation,
-activation and width. What they make of photographs spans more of what decoders leave behind than a handful of known
-generators does, so directions in which *they* differ are where to look for an unknown one.
+activation and width. Their images span more of the traces of decoders than those of a handful of known generators do:
+an unknown generator may lie in the directions in which they differ.
 """
 
 import hashlib
@@ -19,27 +19,28 @@ from trainer.arrays import Images
 Up = Literal["transposed", "shuffle", "nearest", "bilinear", "bicubic"]
 
 _UPS: Final[tuple[Up, ...]] = ("transposed", "transposed", "shuffle", "nearest", "nearest", "bilinear", "bicubic")
-"""Drawn evenly: transposed convolutions have kernels to choose from, nearest neighbours are common."""
+"""Up-samplings, drawn evenly: transposed convolutions have kernels to choose from, nearest neighbours are common."""
 _ACTIVATIONS: Final[tuple[Callable[[], nn.Module], ...]] = (nn.ReLU, lambda: nn.LeakyReLU(0.2), nn.SiLU, nn.ELU)
 _CROP, _BATCH, _RATE = 32, 24, 6e-3
 _FAR: Final = 14.0
-"""Grey levels of mean absolute error beyond which a generator has failed to learn, and another is drawn."""
+"""Mean absolute error in grey levels beyond which a generator has failed to learn, and another is drawn."""
 _ATTEMPTS: Final = 6
-"""After so many the last is taken as it is: photographs that nothing learns in so few steps are hard for all."""
+"""Most draws for one generator; the last is kept: photographs that none learns in so few steps are hard for all."""
 _MADE: dict[tuple[str, int, int, int], list[Images]] = {}
-"""What ``simulate_once`` made last, for so many seeds or sets of photographs."""
+"""Latest results of ``simulate_once``."""
 _KEPT: Final = 4
+"""Most results of ``simulate_once`` that are kept."""
 MULTIPLE: Final = 8
-"""Of which both sides of an image must be multiples: three steps of up-sampling."""
+"""Both sides of an image must be multiples of it, for three steps of up-sampling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What one generator is."""
+    """Architecture of one generator."""
 
     up: Up
     steps: int
-    """Of up-sampling by 2, from 1 to 3."""
+    """Steps of up-sampling by 2, from 1 to 3."""
     kernel: int
     padding: Literal["zeros", "reflect"]
     activation: int
@@ -53,7 +54,7 @@ class Design:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Design":
-        """One of some thousands."""
+        """Draw one of some thousands of architectures."""
         up = _UPS[rng.integers(len(_UPS))]
         return cls(
             up=up,
@@ -69,7 +70,7 @@ class Design:
         )
 
     def build(self) -> nn.Sequential:
-        """``float32[N, 3, H, W]`` in [-1, 1] to the same, H and W multiples of ``MULTIPLE``."""
+        """Make the network: ``float32[N, 3, H, W]`` in [-1, 1] -> the same, H and W multiples of ``MULTIPLE``."""
         factor = 2**self.steps
         channels = max(8, self.code * factor**2 // 4)
         layers: list[nn.Module] = [nn.PixelUnshuffle(factor), nn.Conv2d(3 * factor**2, channels, 1)]
@@ -112,17 +113,17 @@ class Design:
 def simulate(
     photographs: Images, count: int, steps: int, seed: int, progress: Callable[[int, int], None] = lambda *_: None
 ) -> list[Images]:
-    """What ``count`` random generators make of the photographs.
+    """Reproduce photographs by ``count`` random generators.
 
     Args:
-        photographs: ``uint8[N, H, W, 3]``; what the generators are trained on, and what they are given.
-        count: of generators.
-        steps: of each one's training, on crops of 32 pixels.
-        seed: of designs, weights and batches; generator k depends on it and k alone.
+        photographs: ``uint8[N, H, W, 3]``, on which the generators are trained and which they reproduce.
+        count: number of generators.
+        steps: training steps of each, on crops of 32 pixels.
+        seed: seed of designs, weights and batches; generator k depends on it and k alone.
         progress: called with the number of generators made and their total.
 
     Returns:
-        ``count`` times ``uint8[N, H, W, 3]``; an image's place is its photograph's.
+        ``count`` times ``uint8[N, H, W, 3]``, in the order of the photographs.
     """
     real = torch.from_numpy(photographs).permute(0, 3, 1, 2).float() / 127.5 - 1
     made: list[Images] = []
@@ -140,7 +141,7 @@ def simulate(
 def simulate_once(
     photographs: Images, count: int, steps: int, seed: int, progress: Callable[[int, int], None] = lambda *_: None
 ) -> list[Images]:
-    """As ``simulate``; once a process for the same photographs, on which protocols train dozens of networks."""
+    """Like ``simulate``, but once a process for the same photographs: protocols train dozens of networks on them."""
     key = hashlib.sha256(photographs.tobytes()).hexdigest(), count, steps, seed
     if key not in _MADE:
         if len(_MADE) == _KEPT:
@@ -150,7 +151,7 @@ def simulate_once(
 
 
 def _attempt(real: Tensor, steps: int, seed: tuple[int, int, int]) -> tuple[Images, float]:
-    """One generator's images, and their mean absolute error in grey levels."""
+    """Images of one generator, and their mean absolute error in grey levels."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(int(rng.integers(2**31)))
     model = Design.draw(rng).build().to(memory_format=torch.channels_last)
@@ -165,10 +166,10 @@ def _attempt(real: Tensor, steps: int, seed: tuple[int, int, int]) -> tuple[Imag
 def _train(model: nn.Module, real: Tensor, steps: int, rng: np.random.Generator) -> None:
     optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps, pct_start=0.15)
-    places = [range(0, max(1, side - _CROP + 1), MULTIPLE) for side in real.shape[2:]]
+    starts = [range(0, max(1, side - _CROP + 1), MULTIPLE) for side in real.shape[2:]]
     for _ in range(steps):
         chosen = torch.from_numpy(rng.integers(0, len(real), _BATCH))
-        y, x = (int(rng.choice(place)) for place in places)
+        y, x = (int(rng.choice(start)) for start in starts)
         part = real[chosen, :, y : y + _CROP, x : x + _CROP].contiguous(memory_format=torch.channels_last)
         loss = (model(part) - part).abs().mean()
         optimiser.zero_grad(set_to_none=True)

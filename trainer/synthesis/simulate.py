@@ -1,7 +1,7 @@
-"""Fakes made of real images alone, to train detectors on: what AutoGAN or deep image priors make of the same images.
+"""Training data of real images alone: the images, and what AutoGAN or deep image priors make of them, as fakes.
 
-Folders as ``trainer train`` takes them: ``real``, and one of fakes for each way of making them. File ``i`` of every
-folder shows the same image, written by the same encoder.
+The folders are those that ``trainer train`` takes: ``real``, and one of fakes for each way of making them. File ``i``
+of every folder shows the same image, written by the same encoder.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,36 +30,36 @@ from trainer.versions import installed_versions
 KINDS: Final[dict[SimulatorKind, type[GanConfig] | type[PriorConfig]]] = {"autogan": GanConfig, "dip": PriorConfig}
 REPORT: Final = "simulate.json"
 
-Progress = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 
 
 class SimulateConfig(BaseModel):
-    """What is made; all of it is written to ``simulate.json``."""
+    """Settings of a simulation; all are written to ``simulate.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     how: Annotated[GanConfig | PriorConfig, Field(discriminator="kind")]
     size: int = Field(default=256, ge=32, le=1024, multiple_of=4)
-    """Side of the centre that is taken of each image, as stored."""
+    """Side in pixels of the centre that is cut from each image, as stored."""
     images: int | None = Field(default=None, ge=1)
-    """So many of the real images, drawn; None takes all."""
+    """Number of real images, which are drawn; None takes all."""
     seed: int = Field(default=0, ge=0)
 
 
 class SimulateReport(BaseModel):
-    """``simulate.json``."""
+    """Content of ``simulate.json``."""
 
     model_config = ConfigDict(frozen=True)
 
     config: SimulateConfig
     real: tuple[str, ...]
-    """The images taken."""
+    """Names of the real images that were used."""
     left_out: tuple[str, ...]
-    """Unreadable, or smaller than ``size``."""
+    """Names of images that are unreadable, or smaller than ``size``."""
     fakes: dict[str, int]
-    """Images in each folder of fakes."""
+    """Number of images in each folder of fakes."""
     mean_absolute_error: dict[str, float]
-    """Grey levels between fakes and reals; how visible traces are at most."""
+    """Mean absolute difference of fakes and reals in grey levels, by folder; a bound on how visible traces are."""
     versions: dict[str, str]
 
 
@@ -72,7 +72,7 @@ def simulate(
     layout: Layout | None = None,
     split: str | None = None,
     force: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: ReportProgress = lambda *_: None,
 ) -> SimulateReport:
     """Write ``out/real/*.png``, ``out/NAME/*.png`` for each kind of fake, and ``out/simulate.json``.
 
@@ -80,20 +80,20 @@ def simulate(
 
     Args:
         data: a data set in any layout; only its real images are read.
-        out: the folder.
-        config: what is made, of how many.
-        real: labels of the real images.
-        layout: of ``data``; None to recognise it.
-        split: which images, where they are in splits.
+        out: the folder to write.
+        config: the simulator, and the number and size of images.
+        real: classes of the real images.
+        layout: layout of ``data``; None recognises it.
+        split: the split to read, where images are in splits.
         force: replace what is at ``out``.
-        progress: called with what is being done, steps done and their total.
+        progress: called with the current activity, steps done and their total.
 
     Raises:
         OutputExists: see ``check_free``.
         DataMissing: no real image can be used.
-        BadConfig: the images' size does not suit the network.
+        BadConfig: the network cannot take images of that size.
         DataMalformed, SplitUnknown: see ``layouts.list_images``.
-        RealLabelMissing: ``real`` names what is no class.
+        RealLabelMissing: ``real`` names a class that does not exist.
     """
     check_free(out, force=force)
     if isinstance(config.how, PriorConfig) and config.size % (2 << config.how.levels):
@@ -130,10 +130,10 @@ def simulate(
 
 
 _Made = dict[str, dict[str, Pixels]]
-"""Folder -> what its files' names end in -> ``uint8[N, size, size, 3]``, in the order of the reals."""
+"""Folder -> suffix of its files' stems -> ``uint8[N, size, size, 3]``, in the order of the reals."""
 
 
-def _autogan(pixels: Pixels, config: SimulateConfig, how: GanConfig, progress: Progress) -> _Made:
+def _autogan(pixels: Pixels, config: SimulateConfig, how: GanConfig, progress: ReportProgress) -> _Made:
     made: _Made = {}
     for number, upsampling in enumerate(GAN_UPSAMPLINGS):
 
@@ -146,8 +146,8 @@ def _autogan(pixels: Pixels, config: SimulateConfig, how: GanConfig, progress: P
     return made
 
 
-def _dip(pixels: Pixels, config: SimulateConfig, how: PriorConfig, progress: Progress) -> _Made:
-    """Each image at every snapshot; reals are repeated as often, which balances the classes as S3 does."""
+def _dip(pixels: Pixels, config: SimulateConfig, how: PriorConfig, progress: ReportProgress) -> _Made:
+    """Reconstruct each image at every snapshot; reals are repeated as often, which balances the classes as S3 does."""
     total = len(pixels) * len(how.rates) * how.steps
     found = []
     for number, image in enumerate(pixels):
@@ -166,9 +166,9 @@ def _read(
     real: Sequence[str],
     layout: Layout | None,
     split: str | None,
-    progress: Progress,
+    progress: ReportProgress,
 ) -> tuple[tuple[str, ...], Pixels, tuple[str, ...]]:
-    """Names and pixels of the real images, and what was left out."""
+    """Names and pixels of the real images, and names of those that were left out."""
     listing = list_images(data, layout)
     listing.check_real(real)
     entries = [entry for entry in listing.of(split) if entry.label in real]

@@ -1,7 +1,7 @@
 """Training data from photographs alone: real patches, and what small autoencoders make of the same patches.
 
 Every class shows the same content at the same place, written by the same encoder: file ``i`` of every sub-folder is
-the same patch. Only a decoder's traces tell the classes apart (and its loss of detail: report it, don't hide it).
+the same patch. Only a decoder's traces tell the classes apart (and its loss of detail, which the report states).
 """
 
 from collections.abc import Callable
@@ -19,44 +19,44 @@ from trainer.synthesis.photographs import SPLITS, Patches, Photograph, Split, cu
 from trainer.versions import installed_versions
 
 MARGIN = 2 * PATCH
-"""Pixels cut around a patch and off again: padding would frame every generated image. A multiple of ``PATCH``, so that
-an image's grid starts where its generator's does."""
+"""Pixels around a patch that are cut off again: padding would frame every generated image. A multiple of ``PATCH``, so
+that an image's grid starts where its generator's does."""
 
 
 class SynthConfig(BaseModel):
-    """What is made; all of it is written to ``synth.json``."""
+    """Settings of a training set; all are written to ``synth.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(default=64, ge=32, le=512, multiple_of=PATCH)
     train: int = Field(default=450, ge=1)
-    """Images a class."""
+    """Number of training images of each class."""
     calib: int = Field(default=100, ge=1)
     test: int = Field(default=60, ge=1)
     shrink: float = Field(default=1.75, ge=1, le=16)
     """Photographs are made so many times smaller first. Not 2: it would put JPEG's grid of 8 pixels on the generators'
     grid of 4."""
     steps: int = Field(default=200, ge=2)
-    """Of each autoencoder's training."""
+    """Training steps of each autoencoder."""
     seed: int = Field(default=0, ge=0)
 
     def count(self, split: Split) -> int:
-        """Images a class in a split."""
+        """Number of images of each class in a split."""
         return {"train": self.train, "calib": self.calib, "test": self.test}[split]
 
 
 class Generator(BaseModel):
-    """An autoencoder as it came out of training."""
+    """A trained autoencoder."""
 
     model_config = ConfigDict(frozen=True)
 
     upsampling: Upsampling
     mean_absolute_error: dict[Split, float]
-    """Grey levels between its images and the real ones; how visible its traces are at most."""
+    """Mean absolute difference of its images and the real ones in grey levels; it bounds how visible traces are."""
 
 
 class SynthReport(BaseModel):
-    """``synth.json``."""
+    """Content of ``synth.json``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +64,7 @@ class SynthReport(BaseModel):
     photographs: dict[Split, dict[str, str]]
     """Name -> sha256 of the file."""
     images: dict[Split, int]
-    """A class."""
+    """Number of images of each class in each split."""
     generators: tuple[Generator, ...]
     versions: dict[str, str]
 
@@ -82,11 +82,11 @@ def synthesise(
     ``out`` appears when it is complete. The same config, photographs and machine give the same pixels.
 
     Args:
-        out: the folder.
+        out: the folder to write.
         real: a folder of photographs; None for those that come with scikit-image and scikit-learn.
-        config: how many, how large.
+        config: number and size of images, and the training of the generators.
         force: replace what is at ``out``.
-        progress: called with what is being done, steps done and their total.
+        progress: called with the current activity, steps done and their total.
 
     Raises:
         OutputExists: see ``check_free``.
@@ -126,7 +126,7 @@ def synthesise(
 
 
 def keep_grey(real: Pixels, made: Pixels) -> Pixels:
-    """``made``, with the colour taken from what is grey in ``real``: a decoder's colour fringes would give it away."""
+    """Make images of ``made`` grey that are grey in ``real``, where colour fringes would give a decoder away."""
     grey = (real == real[..., :1]).all(axis=(1, 2, 3))
     averaged = np.repeat(made.mean(axis=3, keepdims=True).round().astype(np.uint8), 3, axis=3)
     return np.where(grey[:, None, None, None], averaged, made)
@@ -143,5 +143,5 @@ def _inner(pixels: Pixels) -> Pixels:
 
 def _write(folder: Path, patches: Patches, pixels: Pixels) -> None:
     folder.mkdir(parents=True)
-    for number, (place, image) in enumerate(zip(patches.places, _inner(pixels), strict=True)):
-        Image.fromarray(np.ascontiguousarray(image)).save(folder / f"{number:04}-{place.photograph}.png")
+    for number, (patch, image) in enumerate(zip(patches.origins, _inner(pixels), strict=True)):
+        Image.fromarray(np.ascontiguousarray(image)).save(folder / f"{number:04}-{patch.photograph}.png")

@@ -1,4 +1,4 @@
-"""Training images as batches: in which order, augmented how, shared among processes."""
+"""Batches of training images: their order, their augmentation, and the share of each process."""
 
 from collections.abc import Iterator, Sequence
 
@@ -34,15 +34,15 @@ class Batches:
         return len(self._order)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of that epoch; processes that decode are started anew, and so know of it."""
+        """Batches of the epoch ``number``, from 0; processes that decode are started anew, and so know of it."""
         self._order.epoch = self._images.epoch = number
         return iter(self._loader)
 
 
 class _Order(Sampler[list[int]]):
-    """Which images are a batch; depends on seed and epoch alone.
+    """Indices of the images of each batch, which depend on seed and epoch alone.
 
-    Every process has as many: a few images are drawn twice where they cannot be shared evenly. The last, incomplete
+    All processes have as many: a few images are drawn twice where they cannot be shared evenly. The last, incomplete
     batch of an epoch is dropped (batch norm suffers from a small one), unless it is the only one.
     """
 
@@ -62,12 +62,12 @@ class _Order(Sampler[list[int]]):
             generator = torch.Generator().manual_seed(self._seed + self.epoch)
             order = torch.randperm(len(self._folder), generator=generator).numpy()
         own = np.resize(order, self._share * self._world.size)[self._world.rank :: self._world.size]
-        for number in range(len(self)):
-            yield own[number * self._batch : (number + 1) * self._batch].tolist()
+        for index in range(len(self)):
+            yield own[index * self._batch : (index + 1) * self._batch].tolist()
 
 
 class _Gathered(Dataset[tuple[Tensor, Tensor]]):
-    """Many images at once; what an image goes through depends on seed, epoch and its number alone."""
+    """Images of a batch, read at once; the augmentation of each depends on seed, epoch and its index alone."""
 
     def __init__(self, folder: ImageFolder | Enlarged, augment: AugmentImage | None, seed: int) -> None:
         self._folder, self._augment, self._seed = folder, augment, seed

@@ -1,4 +1,4 @@
-"""One file that holds everything a trained network is: weights, config, labels, and where they come from."""
+"""Checkpoints: one file with a network's weights, config, labels, and their origin."""
 
 import io
 import json
@@ -26,7 +26,7 @@ _ANEW: Final = "train it anew with `genprint trainer train`"
 
 
 class Epoch(BaseModel):
-    """What one epoch did; means over its images."""
+    """Figures of one epoch; means over its images."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,38 +34,38 @@ class Epoch(BaseModel):
     lr: float
     loss: float
     parts: dict[str, float]
-    """What the loss is made of, unweighted, by name."""
+    """Parts of the loss by name, unweighted."""
     accuracy: float
-    """Of the training images, as they were seen; by the class scores (by the logit's sign in the binary variant)."""
+    """Accuracy on the training images as augmented, by class scores (in the binary variant by the logit's sign)."""
     images_per_s: float
     val_accuracy: float | None = None
 
 
 class Addition(BaseModel):
-    """Types that were added to a trained network (``few_shot``)."""
+    """Classes that were added to a trained network (``few_shot``)."""
 
     model_config = ConfigDict(frozen=True)
 
     images: dict[str, int]
-    """Of each new type."""
+    """Images of each new class."""
     replayed: int
-    """Of known types, together."""
+    """Images of known classes, together."""
     fingerprint: str
-    """Of the folder that they were drawn from."""
+    """Fingerprint of the folder that the images were drawn from."""
     settings: dict[str, Any]
     losses: tuple[float, ...]
-    """Mean of each epoch."""
+    """Mean loss of each epoch."""
 
 
 class Origin(BaseModel):
-    """Which data and which programs made the weights."""
+    """The data and the programs that made the weights."""
 
     model_config = ConfigDict(frozen=True)
 
     fingerprint: str
     """``ImageFolder.fingerprint`` of the training images."""
     images: dict[str, int]
-    """Training images a class."""
+    """Number of training images of each class."""
     precision: str
     device: str
     processes: int
@@ -89,7 +89,7 @@ class Checkpoint:
     Attributes:
         labels: in the order of the network's outputs.
         weights: state of the network, its fixed filters among them.
-        objective: state of what it was trained by, S1's centres for one.
+        objective: state of the losses, S1's centres for example.
     """
 
     config: TrainConfig
@@ -106,24 +106,24 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """Of the training data."""
+        """Fingerprint of the training data."""
         return self.origin.fingerprint
 
     def network(self) -> nn.Module:
-        """A new network, as it is trained, in evaluation mode: ``uint8[N, H, W, 3]`` -> (scores, embedding)."""
+        """Make the network as it is trained, in evaluation mode: ``uint8[N, H, W, 3]`` -> (scores, embedding)."""
         net = make_network(self.config, self.labels)
         net.load_state_dict(self.weights)
         return net.eval()
 
     def model(self) -> Detector:
-        """A new network, as it is served, in evaluation mode: ``uint8[N, H, W, 3]`` -> (logit, embedding)."""
+        """Make the network as it is served, in evaluation mode: ``uint8[N, H, W, 3]`` -> (logit, embedding)."""
         config = self.config
         detector = Detector(self.network(), self.labels, binary=config.binary, l2_normalised=config.l2_normalised)
         return detector.eval()
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole or not at all.
+    """Write a checkpoint whole or not at all.
 
     Raises:
         OutputUnwritable: names the path and the reason.

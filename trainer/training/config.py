@@ -1,4 +1,4 @@
-"""Everything a training run depends on, as far as all systems share it: one frozen object.
+"""Settings that the training runs of all systems share, as one frozen object.
 
 Each system adds its own fields and its paper's defaults in its file in ``trainer/models/``; ``systems.read_config``
 makes one of a recipe (TOML) and the options given over it.
@@ -14,20 +14,20 @@ from trainer.data.layouts import Layout
 
 
 class TrainConfig(BaseModel):
-    """What every run has."""
+    """Settings of every run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     system: str
-    """Its name in ``trainer.choices.SYSTEMS``."""
+    """Name of the system in ``trainer.choices.SYSTEMS``."""
 
     # The data
     layout: Layout | None = None
-    """How images are laid out on disk; None recognises it."""
+    """Layout of the images on disk; None recognises it."""
     split: str | None = None
-    """Which images are trained on, where the data come in splits."""
+    """Split to train on, where the data come in splits."""
     val_split: str | None = None
-    """Which are watched, likewise."""
+    """Split of the watched images, where they come in splits."""
     size: int = Field(default=128, ge=32, le=1024)
     """Side of the square the network sees, in pixels."""
     fit: Literal["resize", "crop"] = "resize"
@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
     max_unreadable: int = Field(default=20, ge=0)
     """Broken images that are listed and skipped before the run stops."""
     cache_mib: int = Field(default=4096, ge=0)
-    """Views are kept decoded in memory where they fit this budget, and decoded anew each epoch where not."""
+    """MiB of memory for decoded views; where they do not fit, they are decoded anew each epoch."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that decode and augment; of use where the cache is too small or augmentation is slow."""
 
@@ -62,19 +62,19 @@ class TrainConfig(BaseModel):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What every image goes through in serving, and in training unless a system says otherwise: one view."""
+        """Preprocessing of every image in serving, and in training unless a system has another: one view."""
         if self.fit == "resize":
             return Preprocessing(views=(View(resize=Resize(mode="exact", size=self.size)),))
         return Preprocessing(views=(View(crop=Crop(mode="centre", size=self.size)),))
 
     @property
     def training_preprocessing(self) -> Preprocessing:
-        """What a training image goes through before augmentation; larger than ``size`` where that crops."""
+        """Preprocessing of a training image before augmentation; larger than ``size`` where that crops."""
         return self.preprocessing
 
     @property
     def needs_val(self) -> bool:
-        """Whether the run is steered by its accuracy on other images."""
+        """Whether the run is steered by its accuracy on watched images."""
         return self.keep == "best"
 
 

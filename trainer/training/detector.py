@@ -1,4 +1,4 @@
-"""A trained network as it is served."""
+"""A trained network as it is served: log-odds of *generated*, and an embedding."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ class Detector(nn.Module):
         self.register_buffer("photographs", photographs, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-odds of *generated*, and embeddings."""
+        """Compute log-odds and embeddings."""
         scores, embedding = self.net(images)
         if self.l2_normalised:
             embedding = nn.functional.normalize(embedding)
@@ -47,14 +47,14 @@ def log_odds(scores: Tensor, photographs: Tensor) -> Tensor:
     >>> round(log_odds(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([True, False, False])).item(), 4)
     0.6931
     """
-    return (_of(~photographs, scores) - _of(photographs, scores))[:, 0]
+    return (_logsumexp(~photographs, scores) - _logsumexp(photographs, scores))[:, 0]
 
 
 def against_simulated(scores: Tensor, photographs: Tensor) -> Tensor:
-    """Scores of the C classes that have names, where photographs answer for further, simulated generators.
+    """Scores of the C labelled classes, where simulated generators count against photographs.
 
-    An image that looks like one of those is no photograph: the scores of photographs are lowered until the log-odds of
-    *generated* are what they would be if simulated classes were generators with names.
+    An image that looks like a simulated generator is no photograph: the scores of photographs are lowered until the
+    log-odds of *generated* are what they would be if simulated classes were labelled generators.
 
     Args:
         scores: ``float32[N, C + S]``, simulated classes last.
@@ -76,14 +76,15 @@ def against_simulated(scores: Tensor, photographs: Tensor) -> Tensor:
     known, simulated = scores[:, : len(photographs)], scores[:, len(photographs) :]
     if simulated.shape[1] == 0:
         return known
-    more = nn.functional.softplus(simulated.logsumexp(1, keepdim=True) - _of(~photographs, known))
+    more = nn.functional.softplus(simulated.logsumexp(1, keepdim=True) - _logsumexp(~photographs, known))
     return known - more * photographs
 
 
-def _of(chosen: Tensor, scores: Tensor) -> Tensor:
+def _logsumexp(chosen: Tensor, scores: Tensor) -> Tensor:
     """``logsumexp`` of the chosen of C classes: ``bool[C]``, ``float32[N, C]`` -> ``float32[N, 1]``.
 
-    The others are not put to -inf: ONNX Runtime 1.31 takes 0 for the largest score of a row that begins with it, and
-    scores of hundreds become infinite. (Its issue 28461 is of the same kind: of nothing but -inf it makes NaN.)
+    The others are set to the least finite number, not to -inf: ONNX Runtime 1.31 takes 0 for the largest score of a row
+    that begins with it, and scores of hundreds become infinite. (Its issue 28461 is of the same kind: of nothing but
+    -inf it makes NaN.)
     """
     return scores.masked_fill(~chosen, torch.finfo(scores.dtype).min).logsumexp(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Where a run computes, with whom, and in which precision."""
+"""Device, processes and precision of a run."""
 
 import atexit
 import os
@@ -15,7 +15,7 @@ from trainer.training.config import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among those of ``torchrun``; alone: 0 of 1."""
+    """This process among those of ``torchrun``; one alone is 0 of 1."""
 
     rank: int
     size: int
@@ -23,23 +23,23 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this one prints and writes."""
+        """Whether this process prints and writes."""
         return self.rank == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What the network computes in; ``dtype`` None means plain float32."""
+    """Precision that the network computes in; ``dtype`` None means plain float32."""
 
     name: str
     dtype: torch.dtype | None
     scaled: bool
-    """float16 gradients underflow unless the loss is scaled."""
+    """Whether the loss is scaled, without which float16 gradients underflow."""
 
 
 @contextmanager
 def join_processes(config: TrainConfig) -> Iterator[World]:
-    """The processes that ``torchrun`` started: NCCL between GPUs, Gloo between CPUs.
+    """Join the processes that ``torchrun`` started: NCCL between GPUs, Gloo between CPUs.
 
     Raises:
         BadConfig: the batch cannot be shared evenly.
@@ -60,7 +60,7 @@ def join_processes(config: TrainConfig) -> Iterator[World]:
 
 
 def choose_device() -> torch.device:
-    """The GPU that ``torchrun`` assigns to this process, or the first; the CPU where there is none."""
+    """Choose the GPU that ``torchrun`` assigns to this process, or the first; the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -70,7 +70,7 @@ def choose_device() -> torch.device:
 
 
 def choose_precision(device: torch.device) -> Precision:
-    """bfloat16 where the hardware multiplies it; else float16 on GPUs, and float32 on CPUs, as emulation is slower."""
+    """Choose bfloat16 where the hardware has it; else float16 on GPUs, and float32 on CPUs, as emulation is slower."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision("bf16", torch.bfloat16, scaled=False)

@@ -1,4 +1,4 @@
-"""What a network makes of many images: logits, embeddings, class scores, a batch at a time."""
+"""Logits, embeddings and class scores of many images, a batch at a time."""
 
 from collections.abc import Callable
 from itertools import chain
@@ -18,7 +18,7 @@ def embed(model: nn.Module, images: Images | ImageFolder, batch: int = 256) -> t
 
 
 def class_scores(net: nn.Module, folder: ImageFolder, batch: int = 256) -> Floats:
-    """Scores ``float32[N, outputs]`` of a network in training; its mode is put back."""
+    """Scores ``float32[N, outputs]`` of a network in training, whose mode is restored."""
     training = net.training
     scores, _ = in_batches(net.eval(), folder, _device_of(net), batch)
     net.train(training)
@@ -32,7 +32,7 @@ def in_batches(
     device: torch.device,
     batch: int = 256,
 ) -> tuple[Floats, ...]:
-    """What a function makes of ``uint8[N, H, W, 3]``, in float32; a folder beyond its cache is decoded as it goes."""
+    """Outputs of a function over ``uint8[N, H, W, 3]`` or a folder, in float32; a folder without a cache is decoded."""
     found = []
     for start in range(0, len(images), batch):
         chosen = slice(start, start + batch)

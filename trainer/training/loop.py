@@ -1,7 +1,7 @@
-"""Training, top to bottom: read this first.
+"""Training from top to bottom: read this first.
 
 One process a device. ``torchrun`` starts several; they share every step (DistributedDataParallel), and only the first
-prints and writes. What is particular to a system comes from ``systems.system``.
+prints and writes. All that is particular to a system comes from ``systems.system``.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ from trainer.training.systems import Losses, Objective, make_network, system
 from trainer.versions import installed_versions, now
 
 _REFRESH_S = 0.25
-"""Between looks at a run's sums: each waits for the device."""
+"""Seconds between reads of a run's sums, as each read waits for the device."""
 
 
 def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console: Console) -> Checkpoint:
@@ -39,12 +39,12 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
     The same config, data, machine and number of processes give the same numbers.
 
     Args:
-        config: the run; its system says what is trained, and how.
-        data: one sub-folder a class.
+        config: settings of the run and of its system.
+        data: a data set in any layout; one sub-folder a class, for example.
         out: the checkpoint's file.
-        val: other images of the same classes. Their accuracy is reported after each epoch, and decides what the config
-            says (``keep``, S3's schedule), otherwise nothing.
-        console: where progress goes.
+        val: watched images, others of the same classes. Accuracy on them is reported after each epoch; it steers the
+            run only where the config says so (``keep``, S3's schedule).
+        console: receives the progress.
 
     Raises:
         BadConfig: ``config.needs_val``, and there is no ``val``.
@@ -104,7 +104,7 @@ def train(config: TrainConfig, data: Path, out: Path, val: Path | None, console:
 
 
 class _Step(nn.Module):
-    """Network and objective as one module, so that processes share the gradients of whatever happens between them."""
+    """Network and objective as one module, so that processes share the gradients of both."""
 
     def __init__(self, net: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -139,11 +139,11 @@ class Run:
         self.parallel: nn.Module = DistributedDataParallel(step) if world.size > 1 else step
 
     def train(self, watched: tuple[ImageFolder, Numbers] | None, progress: Progress) -> tuple[Epoch, ...]:
-        """All epochs; network and objective are left as ``config.keep`` says.
+        """Train all epochs; network and objective end with the weights that ``config.keep`` asks for.
 
         Args:
-            watched: other images and their labels ``int64[N]``.
-            progress: where bars and lines go.
+            watched: images and their label ids ``int64[N]``.
+            progress: receives bars and lines.
         """
         history: list[Epoch] = []
         best, kept = float("-inf"), None
@@ -164,7 +164,7 @@ class Run:
         return tuple(history)
 
     def epoch(self, number: int, progress: Progress) -> Epoch:
-        """Every image once."""
+        """Train on every image once."""
         self.parallel.train()
         self.objective.done = number / self.config.epochs
         rate = float(self.optimiser.param_groups[0]["lr"])
@@ -194,7 +194,7 @@ class Run:
         )
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Losses, Tensor]:
-        """One step on ``uint8[N, H, W, 3]``, ``int64[N]``; its losses, and which images were right (``bool[N]``)."""
+        """Take one step on ``uint8[N, H, W, 3]``, ``int64[N]``; losses, and which images were right (``bool[N]``)."""
         device, precision = self.world.device, self.precision
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if self.config.flip:
@@ -212,13 +212,13 @@ class Run:
             self.objective.after_step(losses, labels)
             return losses, self.objective.right(losses.scores, labels)
 
-    def accuracy(self, folder: ImageFolder, truth: Numbers) -> float:
-        """Share of other images that are right, without augmentation."""
+    def accuracy(self, folder: ImageFolder, true_ids: Numbers) -> float:
+        """Accuracy on watched images, without augmentation."""
         scores = torch.from_numpy(class_scores(self.net, folder)).to(self.world.device)
-        return float(self.objective.right(scores, torch.from_numpy(truth).to(self.world.device)).float().mean())
+        return float(self.objective.right(scores, torch.from_numpy(true_ids).to(self.world.device)).float().mean())
 
     def _agree(self, sums: Tensor) -> None:
-        """Add the sums of all processes; take over what the first one's batch norm has seen, lest they part."""
+        """Add the sums of all processes, and give all the batch norm statistics of the first, lest networks differ."""
         if self.world.size > 1:
             dist.all_reduce(sums)
             for buffer in self.parallel.buffers():
@@ -226,5 +226,5 @@ class Run:
 
 
 def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of its state that further training does not change."""
+    """Copy of a module's state, which further training does not change."""
     return {name: tensor.detach().clone().cpu() for name, tensor in module.state_dict().items()}

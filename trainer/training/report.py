@@ -1,4 +1,4 @@
-"""What a run says to people: bars while it works, one line for what is done."""
+"""Progress bars and lines of a run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ NO_FIGURES: Final[dict[str, Any]] = {"speed": "", "loss": ""}
 def read_folder(
     config: TrainConfig, preprocessing: Preprocessing, path: Path, split: str | None, progress: Progress
 ) -> ImageFolder:
-    """The images, as many broken ones left out as the config allows; what was left out is said."""
+    """Read a data set, and report the images that were skipped; the config limits how many may be broken."""
     with progress_of(progress, f"reading {path}") as advance:
         folder = ImageFolder.read(
             path,
@@ -39,18 +39,18 @@ def read_folder(
 
 
 def report_skipped(folder: ImageFolder, console: Console) -> None:
-    """Each broken image, and how many were too small."""
-    say = partial(console.print, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    """Print each broken image, and how many were too small."""
+    warn = partial(console.print, style="yellow", soft_wrap=True, markup=False, highlight=False)
     for bad in folder.unreadable:
-        say(f"skipped {folder.root / bad.path}: {bad.reason}")
+        warn(f"skipped {folder.root / bad.path}: {bad.reason}")
     if folder.too_small:
         count, size, first = len(folder.too_small), folder.preprocessing.size, folder.root / folder.too_small[0]
-        say(f"skipped {count} images smaller than {size} x {size} (first: {first}): {WHERE_TOO_SMALL}")
+        warn(f"skipped {count} images smaller than {size} x {size} (first: {first}): {WHERE_TOO_SMALL}")
 
 
 @contextmanager
 def show_progress(console: Console, world: World) -> Iterator[Progress]:
-    """Bars in the first process and on a terminal, silence elsewhere."""
+    """Show bars in the first process and on a terminal, and nothing elsewhere."""
     quiet = console if world.first else Console(quiet=True)
     columns = (
         TextColumn("{task.description}"),
@@ -66,7 +66,7 @@ def show_progress(console: Console, world: World) -> Iterator[Progress]:
 
 @contextmanager
 def progress_of(progress: Progress, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for something that tells how many of how many are done."""
+    """Show a bar; the callable that is yielded takes (done, total)."""
     task = progress.add_task(what, total=None, **NO_FIGURES)
     try:
         yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -75,7 +75,7 @@ def progress_of(progress: Progress, what: str) -> Iterator[Callable[[int, int], 
 
 
 def describe(config: TrainConfig, folder: ImageFolder, world: World, precision: Precision) -> str:
-    """One line on what is about to run."""
+    """Describe a run in one line before it starts."""
     classes = ", ".join(f"{name} {count}" for name, count in zip(folder.classes, folder.counts(), strict=True))
     summary = system(config.system).summary(config)
     return (
@@ -85,7 +85,7 @@ def describe(config: TrainConfig, folder: ImageFolder, world: World, precision: 
 
 
 def describe_epoch(epoch: Epoch, of: int) -> str:
-    """One line a finished epoch."""
+    """Describe a finished epoch in one line."""
     parts = ", ".join(f"{name.replace('_', '-')} {value:.4f}" for name, value in epoch.parts.items())
     line = (
         f"epoch {epoch.number:>2}/{of}  lr {epoch.lr:.2e}  loss {epoch.loss:.4f} ({parts})  "

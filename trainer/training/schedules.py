@@ -1,4 +1,4 @@
-"""How the learning rate goes on, and when a run ends before its last epoch."""
+"""Schedules: the learning rate over time, and the end of a run before its last epoch."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,28 +7,28 @@ from torch.optim import Optimizer
 
 
 class Schedule(Protocol):
-    """Sets the rates of an optimiser."""
+    """Sets the learning rates of an optimiser."""
 
     def after_step(self) -> None:
-        """After each step of the optimiser."""
+        """Called after each step of the optimiser."""
 
     def after_epoch(self, val_accuracy: float | None) -> bool:
-        """After each epoch, with the accuracy (0..1) on images watched, if there are any; False ends the run."""
+        """Called after each epoch with the accuracy (0..1) on watched images, if there are any; False ends the run."""
 
 
 class Constant:
-    """The rate stays as it is."""
+    """The rate does not change."""
 
     def after_step(self) -> None:
-        """Nothing changes."""
+        """Change nothing."""
 
     def after_epoch(self, val_accuracy: float | None) -> bool:  # noqa: ARG002  the protocol's
-        """Go on."""
+        """Let the run go on."""
         return True
 
 
 class Exponential(Constant):
-    """Multiplied by ``decay`` after every epoch.
+    """The rate is multiplied by ``decay`` after every epoch.
 
     >>> import torch
     >>> optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
@@ -41,13 +41,13 @@ class Exponential(Constant):
         self._optimiser, self._decay = optimiser, decay
 
     def after_epoch(self, val_accuracy: float | None) -> bool:  # noqa: ARG002  the protocol's
-        """The rate falls."""
+        """Lower the rate."""
         scale(self._optimiser, self._decay)
         return True
 
 
 class ByStep(Constant):
-    """``first rate * factor(steps done / all steps)``, from 0 before the first step to 1 after the last.
+    """The rate is ``first rate * factor(steps done / all steps)``: from factor(0) to factor(1).
 
     >>> import torch
     >>> optimiser = torch.optim.SGD([torch.zeros(1)], lr=8.0)
@@ -63,7 +63,7 @@ class ByStep(Constant):
         self._set()
 
     def after_step(self) -> None:
-        """On to the next rate."""
+        """Set the next rate."""
         self._done += 1
         self._set()
 
@@ -74,7 +74,7 @@ class ByStep(Constant):
 
 
 class Plateau(Constant):
-    """Divided by ten when validation accuracy has not risen by ``delta`` in ``patience`` epochs (S3).
+    """The rate is divided by ten when validation accuracy has not risen by ``delta`` in ``patience`` epochs (S3).
 
     It counts from the best accuracy of the whole run: the authors' code forgets it at each fall of the rate. The run
     ends when the rate falls below ``floor``.
@@ -85,7 +85,7 @@ class Plateau(Constant):
         self._best, self._waited = float("-inf"), 0
 
     def after_epoch(self, val_accuracy: float | None) -> bool:
-        """Watch; ``val_accuracy`` must be given."""
+        """Lower the rate, or end the run, by ``val_accuracy``, which must be given."""
         assert val_accuracy is not None  # TrainConfig.needs_val, checked before the first epoch
         if val_accuracy >= self._best + self._delta:
             self._best, self._waited = val_accuracy, 0
@@ -99,6 +99,6 @@ class Plateau(Constant):
 
 
 def scale(optimiser: Optimizer, factor: float) -> None:
-    """All its rates."""
+    """Multiply all learning rates of ``optimiser`` by ``factor``."""
     for group in optimiser.param_groups:
         group["lr"] *= factor

@@ -1,7 +1,7 @@
-"""What a system of the literature consists of, and which there are.
+"""Systems: the parts that a detector of the literature consists of, and the registry of all.
 
 A system is one file in ``trainer/models/`` with a config of its own and a ``SYSTEM``: a network, the losses it is
-trained by, an optimiser, a schedule, augmentations; what it leaves out is as for most. ``loop.py`` trains any of them.
+trained by, an optimiser, a schedule, augmentations; parts that it leaves out have defaults. ``loop.py`` trains any.
 """
 
 import tomllib
@@ -26,16 +26,16 @@ from trainer.training.config import TrainConfig
 from trainer.training.schedules import Constant, Schedule
 
 AugmentImage = Callable[[Pixels, np.random.Generator], Pixels]
-"""On one image of ``training_preprocessing``, in the data loader; gives ``uint8[size, size, 3]``."""
+"""Augmentation of one image of ``training_preprocessing``, in the data loader; gives ``uint8[size, size, 3]``."""
 AugmentBatch = Callable[[Tensor], Tensor]
-"""On ``uint8[N, size, size, 3]`` on the device, of any process; draws by torch's global generator on the CPU."""
+"""Augmentation of ``uint8[N, size, size, 3]`` on the device, with draws of torch's global generator on the CPU."""
 
 
 class Losses(NamedTuple):
-    """Of one batch: means over its images."""
+    """Losses of one batch: means over its images."""
 
     total: Tensor
-    """Scalar; what the gradient is taken of."""
+    """Scalar, of which the gradient is taken."""
     parts: dict[str, Tensor]
     """Scalars by name, unweighted; reported for each epoch."""
     scores: Tensor
@@ -45,7 +45,7 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """What a network is trained by: cross-entropy over the labels, or over *generated* in the binary variant.
+    """Losses that train a network: cross-entropy over the labels, or over *generated* in the binary variant.
 
     A system with other losses overrides ``forward``; parameters and buffers of an objective are kept in the checkpoint
     beside the network, and its parameters are trained.
@@ -53,7 +53,7 @@ class Objective(nn.Module):
 
     generated: Tensor
     done: float = 0.0
-    """Share of the run's epochs that are; the loop says so before each."""
+    """Share of the run's epochs that are done; the loop sets it before each."""
 
     def __init__(self, config: TrainConfig, labels: Sequence[Label]) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ class Objective(nn.Module):
         self.register_buffer("generated", kinds, persistent=False)
 
     def forward(self, net: nn.Module, images: Tensor, labels: Tensor) -> Losses:
-        """Losses of ``net`` on ``uint8[N, H, W, 3]``, ``int64[N]``.
+        """Compute the losses of ``net`` on ``uint8[N, H, W, 3]``, ``int64[N]``.
 
         ``net`` may be called several times and any of its methods used: processes share the gradients of all that
-        happens in here. Under autocast, where the device has it: losses are taken of float32.
+        happens in here. It runs under autocast where the device has it, so losses are computed from float32.
         """
         scores, embedding = net(images)
         scores = scores.float()
@@ -73,7 +73,7 @@ class Objective(nn.Module):
         return Losses(loss, {"cross_entropy": loss}, scores, embedding)
 
     def after_step(self, losses: Losses, labels: Tensor) -> None:
-        """What follows the optimiser's step, without gradients: moving centres, memory banks."""
+        """Called after the optimiser's step, without gradients: moves centres or memory banks, for example."""
 
     def classification(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of ``float32[N, outputs]``: softmax over labels, or sigmoid of the single output."""
@@ -82,7 +82,7 @@ class Objective(nn.Module):
         return nn.functional.cross_entropy(scores, labels)
 
     def right(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Which images are judged right, ``bool[N]``: by the largest score, or by the sign of the single output."""
+        """Which images are predicted right, ``bool[N]``: by the largest score, or by the sign of the single output."""
         if self.binary:
             return (scores[:, 0] > 0) == self.generated[labels]
         return scores.argmax(1) == labels
@@ -92,38 +92,38 @@ C = TypeVar("C", bound=TrainConfig)
 
 
 def adam(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Adam at its default parameters, over network and objective."""
+    """Make Adam with its default parameters, over network and objective."""
     # Not ``fused``, though thrice as fast on a CPU: PyTorch 2.14 takes a gradient for one in the parameter's own order.
     return torch.optim.Adam(module.parameters(), lr=config.lr)
 
 
 def constant(_config: TrainConfig, _optimiser: torch.optim.Optimizer, _steps: int) -> Schedule:
-    """The rate stays as it is."""
+    """Make a schedule that keeps the rate."""
     return Constant()
 
 
 @dataclass(frozen=True, slots=True)
 class System(Generic[C]):
-    """A system; its functions get its own config.
+    """A system, whose functions get its own config.
 
     Attributes:
-        source: the paper, for people.
-        config: its config; its field ``system`` has the registered name as type and default.
-        summary: the network in a few words, for people.
+        source: the paper, as it is displayed.
+        config: class of its config, whose field ``system`` has the registered name as type and default.
+        summary: the network in a few words, as it is displayed.
         network: (config, outputs) -> ``uint8[N, H, W, 3]`` -> (scores ``float32[N, outputs]``, embedding
             ``float32[N, D]``); casting, normalisation and filters are inside, and it exports to ONNX with a free batch.
             outputs is the number of labels, or 1 (log-odds of *generated*) in the binary variant.
-        start: (config, new network): takes weights from elsewhere before training, pretrained ones for instance.
-        enlarge: (config, training images, progress(done, total)): the images that an epoch goes through, where they are
-            not just those; their classes after the known ones are the objective's matter. Runs in every process and
+        start: (config, new network): loads weights before training, pretrained ones for example.
+        enlarge: (config, training images, progress(done, total)) -> the images of an epoch, where they are more than
+            those; only the objective uses their classes after the known ones. Runs in every process and
             must give the same in each.
         objective: (config, labels in the order of the outputs) -> losses.
         optimiser: (config, module that holds ``net`` and ``objective``) -> optimiser.
         schedule: (config, optimiser, steps an epoch) -> the learning rate over time.
-        augment_image: config -> what each training image goes through, or None.
-        augment_batch: config -> what each training batch goes through, or None.
-        trained_on_degraded: it is trained on degraded copies (``augment.degradation``), to be served such images:
-            bundles of it are calibrated on copies of that kind as well.
+        augment_image: config -> augmentation of each training image, or None.
+        augment_batch: config -> augmentation of each training batch, or None.
+        trained_on_degraded: whether it is trained on degraded copies (``augment.degradation``), to be served such
+            images: its bundles are calibrated on degraded copies as well.
         fit: (config, network, training images, progress(done, total)): fits what has a closed form after the epochs,
             on the network in evaluation mode; systems without gradients set ``epochs`` to 0. Runs in every process and
             must give the same in each.
@@ -151,10 +151,10 @@ class System(Generic[C]):
 
 
 def system(name: str) -> System[Any]:
-    """The system of that name.
+    """Look up a system by its name.
 
     Raises:
-        BadConfig: there is none.
+        BadConfig: there is none of that name.
     """
     if name not in SYSTEMS:
         raise BadConfig(f"system: no system {name!r}, only {', '.join(SYSTEMS)}")
@@ -163,13 +163,13 @@ def system(name: str) -> System[Any]:
 
 
 def make_network(config: TrainConfig, labels: Sequence[Label]) -> nn.Module:
-    """A new network of the config's system, with as many outputs as it learns."""
+    """Make a new network of the config's system, with an output a label, or one in the binary variant."""
     net: nn.Module = system(config.system).network(config, 1 if config.binary else len(labels))
     return net
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainConfig:
-    """The config of the system that ``values`` name under ``system`` (S1 where they do not).
+    """Make the config of the system that ``values`` name under ``system`` (S1 where they name none).
 
     >>> parse_config({"system": "s2", "batch": 16}).batch
     16
@@ -178,7 +178,7 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
     trainer.errors.BadConfig: size: Input should be greater than or equal to 32, got 4
 
     Raises:
-        BadConfig: names the system, or the first key, that cannot be.
+        BadConfig: names the unknown system, or the first invalid key with its value.
     """
     try:
         config: TrainConfig = system(str(values.get("system", "s1"))).config.model_validate(dict(values))
@@ -190,13 +190,13 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Keys and values of texts ``KEY=VALUE``; a value is read as TOML, or else as a text.
+    """Parse texts ``KEY=VALUE``; a value is read as TOML, and as a text where it is none.
 
     >>> parse_settings(["epochs=3", 'real=["photos"]', "backbone=resnet18", "flip=true"])
     {'epochs': 3, 'real': ['photos'], 'backbone': 'resnet18', 'flip': True}
 
     Raises:
-        BadConfig: one has no ``=``.
+        BadConfig: a text has no ``=``.
     """
     values: dict[str, Any] = {}
     for setting in settings:
@@ -211,10 +211,10 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def read_config(recipe: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
-    """The recipe's values, with ``overrides`` (those not None) over them, and the system's defaults beneath.
+    """Make a config of the recipe's values, with ``overrides`` (those not None) over them and the defaults beneath.
 
     Raises:
-        BadConfig: the file is missing or malformed; or a key or value is not one of ours.
+        BadConfig: the file is missing or malformed; or a key or value is invalid.
     """
     values: dict[str, Any] = {}
     if recipe is not None:

@@ -165,7 +165,7 @@ class TestChain:
         np.testing.assert_array_equal(image, before)
 
 
-def test_an_image_has_one_handled_copy_of_each_number() -> None:
+def test_an_image_has_one_degraded_copy_of_each_number() -> None:
     rng = np.random.default_rng(3)
     images = [rng.integers(0, 256, (40, 48, 3)).astype(np.uint8) for _ in range(20)]
     copies = [degraded_copy(image) for image in images]
@@ -178,7 +178,7 @@ def test_an_image_has_one_handled_copy_of_each_number() -> None:
     assert min(changed) > 0
 
 
-def test_handled_images_change_as_often_as_asked_and_keep_their_size() -> None:
+def test_degraded_images_change_as_often_as_configured_and_keep_their_size() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
     rng = np.random.default_rng(1)
     results = [degradation(0.4)(image, rng) for _ in range(300)]

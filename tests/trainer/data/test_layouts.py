@@ -170,7 +170,7 @@ def test_what_is_beside_pairs_is_an_error(tmp_path: Path, odd: str) -> None:
 
 def test_reals_alone_are_an_error(tmp_path: Path) -> None:
     """They may as well show nature."""
-    with pytest.raises(DataMalformed, match="has 'nature', but no 'ai'; say --layout genimage or --layout folders"):
+    with pytest.raises(DataMalformed, match="has 'nature', but no 'ai'; pass --layout genimage or --layout folders"):
         list_images(make(tmp_path, "real/nature/1.png", "gan/nature/1.png"))
 
 
@@ -368,7 +368,7 @@ def test_links_in_shards_are_an_error(tmp_path: Path) -> None:
         list_images(tmp_path / "a.tar")
 
 
-def test_a_picture_beside_shards_is_an_error(tmp_path: Path, make_shard: Callable[..., Path]) -> None:
+def test_an_image_beside_shards_is_an_error(tmp_path: Path, make_shard: Callable[..., Path]) -> None:
     make_shard("0.tar", {"real/1.png": PNG})
     make(tmp_path, "preview.png", "0.idx")
     with pytest.raises(DataMalformed, match=r"seems to be of the layout 'shards', but preview\.png is not"):

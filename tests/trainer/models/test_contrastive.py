@@ -109,21 +109,21 @@ def test_scores_are_cosines_and_simulated_classes_count_against_photographs() ->
 
 
 @pytest.mark.parametrize(
-    ("odds", "handled", "moved", "heard"),
+    ("odds", "degraded", "moved", "heard"),
     [
         *((3, -99, 1.0, 1), (-4.5, -99, -1.5, 1), (900, -99, 1.6, 1), (-40, -99, -1.6, 1)),
         *((0.9, 99, 0.3, 0), (900, 99, 0.4, 0), (-40, 0, -0.4, 0), (-40, -np.log(3), -1.0, 0.5)),
     ],
 )
 def test_the_discriminant_moves_log_odds_within_bounds_and_probabilities(
-    odds: float, handled: float, moved: float, heard: float
+    odds: float, degraded: float, moved: float, heard: float
 ) -> None:
     net, without = small_net(opinion=1.6), small_net()
     net.load_state_dict(without.state_dict(), strict=False)
     assert net.discriminant is not None
     net.photographs[1] = net.discriminant.photographs[1] = without.photographs[1] = True
     with torch.inference_mode():
-        net.discriminant.degradation.out.bias.fill_(handled)
+        net.discriminant.degradation.out.bias.fill_(degraded)
         net.discriminant.head.weight.zero_()
         net.discriminant.head.bias.copy_(torch.tensor([odds, 0, -1e4, -1e4]))
         scores, embedding = net(noise(5))

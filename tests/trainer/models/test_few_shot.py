@@ -15,7 +15,7 @@ from tests.bundles import CLASSES, one_thread, train_checkpoint
 from trainer.data.folder import ImageFolder, label_ids
 from trainer.errors import BadConfig, DataMissing, OutputUnwritable, UnknownClass
 from trainer.evaluation.templates import make_templates
-from trainer.models.few_shot import Drawn, FewShotConfig, add_types, batches, draw, few_shot, fit_scores
+from trainer.models.few_shot import Drawn, FewShotConfig, add_classes, batches, draw, few_shot, fit_scores
 from trainer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.training.embedding import embed
 from trainer.training.losses import TripletLoss
@@ -42,22 +42,22 @@ def folder(known: Checkpoint, tiny_data: Path) -> ImageFolder:
 @pytest.fixture(scope="module")
 def taught(known: Checkpoint, folder: ImageFolder) -> Checkpoint:
     with one_thread():
-        return add_types(known, folder, [], CONFIG, QUIET)
+        return add_classes(known, folder, [], CONFIG, QUIET)
 
 
 def recall(checkpoint: Checkpoint, folder: ImageFolder, drawn: Drawn, test: ImageFolder) -> dict[str, float]:
-    """Of the nearest mean template of the images drawn, for each class."""
+    """Recall of each class by the nearest mean template of the images drawn."""
     names = tuple(label.name for label in checkpoint.labels)
     used = np.concatenate([drawn.new, drawn.replayed])
     _, embeddings = embed(checkpoint.model(), folder.pixels(used))
     library = make_templates(embeddings, label_ids(folder, checkpoint.labels)[used], names, "mean", 0)
     _, embeddings = embed(checkpoint.model(), test.pixels(slice(None)))
     nearest = library.distances(embeddings).argmin(axis=1)
-    truth = label_ids(test, checkpoint.labels)
-    return {name: float((nearest[truth == i] == i).mean()) for i, name in enumerate(names)}
+    true_ids = label_ids(test, checkpoint.labels)
+    return {name: float((nearest[true_ids == i] == i).mean()) for i, name in enumerate(names)}
 
 
-def test_a_new_type_is_learnt_and_the_known_ones_are_kept(
+def test_a_new_class_is_learnt_and_the_known_ones_are_kept(
     known: Checkpoint, taught: Checkpoint, folder: ImageFolder, tiny_data: Path
 ) -> None:
     assert taught.labels == (*known.labels, Label(id=2, name="striped", kind="generator"))
@@ -71,7 +71,7 @@ def test_a_new_type_is_learnt_and_the_known_ones_are_kept(
     assert min(found.values()) >= 0.75
 
 
-def test_the_logit_and_the_scores_know_the_new_type(taught: Checkpoint, tiny_data: Path) -> None:
+def test_the_logit_and_the_scores_know_the_new_class(taught: Checkpoint, tiny_data: Path) -> None:
     test = ImageFolder.read(tiny_data / "test", taught.config.preprocessing)
     generated = np.array([name != "real" for name in test.classes])[test.labels]
     logits, _ = embed(taught.model(), test.pixels(slice(None)))
@@ -99,28 +99,28 @@ def test_either_set_of_triplets_can_be_had(
     monkeypatch.setattr(TripletLoss, "forward", watched)
     config = CONFIG.model_copy(update={"triplets": triplets, "epochs": 1})
     with one_thread():
-        add_types(known, folder, [], config, QUIET)
+        add_classes(known, folder, [], config, QUIET)
     [new] = taken
     assert (new is None) if triplets == "all" else (new is not None and new.tolist() == [True] * 4 + [False] * 12)
 
 
 def test_the_seed_decides(known: Checkpoint, folder: ImageFolder, taught: Checkpoint) -> None:
     with one_thread():
-        again = add_types(known, folder, ["striped"], CONFIG, QUIET)
+        again = add_classes(known, folder, ["striped"], CONFIG, QUIET)
     assert all(torch.equal(again.weights[name], taught.weights[name]) for name in taught.weights)
 
 
 def test_without_epochs_no_embedding_changes(known: Checkpoint, folder: ImageFolder) -> None:
-    extended = add_types(known, folder, [], CONFIG.model_copy(update={"epochs": 0}), QUIET)
+    extended = add_classes(known, folder, [], CONFIG.model_copy(update={"epochs": 0}), QUIET)
     assert [label.name for label in extended.labels] == ["doubled", "real", "striped"]
     assert not extended.config.l2_normalised
     pixels = folder.pixels(slice(0, 5))
     np.testing.assert_array_equal(embed(extended.model(), pixels)[1], embed(known.model(), pixels)[1])
 
 
-def test_types_that_were_added_stay_new_where_they_are_named(taught: Checkpoint, folder: ImageFolder) -> None:
+def test_classes_that_were_added_stay_new_where_they_are_named(taught: Checkpoint, folder: ImageFolder) -> None:
     with one_thread():
-        again = add_types(taught, folder, ["striped"], CONFIG.model_copy(update={"epochs": 1}), QUIET)
+        again = add_classes(taught, folder, ["striped"], CONFIG.model_copy(update={"epochs": 1}), QUIET)
     assert again.labels == taught.labels
     assert [addition.images for addition in again.origin.additions] == [{"striped": 4}] * 2
 
@@ -139,7 +139,7 @@ def test_an_output_that_cannot_be_written_stops_before_training(known: Checkpoin
 
 
 class TestDraw:
-    def test_shots_of_new_types_and_replay_of_known_ones(self, folder: ImageFolder) -> None:
+    def test_shots_of_new_classes_and_replay_of_known_ones(self, folder: ImageFolder) -> None:
         drawn = draw(folder, ["striped"], CONFIG)
         assert [CLASSES[label] for label in folder.labels[drawn.new]] == ["striped"] * 4
         assert Counter(CLASSES[label] for label in folder.labels[drawn.replayed]) == {"doubled": 6, "real": 6}
@@ -179,10 +179,10 @@ def test_new_images_fill_half_a_batch_at_most() -> None:
 def test_scores_tell_the_classes_that_they_were_fitted_on(kinds: str, *, binary: bool) -> None:
     rng = np.random.default_rng(0)
     labels = [Label(id=i, name=str(i), kind="real" if kind == "r" else "generator") for i, kind in enumerate(kinds)]
-    truth = np.arange(60) % len(labels)
-    kind = np.array([label.kind == "generator" for label in labels])[truth]
-    embeddings = (10 + 3 * rng.normal(size=(60, 4)) + 40 * np.eye(4)[truth] + 40 * kind[:, None]).astype(np.float32)
-    head = fit_scores(embeddings, truth, labels, binary=binary)
+    true_ids = np.arange(60) % len(labels)
+    kind = np.array([label.kind == "generator" for label in labels])[true_ids]
+    embeddings = (10 + 3 * rng.normal(size=(60, 4)) + 40 * np.eye(4)[true_ids] + 40 * kind[:, None]).astype(np.float32)
+    head = fit_scores(embeddings, true_ids, labels, binary=binary)
     with torch.no_grad():
         scores = head(torch.from_numpy(embeddings)).numpy()
     if binary:
@@ -190,7 +190,7 @@ def test_scores_tell_the_classes_that_they_were_fitted_on(kinds: str, *, binary:
         assert ((scores[:, 0] > 0) == kind).all()
     else:
         assert scores.shape == (60, len(labels))
-        assert (scores.argmax(axis=1) == truth).all()
+        assert (scores.argmax(axis=1) == true_ids).all()
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,13 @@ def test_what_cannot_be_learnt_is_named(
     known: Checkpoint, folder: ImageFolder, new: list[str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        add_types(known, folder, new, CONFIG, QUIET)
+        add_classes(known, folder, new, CONFIG, QUIET)
 
 
 def test_nothing_new_and_nothing_old(known: Checkpoint, taught: Checkpoint, folder: ImageFolder) -> None:
     with pytest.raises(DataMissing, match="all classes are known to the checkpoint; name those to learn with --new"):
-        add_types(taught, folder, [], CONFIG, QUIET)
+        add_classes(taught, folder, [], CONFIG, QUIET)
     config = known.config.model_copy(update={"system": "s2"})
     other = Checkpoint(config, known.labels, known.origin, (), {}, {})
     with pytest.raises(BadConfig, match="needs a checkpoint of s1, this is one of s2"):
-        add_types(other, folder, [], CONFIG, QUIET)
+        add_classes(other, folder, [], CONFIG, QUIET)

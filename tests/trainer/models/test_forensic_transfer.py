@@ -61,7 +61,7 @@ def test_the_stronger_part_decides(*, binary: bool) -> None:
     net = ForensicTransferNet(TINY, 1 if binary else 4)
     latent = torch.zeros(2, 16, 2, 2)
     latent[0, :2], latent[1, -2:] = 3.0, 3.0
-    scores, activations = net.judge(latent)
+    scores, activations = net.score(latent)
     if binary:
         np.testing.assert_allclose(scores.numpy()[:, 0], [-10 * 3 * 2 / 8, 10 * 3 * 2 / 8], rtol=1e-6)
     else:

@@ -61,7 +61,7 @@ def naive_pattern(planes: Plane) -> Plane:
     return np.asarray(clean / np.linalg.norm(clean))
 
 
-def pictures(count: int, pattern: Plane | float, seed: int = 0) -> Plane:
+def images_of(count: int, pattern: Plane | float, seed: int = 0) -> Plane:
     """Smooth content, noise, and a pattern that is multiplied in."""
     rng = np.random.default_rng(seed)
     content = rng.uniform(60, 200, (count, 4, 4, 3)).repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
@@ -86,7 +86,7 @@ def patterns() -> dict[str, Plane]:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, ImageFolder]:
     root = tmp_path_factory.mktemp("prnu")
-    data = folder_of(root / "train", {n: pictures(6, p, seed) for seed, (n, p) in enumerate(patterns().items())})
+    data = folder_of(root / "train", {n: images_of(6, p, seed) for seed, (n, p) in enumerate(patterns().items())})
     config = PrnuConfig(size=SIZE, real=("camera",))
     checkpoint = train(config, data, root / "prnu.pt", None, Console(quiet=True))
     return checkpoint, ImageFolder.read(data, config.preprocessing)
@@ -102,7 +102,7 @@ def test_damping_is_that_of_plain_loops(variance: float) -> None:
 
 @short_for_four_levels
 def test_noise_is_that_of_pywavelets() -> None:
-    image = pictures(1, 0.0)[0].astype(float).transpose(2, 0, 1)
+    image = images_of(1, 0.0)[0].astype(float).transpose(2, 0, 1)
     found = WaveletNoise(SIZE, 4, 5.0)(torch.from_numpy(image).float()).numpy()
     for plane, channel in zip(found, image, strict=True):
         np.testing.assert_allclose(plane, naive_noise(channel), atol=2e-4)
@@ -122,7 +122,7 @@ def test_fingerprints_embeddings_and_scores_are_the_naive_ones(fitted: tuple[Che
     checkpoint, folder = fitted
     net = checkpoint.network()
     assert isinstance(net, Prnu)
-    images = pictures(2, patterns()["two"], seed=99)
+    images = images_of(2, patterns()["two"], seed=99)
     scores, embedding = (tensor.detach().numpy() for tensor in net(torch.from_numpy(images)))
     prints = []
     for number in range(3):
@@ -141,7 +141,7 @@ def test_fingerprints_embeddings_and_scores_are_the_naive_ones(fitted: tuple[Che
 def test_peak_to_correlation_energy_is_that_of_numpy(fitted: tuple[Checkpoint, ImageFolder]) -> None:
     net = Prnu(PrnuConfig(size=SIZE, score="pce"), 3)
     net.load_state_dict(fitted[0].weights)
-    scores, embedding = net.eval()(torch.from_numpy(pictures(2, patterns()["one"], seed=5)))
+    scores, embedding = net.eval()(torch.from_numpy(images_of(2, patterns()["one"], seed=5)))
     for row, noise in zip(scores.detach().numpy(), embedding.detach().numpy(), strict=True):
         for score, print_ in zip(row, net.fingerprints.detach().numpy(), strict=True):
             a, b = noise.reshape(SIZE, SIZE), print_.reshape(SIZE, SIZE)
@@ -157,7 +157,7 @@ def test_images_are_named_by_the_pattern_that_they_carry(fitted: tuple[Checkpoin
     net = Prnu(PrnuConfig(size=SIZE, score=score), 3)
     net.load_state_dict(fitted[0].weights)
     for number, pattern in enumerate(patterns().values()):
-        scores, _ = net(torch.from_numpy(pictures(8, pattern, seed=50 + number)))
+        scores, _ = net(torch.from_numpy(images_of(8, pattern, seed=50 + number)))
         assert (scores.argmax(1) == number).all()
 
 
@@ -173,13 +173,13 @@ def test_the_nearest_template_of_length_1_correlates_most(fitted: tuple[Checkpoi
 
 
 def test_with_one_output_all_generators_share_a_fingerprint(tmp_path: Path) -> None:
-    classes = {name: pictures(4, pattern, seed) for seed, (name, pattern) in enumerate(patterns().items())}
+    classes = {name: images_of(4, pattern, seed) for seed, (name, pattern) in enumerate(patterns().items())}
     data = folder_of(tmp_path / "train", classes)
     config = PrnuConfig(size=SIZE, real=("camera",), binary=True)
     checkpoint = train(config, data, tmp_path / "prnu.pt", None, Console(quiet=True))
-    logits, _ = embed(checkpoint.model(), pictures(5, patterns()["two"], seed=60))
+    logits, _ = embed(checkpoint.model(), images_of(5, patterns()["two"], seed=60))
     assert (logits > 0).all()
-    logits, _ = embed(checkpoint.model(), pictures(5, patterns()["camera"], seed=61))
+    logits, _ = embed(checkpoint.model(), images_of(5, patterns()["camera"], seed=61))
     assert (logits < 0).all()
 
 

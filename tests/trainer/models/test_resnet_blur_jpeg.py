@@ -21,21 +21,21 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> DecodedImage:
+def decoded(tmp_path: Path) -> DecodedImage:
     """300 wide, 280 high."""
     pixels = np.random.default_rng(0).integers(0, 256, (280, 300, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     return decode((tmp_path / "a.png").read_bytes())
 
 
-def test_test_images_are_cropped_and_not_resized(picture: DecodedImage) -> None:
-    [view] = make_views(picture, S3Config().preprocessing)
-    np.testing.assert_array_equal(view, np.asarray(picture.image)[28:252, 38:262])
+def test_test_images_are_cropped_and_not_resized(decoded: DecodedImage) -> None:
+    [view] = make_views(decoded, S3Config().preprocessing)
+    np.testing.assert_array_equal(view, np.asarray(decoded.image)[28:252, 38:262])
 
 
-def test_training_images_are_resized_to_256_at_the_shorter_side(picture: DecodedImage) -> None:
-    [view] = make_views(picture, S3Config().training_preprocessing)
-    wanted = picture.image.resize((274, 256), Image.Resampling.BILINEAR)
+def test_training_images_are_resized_to_256_at_the_shorter_side(decoded: DecodedImage) -> None:
+    [view] = make_views(decoded, S3Config().training_preprocessing)
+    wanted = decoded.image.resize((274, 256), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(view, np.asarray(wanted)[:, 9:265])
 
 

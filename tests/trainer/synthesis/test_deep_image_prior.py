@@ -9,7 +9,7 @@ from trainer.synthesis.deep_image_prior import Hourglass, PriorConfig, reconstru
 TINY = PriorConfig(width=8, levels=2, steps=30)
 
 
-def picture(size: int = 32) -> Any:
+def noise(size: int = 32) -> Any:
     y, x = np.mgrid[:size, :size]
     waves = 128 + 60 * np.sin(x / 5)[..., None] + 40 * np.cos(y / 7)[..., None] * np.array([1, -1, 0.5])
     return waves.clip(0, 255).astype(np.uint8)
@@ -22,7 +22,7 @@ def test_the_published_steps_and_snapshots() -> None:
 
 
 def test_reconstructions_come_closer_and_are_the_same_twice() -> None:
-    image, steps = picture(), list[int]()
+    image, steps = noise(), list[int]()
     made = reconstruct(image, TINY, seed=3, progress=steps.append)
     assert steps == list(range(1, 91))
     assert len(made) == 6
@@ -43,7 +43,7 @@ def test_the_learning_rate_falls_after_each_third(monkeypatch: pytest.MonkeyPatc
         return step(self, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", watched)
-    reconstruct(picture(), PriorConfig(width=2, levels=1, steps=4), seed=0)
+    reconstruct(noise(), PriorConfig(width=2, levels=1, steps=4), seed=0)
     assert rates == [1e-2] * 4 + [1e-3] * 4 + [1e-4] * 4
 
 

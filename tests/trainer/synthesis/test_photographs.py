@@ -50,16 +50,16 @@ def test_patches_are_cut_from_the_shrunken_photograph(photographs: Path) -> None
     photo = split_photographs(photographs, seed=0)["train"][:2]
     patches = cut_patches(photo, size=32, shrink=2, count=20, seed=0)
     assert patches.pixels.shape == (20, 32, 32, 3)
-    for place, pixels in zip(patches.places, patches.pixels, strict=True):
-        source = next(found for found in photo if found.name == place.photograph)
+    for patch, pixels in zip(patches.origins, patches.pixels, strict=True):
+        source = next(found for found in photo if found.name == patch.photograph)
         small = Image.open(source.path).resize((100, 80), Image.Resampling.LANCZOS)
-        wanted = np.asarray(small)[place.y : place.y + 32, place.x : place.x + 32]
-        np.testing.assert_array_equal(pixels, wanted[:, ::-1] if place.mirrored else wanted)
-    assert len({(place.photograph, place.x, place.y) for place in patches.places}) == 20
-    assert {place.photograph for place in patches.places} == {found.name for found in photo}
+        wanted = np.asarray(small)[patch.y : patch.y + 32, patch.x : patch.x + 32]
+        np.testing.assert_array_equal(pixels, wanted[:, ::-1] if patch.mirrored else wanted)
+    assert len({(patch.photograph, patch.x, patch.y) for patch in patches.origins}) == 20
+    assert {patch.photograph for patch in patches.origins} == {found.name for found in photo}
 
 
-def test_flat_places_are_passed_over(tmp_path: Path) -> None:
+def test_flat_patches_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for index in range(4):
         pixels = np.full((64, 128, 3), 200, np.uint8)
@@ -67,7 +67,7 @@ def test_flat_places_are_passed_over(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / f"photos/{index}.png")
     split = split_photographs(tmp_path / "photos", seed=0)
     patches = cut_patches(split["train"], size=32, shrink=1, count=20, seed=0)
-    assert min(place.x for place in patches.places) > 32
+    assert min(patch.x for patch in patches.origins) > 32
 
 
 def test_too_little_is_said(photographs: Path, tmp_path: Path) -> None:
