@@ -155,7 +155,7 @@ def test_a_table_for_people_and_its_exit_status(named: Named) -> None:
     ("options", "settings", "expected"),
     [
         (["--acls", "boss=User:x"], {}, "--acls boss=User:x: expected a role"),
-        ([], {"TOPICS__REPLICATION": "3"}, "there are not as many brokers as topics.replication says"),
+        ([], {"TOPICS__REPLICATION": "3"}, "there are fewer brokers than topics.replication"),
         ([], {"KAFKA__SASL_PASSWORD": "wrong-4711"}, "kafka.sasl_password"),
     ],
 )
