@@ -77,8 +77,8 @@ class ContrastiveConfig(TrainConfig):
     """Times that an epoch has each photograph, which has to be told from all generators."""
     opinion: float = Field(default=2.0, ge=0)
     """Most that the log-odds of ``block_spectra``, fitted to the same images, may move those of *generated* where an
-    image looks pristine: there they are the better ones. Where it looks degraded they are the worse, and may move by
-    ``opinion_degraded`` of it what is undecided. 0 does without the discriminant, in the embedding as well."""
+    image looks pristine: there they are the better ones. Where it looks degraded they are the worse ones, and may move
+    them by the share ``opinion_degraded`` of it. 0 does without the discriminant, in the embedding as well."""
     simulated: int = Field(default=24, ge=0)
     """Random generators that are classes beside the known ones."""
     simulated_steps: int = Field(default=150, ge=1)

@@ -3,7 +3,7 @@
 Xuan, Peng, Wang, Dong: "Scalable Fine-grained Generated Image Classification Based on Deep Metric Learning", WIFS 2019.
 
 The filters suppress what the image shows and leave what made it: noise, interpolation, checkerboards. They are fixed
-and part of the graph, so that whoever serves the model cannot forget them.
+and part of the graph, so that no server of the model can forget them.
 """
 
 from collections.abc import Sequence

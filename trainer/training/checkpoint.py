@@ -198,7 +198,7 @@ def _stored_config(path: Path, values: Mapping[str, Any]) -> TrainConfig:
 
     Raises:
         BadConfig: a value cannot be.
-        CheckpointInvalid: a key is not there; scores might then follow from what is in the code today.
+        CheckpointInvalid: a key is missing, and a default of today's code would stand in for it.
     """
     kind = system(str(values["system"])).config if "system" in values else TrainConfig
     if missing := list(missing_keys(kind, values)):
