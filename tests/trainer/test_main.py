@@ -280,7 +280,10 @@ def test_a_folder_is_no_place_for_a_checkpoint(command: str, tmp_path: Path) -> 
     arguments = {"train": ["nowhere"], "few-shot": ["nowhere.pt", "nowhere"]}[command]
     result = CliRunner().invoke(app, [command, *arguments, str(tmp_path), "--force"])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"genprint trainer: {tmp_path}: is a folder; pass the name of a file\n"
+    expected = f"genprint trainer: {tmp_path}: cannot be written: it is a folder; pass the name of a file\n"
+    assert result.stderr == expected
+        result.stderr == f"genprint trainer: {tmp_path}: cannot be written: it is a folder; pass the name of a file\n"
+    )
 
 
 def test_an_error_of_the_system_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
