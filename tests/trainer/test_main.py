@@ -282,8 +282,6 @@ def test_a_folder_is_no_place_for_a_checkpoint(command: str, tmp_path: Path) -> 
     assert (result.exit_code, result.stdout) == (2, "")
     expected = f"genprint trainer: {tmp_path}: cannot be written: it is a folder; pass the name of a file\n"
     assert result.stderr == expected
-        result.stderr == f"genprint trainer: {tmp_path}: cannot be written: it is a folder; pass the name of a file\n"
-    )
 
 
 def test_an_error_of_the_system_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
