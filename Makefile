@@ -10,8 +10,9 @@ INSTALL := --constraint constraints.txt --editable '.[dev]'
 demo: $(INSTALLED)
 	@$(BIN)/python -m deploy.local.demo
 
+# Files side by side, since many wait for servers. Each process has servers of its own, so four at most, and one thread.
 test: lint types $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # SCALE=mini OPTIONS='--data DIR' for a corpus; see docs/reproducing.md.
 SCALE ?= smoke
