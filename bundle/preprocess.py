@@ -204,13 +204,13 @@ def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
     Raises:
         TooManyPixels: a very elongated image would grow beyond the ceiling by resizing or padding.
 
-    >>> image = Image.new("RGB", (6, 4), (10, 20, 30))
-    >>> decoded = DecodedImage(ImageFacts("PNG", 6, 4, bytes=80, animated=False), image, orientation=1)
-    >>> views = make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="five", size=4)),)))
+    >>> image = Image.new("RGB", (12, 9), (10, 20, 30))
+    >>> decoded = DecodedImage(ImageFacts("PNG", 12, 9, bytes=80, animated=False), image, orientation=1)
+    >>> views = make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="five", size=8)),)))
     >>> views.shape, views[0, 0, 0].tolist()
-    ((5, 4, 4, 3), [10, 20, 30])
-    >>> make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="centre", size=8)),))).shape  # too small
-    (0, 8, 8, 3)
+    ((5, 8, 8, 3), [10, 20, 30])
+    >>> make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="centre", size=16)),))).shape  # too small
+    (0, 16, 16, 3)
     """
     cuts = [cut for view in preprocessing.views for cut in _cut(decoded, view)]
     size = preprocessing.size

@@ -145,7 +145,7 @@ def train(
         check_new_file(out, force=force)
         loop.train(config, data, out, val, stderr())
     if is_first_process():
-        stdout().print(f"wrote {out}")
+        stdout().print(f"wrote {out}", soft_wrap=True)
 
 
 @app.command("few-shot")
@@ -187,7 +187,7 @@ def few_shot_command(
         config = checked(FewShotConfig, values)
         check_new_file(out, force=force)
         few_shot(load_checkpoint(checkpoint), data, out, new or [], config, stderr())
-    stdout().print(f"wrote {out}")
+    stdout().print(f"wrote {out}", soft_wrap=True)
 
 
 @app.command("evaluate")
@@ -364,7 +364,7 @@ def reencode_command(
     for left_out, why in ((done.too_small, f"smaller than {size} x {size}"), (done.unreadable, "unreadable")):
         if left_out:
             stderr().print(f"left out {len(left_out)} images, {why}; first {left_out[0]}", style="yellow")
-    stdout().print(f"wrote {done.written} images to {out}")
+    stdout().print(f"wrote {done.written} images to {out}", soft_wrap=True)
 
 
 @app.command("reproduce")
@@ -420,7 +420,7 @@ def reproduce_command(
         sys.stdout.write(reproduction.as_json(sections) + "\n")
     else:
         reproduction.show_all(sections, stdout())
-        stdout().print(f"wrote {out / reproduction.REPORT}")
+        stdout().print(f"wrote {out / reproduction.REPORT}", soft_wrap=True)
 
 
 @app.command("report")
@@ -437,7 +437,7 @@ def report_command(
     if json:
         sys.stdout.write(reproduction.as_json(sections) + "\n")
     else:
-        stdout().print(f"wrote {path}")
+        stdout().print(f"wrote {path}", soft_wrap=True)
 
 
 def read(

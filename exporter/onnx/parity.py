@@ -18,16 +18,13 @@ def check_parity(actual: GraphOutputs, expected: GraphOutputs, tolerance: float)
     Raises:
         ParityFailed: an error exceeds ``tolerance``, or an output is not a finite number.
     """
-    parity = Parity(
-        tolerance=tolerance,
-        logit_error=relative_error(actual.logit, expected.logit),
-        embedding_error=relative_error(actual.embedding, expected.embedding),
-        images=len(actual.logit),
-    )
-    for output, error in ((LOGIT, parity.logit_error), (EMBEDDING, parity.embedding_error)):
+    images = len(actual.logit)
+    logit_error = relative_error(actual.logit, expected.logit)
+    embedding_error = relative_error(actual.embedding, expected.embedding)
+    for output, error in ((LOGIT, logit_error), (EMBEDDING, embedding_error)):
         if not error <= tolerance:
             raise ParityFailed(
-                f"{output}: ONNX Runtime differs from PyTorch by {error:.3g} on {parity.images} images, "
+                f"{output}: ONNX Runtime differs from PyTorch by {error:.3g} on {images} images, "
                 f"tolerance {tolerance:g}; nothing was written"
             )
-    return parity
+    return Parity(tolerance=tolerance, logit_error=logit_error, embedding_error=embedding_error, images=images)

@@ -68,6 +68,8 @@ class Feed:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        self._producer.purge()
+        self._producer.close()
 
     def _run(self, events: Iterable[Event], per_s: float | None, partition: int | None) -> None:
         began = time.monotonic()

@@ -158,6 +158,7 @@ def _write_future(stream: Stream, verdict: dict[str, Any], future: dict[str, Fut
     for partition in (0, 1):
         producer.produce(name, again, partition=partition, headers=_headers(verdict["verdict_id"]))
     producer.commit_transaction(30)
+    producer.close()
 
 
 def _headers(verdict_id: str, kind: str = VERDICT_TYPE) -> list[tuple[str, str | bytes | None]]:

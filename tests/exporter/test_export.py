@@ -193,7 +193,7 @@ class TestRefused:
         assert not (data.parent / "bundle").exists()
 
     def test_what_is_there_stays(self, tiny_checkpoint: Checkpoint, tiny_data: Path, tiny_bundle: Bundle) -> None:
-        with pytest.raises(FileExistsError, match="say --force"):
+        with pytest.raises(FileExistsError, match="pass --force"):
             export_bundle(tiny_checkpoint, tiny_data, tiny_bundle.path)
 
     def test_a_list_that_is_calibrated_on_another_split(self, tiny_checkpoint: Checkpoint, data: Path) -> None:

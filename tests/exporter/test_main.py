@@ -52,7 +52,7 @@ def test_export(
     assert left_out.count("\n") == 1
     assert f"cli {json.loads((tmp_path / 'made' / 'manifest.json').read_bytes())['version']}" in table
     _, error = run(*map(str, command), code=2)
-    assert error == f"genprint exporter: {tmp_path / 'made'} exists; choose another place or say --force\n"
+    assert error == f"genprint exporter: {tmp_path / 'made'} exists; choose another place or pass --force\n"
 
 
 @pytest.mark.parametrize(

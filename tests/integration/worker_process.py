@@ -63,6 +63,7 @@ class Stream:
             producer.poll(0)
         self._queued.clear()
         assert producer.flush(90) == 0
+        producer.close()
 
     def answers(self, count: int, deadline_s: float = 120) -> dict[str, list[Any]]:
         """Committed records of verdicts and dead letters: at least ``count``, and whatever else is there by then."""

@@ -331,7 +331,7 @@ def test_floors_are_left_out_where_they_have_nothing_to_learn_from(make_study: A
     recipe["settings"]["train_on"] = "Other"
     found = generalisation.run(make_study(recipe, steps))
     assert {cell.row for cell in found.tables[0].cells} == {"none"}
-    assert "No floors: no training images of Other." in found.remarks
+    assert "There are no floors: no training images of Other." in found.remarks
 
 
 def test_pairs_outlast_a_broken_file(corpus: Corpus, tmp_path: Path) -> None:
