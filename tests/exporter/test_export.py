@@ -33,6 +33,8 @@ from trainer.training.checkpoint import Checkpoint
 from trainer.training.loop import train
 from trainer.training.systems import parse_config
 
+pytestmark = pytest.mark.slow
+
 
 def outputs(bundle: Bundle, folder: Path) -> GraphOutputs:
     """The bundle's graph on the images of a folder, in the order of their names."""

@@ -10,6 +10,8 @@ from tests.hostile.judge import Finding, Judge
 from tests.worker.pipeline.harness import make_worker
 from tests.worker.small_bundle import small_bundle
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 20.0
 CORPUS = list(hostile_images())
 

@@ -21,6 +21,8 @@ from trainer.models.few_shot import FewShotConfig
 from trainer.synthesis.synth import SynthConfig
 from trainer.training.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 MakeFolder = Callable[..., Path]
 ROOT = Path(__file__).parent.parent.parent
 

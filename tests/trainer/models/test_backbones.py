@@ -20,6 +20,8 @@ from trainer.training.detector import Detector
 from trainer.training.embedding import embed
 from trainer.training.systems import read_config, system
 
+pytestmark = pytest.mark.slow
+
 LABELS = (Label(id=0, name="a", kind="generator"), Label(id=1, name="real", kind="real"))
 
 

@@ -34,6 +34,8 @@ from trainer.training.embedding import embed
 from trainer.training.loop import train
 from trainer.training.systems import make_network, parse_config
 
+pytestmark = pytest.mark.slow
+
 
 def textures(count: int, seed: int, size: int = 40) -> np.ndarray:
     rng = np.random.default_rng(seed)

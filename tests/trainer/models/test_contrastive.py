@@ -24,6 +24,8 @@ from trainer.training.embedding import embed
 from trainer.training.loop import train
 from trainer.training.systems import parse_config
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "system": "contrastive",
     "size": 32,

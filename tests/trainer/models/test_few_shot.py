@@ -20,6 +20,8 @@ from trainer.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from trainer.training.embedding import embed
 from trainer.training.losses import TripletLoss
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 CONFIG = FewShotConfig(shots=4, replay=6, epochs=4, batch=16, lr=3e-4)
 

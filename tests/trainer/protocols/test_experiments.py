@@ -23,6 +23,8 @@ from trainer.protocols.generalisation import Trial
 from trainer.training import loop
 from trainer.training.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("PGGAN", "DCGAN", "Glow")
 MAPS = {"here": {"PGGAN": "nearest", "DCGAN": "deconv"}}
 S1 = {"system": "s1"}

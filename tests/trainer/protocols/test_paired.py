@@ -16,6 +16,8 @@ from trainer.experiments.recipe import Variant
 from trainer.protocols import closed_set, few_shot
 from trainer.protocols.few_shot import draw_seed, few_shot_pool
 
+pytestmark = pytest.mark.slow
+
 
 def test_errors_are_compared_on_the_same_photographs_whatever_the_number_of_backbones(make_study: Any) -> None:
     study = make_study({"protocol": "closed_set"}, resamples=50)

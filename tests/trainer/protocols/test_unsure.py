@@ -12,6 +12,8 @@ from trainer.experiments.section import Measured
 from trainer.protocols import unsure
 from trainer.protocols.unsure import Detector
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {"protocol": "unsure", "table": [{"name": "unsure", "title": "unsure", "columns": []}]}
 CHANGES = (CLEAN, *BEYOND)
 ALPHA, RISK = 0.15, 0.2

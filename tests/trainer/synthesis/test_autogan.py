@@ -7,6 +7,8 @@ import torch
 from trainer.synthesis.autoencoders import reproduce
 from trainer.synthesis.autogan import GAN_UPSAMPLINGS, GanConfig, Simulator, _Pool, train_simulator
 
+pytestmark = pytest.mark.slow
+
 TINY = GanConfig(width=4, blocks=1, critic_layers=2, steps=60, lr=5e-3, batch=2, error_weight=10, pool=3)
 
 

@@ -6,6 +6,8 @@ import torch
 
 from trainer.synthesis.deep_image_prior import Hourglass, PriorConfig, reconstruct
 
+pytestmark = pytest.mark.slow
+
 TINY = PriorConfig(width=8, levels=2, steps=30)
 
 

@@ -6,6 +6,8 @@ import torch
 
 from trainer.synthesis.random_upsamplers import MULTIPLE, Design, simulate, simulate_once
 
+pytestmark = pytest.mark.slow
+
 
 def photographs(count: int = 8, size: int = 32) -> np.ndarray:
     rng = np.random.default_rng(0)

@@ -16,6 +16,8 @@ from trainer.synthesis.autogan import GanConfig
 from trainer.synthesis.deep_image_prior import PriorConfig
 from trainer.synthesis.simulate import SimulateConfig, simulate
 
+pytestmark = pytest.mark.slow
+
 GAN = SimulateConfig(how=GanConfig(width=2, blocks=1, critic_layers=2, steps=3), size=32)
 PRIOR = SimulateConfig(how=PriorConfig(width=2, levels=2, steps=2), size=32, images=3)
 

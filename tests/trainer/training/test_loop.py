@@ -17,6 +17,8 @@ from trainer.training.checkpoint import Checkpoint, load_checkpoint
 from trainer.training.device import choose_precision
 from trainer.training.loop import Run, train
 
+pytestmark = pytest.mark.slow
+
 MakeFolder = Callable[..., Path]
 
 QUIET = Console(quiet=True)

@@ -25,6 +25,8 @@ from trainer.training.loop import train
 from trainer.training.systems import Objective, make_network, parse_config, parse_settings, read_config, system
 from trainer.versions import now
 
+pytestmark = pytest.mark.slow
+
 RECIPES: Final = sorted(Path("trainer/recipes").glob("*.toml"))
 
 SMALL: Final[dict[str, dict[str, Any]]] = {
