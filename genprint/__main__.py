@@ -84,6 +84,7 @@ app = typer.Typer(
     help="Streaming moderation of generated images: classify files, serve a stream, train and export detectors.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # half of the time of `genprint --help` would be the import of rich's Markdown
 )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
-from rich.console import Console
 
 from bundle.errors import BundleError
 from worker.errors import WorkerError
@@ -76,6 +75,7 @@ def replay(
 ) -> None:
     """Judge a span of a topic again, beside the live workers; the same command resumes after a stop."""
     with _one_line_errors():
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from worker.kafka.replay import ReplayBroker
@@ -149,6 +149,8 @@ def produce(
 ) -> None:
     """Stream a folder of images into the topic of image events."""
     with _one_line_errors():
+        from rich.console import Console
+
         from worker.kafka.client import ImageSender
         from worker.tools.classify import find_images
         from worker.tools.produce import image_events
@@ -305,6 +307,8 @@ def metrics_command(as_json: JsonOption = False, as_markdown: MarkdownOption = F
 
 
 def _print_reference(rows: Sequence[Mapping[str, str]], *, as_json: bool, as_markdown: bool) -> None:
+    from rich.console import Console
+
     from worker.operations.reference import json_table, markdown_table, terminal_table
 
     if as_json:
@@ -319,7 +323,7 @@ def _print_differences(rows: Sequence[Mapping[str, str]], *, as_json: bool) -> N
     if rows or as_json:
         _print_reference(rows, as_json=as_json, as_markdown=False)
     else:
-        Console().print("as declared")
+        sys.stdout.write("as declared\n")
 
 
 def _settings(config: Path | None, assign: list[str], bundle: Path | None) -> "Settings":
@@ -330,6 +334,7 @@ def _settings(config: Path | None, assign: list[str], bundle: Path | None) -> "S
 
 def _with_progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     """The same items, with a progress bar on a terminal."""
+    from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
