@@ -31,7 +31,7 @@ VERDICT_ENVELOPE_BYTES: Final = 350
 CLAIM_CHECK_BYTES: Final = 150
 """A claim check with an address of some length and a sha256."""
 REDIS_KEY_BYTES: Final = len("genprint:") + 24 + len(":") + 64
-REDIS_OVERHEAD_BYTES: Final = 120
+REDIS_OVERHEAD_BYTES: Final = 100
 """Memory of an entry beside key and value: object, hash table, expiry, rounding of the allocator."""
 
 CLIENT_S_PER_BYTE: Final = 2.3e-9
