@@ -209,7 +209,7 @@ class BrokerUnreachable(BrokerError):
 
 
 class TopicMissing(BrokerError):
-    """A topic does not exist; a running worker never creates one (``python -m worker topics create`` does)."""
+    """A topic does not exist; a running worker never creates one (``genprint topics create`` does)."""
 
     reason = "topic_missing"
 

@@ -111,7 +111,7 @@ class KafkaSettings(SettingsSection):
 
 
 class TopicSettings(SettingsSection):
-    """Topics as `python -m worker topics` creates and checks them; a running worker does not use these settings."""
+    """Topics as `genprint topics` creates and checks them; a running worker does not use these settings."""
 
     partitions: PositiveInt = 12
     """Partitions of each topic: the most workers that can share the events of one."""

@@ -1,6 +1,6 @@
 """The example consumers read a real worker's verdicts, and verdicts of a version that is still to come.
 
-The topic is compressed as ``python -m worker topics create`` would have it. A doctored copy of each consumer is run
+The topic is compressed as ``genprint topics create`` would have it. A doctored copy of each consumer is run
 beside it: the checks below must tell the two apart.
 """
 

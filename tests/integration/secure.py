@@ -57,7 +57,7 @@ class SecureKafka:
         }
 
     def topics(self, command: str, *options: str, user: str = "admin", **other: str) -> Result:
-        """``python -m worker topics``, in this process."""
+        """``genprint topics``, in this process."""
         settings = self.settings(user, **{"TOPICS__PARTITIONS": "4", "TOPICS__REPLICATION": "1", **other})
         variables = {f"GENPRINT_{name}": value for name, value in settings.items()}
         return CliRunner().invoke(app, ["topics", command, *options], env=variables)

@@ -483,7 +483,7 @@ def test_a_worker_that_lacks_a_right(
         environment(stream, bundle, secure_kafka, clerk),
         f"kafka.bootstrap_servers={secure_kafka.bootstrap()}",
         expected.format(prefix=stream.prefix),
-        "python -m worker topics create --acls worker=User:clerk",
+        "genprint topics create --acls worker=User:clerk",
     )
 
 

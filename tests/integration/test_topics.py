@@ -1,4 +1,4 @@
-"""``python -m worker topics`` on Apache Kafka with an authorizer; looked at with confluent-kafka."""
+"""``genprint topics`` on Apache Kafka with an authorizer; looked at with confluent-kafka."""
 
 import json
 import time

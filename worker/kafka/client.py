@@ -35,8 +35,8 @@ from worker.errors import (
     UndecodableBatch,
 )
 from worker.kafka.assignor import PerTopicAssignor
-from worker.kafka.closing import close_producer, opened
-from worker.kafka.connection import ACCESS_DENIED, check_topics, connection, reach, silent_client, start_error
+from worker.kafka.closing import close_consumer, close_producer
+from worker.kafka.connection import ACCESS_DENIED, check_topics, connect, reach, silent_client, start_error
 from worker.kafka.record_batches import UndecodableHeaders, read_leniently
 from worker.messages.records import Message, Partition, Progress, Record
 from worker.operations.metrics import Metrics
@@ -44,8 +44,6 @@ from worker.settings import KafkaSettings
 
 _log = structlog.get_logger(__name__)
 
-_CLIENT_ONLY = {"allow_auto_create_topics": False, "metrics_enabled": False}
-"""Options of consumer and producer that the admin client does not have."""
 _BATCH_BYTES = 256 * 1024
 _LINGER_MS = 5
 _HEARTBEAT_S = 1.0
@@ -86,10 +84,9 @@ class KafkaBroker:
         instance = s.instance_id or uuid.uuid4().hex
         reach(s)
         try:
-            self._consumer = opened(
+            self._consumer = connect(
                 KafkaConsumer,
-                **connection(s),
-                **_CLIENT_ONLY,
+                s,
                 group_id=s.group_id,
                 group_instance_id=s.instance_id,
                 isolation_level="read_committed",
@@ -109,10 +106,9 @@ class KafkaBroker:
             _fetch_in_time(self._consumer)
             check_topics(s)
             self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
-            self._producer = opened(
+            self._producer = connect(
                 KafkaProducer,
-                **connection(s),
-                **_CLIENT_ONLY,
+                s,
                 **producer_options(s, self._max_message_bytes),
                 **self._transaction_options(f"{s.group_id}-{instance}"),
             )
@@ -216,15 +212,11 @@ class KafkaBroker:
         """See ``Broker``."""
         consumer, producer = self._consumer, self._producer
         self._consumer = self._producer = None
-        try:
-            if producer is not None:
-                close_producer(producer, 2)
-        except errors.KafkaError as error:
-            _log.warning("producer not closed cleanly", why=str(error))
-        finally:
-            if consumer is not None:
-                consumer.close(autocommit=False, timeout_ms=2000)
-            self._epochs.clear()
+        self._epochs.clear()
+        if producer is not None:
+            close_producer(producer, 2)
+        if consumer is not None:
+            close_consumer(consumer, 2000)
 
     def _committed_offset(self, part: Progress) -> Any:
         return OffsetAndMetadata(part.next_offset, "", -1)
@@ -415,7 +407,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class ImageSender:
-    """Writes image events to a topic, for ``python -m worker produce``."""
+    """Writes image events to a topic, for ``genprint produce``."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -430,16 +422,13 @@ class ImageSender:
         """
         reach(self._settings)
         try:
-            self._producer = opened(
+            self._producer = connect(
                 KafkaProducer,
-                **connection(self._settings),
-                **_CLIENT_ONLY,
+                self._settings,
                 **producer_options(self._settings, self._settings.max_message_bytes),
             )
             if not self._producer.partitions_for(self._settings.images_topic):
-                raise TopicMissing(
-                    f"no topic {self._settings.images_topic}; create it first (python -m worker topics create)"
-                )
+                raise TopicMissing(f"no topic {self._settings.images_topic}; create it first (genprint topics create)")
         except errors.KafkaError as error:
             raise start_error(error, self._settings) from error
 
@@ -474,9 +463,9 @@ class ImageSender:
 
     def close(self) -> None:
         """Disconnect."""
-        if self._producer is not None:
-            close_producer(self._producer, 5)
-            self._producer = None
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            close_producer(producer, 5)
 
 
 def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[str, Any]:
@@ -494,7 +483,7 @@ def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[st
 def topic_limit(settings: KafkaSettings) -> int:
     """Smallest ``max.message.bytes`` of the topics that a worker writes to; ``kafka.max_message_bytes`` if unknown."""
     topics = (settings.retry_topic, settings.dead_topic, settings.verdicts_topic)
-    admin = opened(KafkaAdminClient, **connection(settings))
+    admin = connect(KafkaAdminClient, settings)
     try:
         wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, {_TOPIC_LIMIT: None}) for topic in topics]
         found = admin.describe_configs(wanted, config_filter="all")["topic"]

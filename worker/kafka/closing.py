@@ -1,14 +1,15 @@
 """Clients of kafka-python that leave no connection and no thread behind when they are closed.
 
-What kafka-python (3.0.12) leaves open, until the garbage collector finds it:
+kafka-python (3.0.12) leaves open, until the garbage collector finds it:
 
-1. a connection that has bytes to send when its client is closed. It is to be closed when they are sent, and then the
-   loop that would send them is ended;
-2. a connection that is being made when its client is closed, or that cannot be made: its socket is dropped;
-3. everything, where a constructor raises: nobody has the client that could be closed;
-4. everything, where a producer cannot send what it holds: ``KafkaProducer.close`` waits for that first, and raises.
+1. A connection that has bytes to send when its client is closed. It would be closed once they are sent, but the loop
+   that would send them is ended first.
+2. The socket of a connection that is still being made when its client is closed, or that cannot be made.
+3. All connections of a client whose constructor raises, since nobody gets the client that could be closed.
+4. All connections of a producer that cannot send what it holds, and of a consumer that cannot leave its group:
+   ``close`` raises before it comes to them.
 
-Besides, a client closes its connections while its own thread is still at work with them.
+Besides, a client closes its connections while its own thread is still using them.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+import structlog
 from kafka import errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket, create_connection
@@ -24,10 +26,13 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
+_log = structlog.get_logger(__name__)
+
 C = TypeVar("C")
 
 _DIRECT = "direct"
 _SENDER_ENDS_S = 1.0
+"""Time for a producer's thread to end, once it is told to drop what it holds."""
 
 
 def opened(kind: Callable[..., C], **options: Any) -> C:
@@ -42,35 +47,42 @@ def opened(kind: Callable[..., C], **options: Any) -> C:
         return kind(**options, kafka_client=client)
     except BaseException:
         for one in made:
-            one.close()
+            with contextlib.suppress(Exception):  # the constructor's error is the one that matters
+                one.close()
         raise
 
 
 def close_producer(producer: Any, timeout_s: float) -> None:
-    """Close a ``KafkaProducer``.
-
-    Raises:
-        KafkaError: something was not sent in time and is given up; the producer is closed all the same.
-    """
+    """Close a ``KafkaProducer``; what it cannot send within ``timeout_s`` is dropped, which the log tells."""
     try:
         producer.close(timeout=timeout_s)
-    finally:
-        # It has ended, but where something is not sent. Its thread closes its connections.
-        sender = producer._sender  # noqa: SLF001 - there is no public way
+    except errors.KafkaError as error:
+        _log.warning("producer closed with records unsent", why=str(error))
+    sender = producer._sender  # noqa: SLF001 - no public way to end its thread, which closes the connections
+    if sender.is_alive():  # the time-out left it running
+        sender.force_close()
+        sender.join(_SENDER_ENDS_S)
         if sender.is_alive():
-            sender.force_close()
-            sender.join(_SENDER_ENDS_S)
+            _log.warning("a producer's thread is still waiting for its broker; its connections close when it ends")
 
 
-class Loop(NetworkSelector):  # type: ignore[misc]
-    """An event loop that closes the sockets it has waited for, all that it was used with."""
+def close_consumer(consumer: Any, timeout_ms: int | None = None) -> None:
+    """Close a ``KafkaConsumer`` without a commit, its connections also where it cannot leave its group properly."""
+    try:
+        consumer.close(autocommit=False, timeout_ms=timeout_ms)
+    finally:
+        consumer._client.close()  # noqa: SLF001 - no public way; closing it twice does nothing
+
+
+class ClosingLoop(NetworkSelector):  # type: ignore[misc]
+    """An event loop that, when it is closed, closes every socket that was ever waited for in it."""
 
     def __init__(self, **configs: Any) -> None:
         super().__init__(**configs)
         self._waited_for: WeakSet[socket.socket] = WeakSet()
 
     def register_event(self, fileobj: Any, event: int, task: Any) -> None:
-        """Before each waiting; also for a socket that nobody else holds yet."""
+        """Remember the socket before it is waited for."""
         self._waited_for.add(fileobj)
         super().register_event(fileobj, event, task)
 
@@ -83,11 +95,11 @@ class Loop(NetworkSelector):  # type: ignore[misc]
                 sock.close()
 
 
-class Manager(KafkaConnectionManager):  # type: ignore[misc]
-    """Closes at once what comes to nothing."""
+class ClosingConnections(KafkaConnectionManager):  # type: ignore[misc]
+    """The connections of a client; an attempt that fails is closed at once."""
 
     def transport(self, sock: socket.socket, host: str) -> Any:
-        """What speaks over a socket."""
+        """Wrap a connected socket, in TLS where the settings ask for it."""
         if self.ssl_enabled:
             return KafkaSSLTransport(self._net, sock, host=host, ssl_context=self.config["ssl_context"])
         return KafkaTCPTransport(self._net, sock, host=host)
@@ -97,45 +109,52 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]
         sock = await create_connection(
             self._net, node.host, node.port, options, proxy_url=f"{_DIRECT}:", timeout_at=timeout_at
         )
-        transport = self.transport(sock, node.host)
-        with contextlib.ExitStack() as stack:
-            stack.callback(transport.close)
-            try:
-                await transport.handshake()
-            except OSError as error:
+        made: Any = sock
+        try:
+            made = self.transport(sock, node.host)
+            await made.handshake()
+        except BaseException as error:
+            made.close()
+            if isinstance(error, Exception):
                 raise errors.KafkaConnectionError(f"Handshake failed: {error}") from error
-            stack.pop_all()
-        return transport
+            raise
+        return made
 
 
 class _Client(KafkaNetClient):  # type: ignore[misc]
-    """What a consumer, a producer and an admin client have in common."""
+    """What consumers, producers and admin clients have in common: a loop and connections."""
 
     def __init__(self, **configs: Any) -> None:
-        self._loop = Loop(**configs)
-        super().__init__(self._loop, Manager(self._loop, **configs), **configs)
+        self._loop = ClosingLoop(**configs)
+        super().__init__(self._loop, ClosingConnections(self._loop, **configs), **configs)
 
     def close(self, node_id: Any = None) -> None:
+        """Close one connection, or all of them and the loop; may be called again."""
         if node_id is not None:
             super().close(node_id)
             return
         self._loop.stop()  # its thread, if it has one, uses the connections; without it the rest runs on this thread
         try:
             super().close()
-        finally:
+        finally:  # also where the connections do not close properly
             self._loop.close()
 
 
 class _DirectSocket(KafkaNetSocket):  # type: ignore[misc]
-    """Connects without a proxy. Subclasses are kafka-python's way to connect otherwise, found by an address' scheme."""
+    """Connects without a proxy, and closes the socket where that fails.
+
+    kafka-python looks for a subclass by the scheme of a proxy's address: this is its way to connect otherwise.
+    """
 
     SCHEMES = (_DIRECT,)
 
     async def sock_connect(
         self, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: float | None = None
     ) -> socket.socket:
-        with contextlib.ExitStack() as stack:
-            stack.callback(sock.close)
+        """Connect ``sock`` to the broker's own address."""
+        try:
             await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
-            stack.pop_all()
+        except BaseException:
+            sock.close()
+            raise
         return sock

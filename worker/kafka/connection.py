@@ -9,15 +9,15 @@ reports at once a fault that no retry would mend.
 import logging
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any, Final, TypeVar
 
 from kafka import errors
 from kafka.admin import KafkaAdminClient
 
 from worker.errors import BrokerUnreachable, StartupError, TopicMissing
-from worker.kafka.closing import Loop, Manager, opened
+from worker.kafka.closing import ClosingConnections, ClosingLoop, opened
 from worker.kafka.topics import worker_operations
 from worker.operations.tls import client_context, tls_trouble
 from worker.settings import KafkaSettings
@@ -25,6 +25,10 @@ from worker.settings import KafkaSettings
 ACCESS_DENIED = (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 """Errors by which a broker denies access, and would do so again."""
 
+C = TypeVar("C")
+
+_CONSUMER_AND_PRODUCER: Final = {"allow_auto_create_topics": False, "metrics_enabled": False}
+"""Options that the admin client does not have."""
 _ATTEMPT_S = 5.0
 _BETWEEN_S = 0.3
 _OTHERS_S = 1.0
@@ -53,6 +57,17 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
         "request_timeout_ms": int(settings.transaction_timeout_s * 1000 / 3),
     }
     return options
+
+
+def connect(kind: Callable[..., C], settings: KafkaSettings, **options: Any) -> C:
+    """A ``KafkaConsumer``, ``KafkaProducer`` or ``KafkaAdminClient`` of the cluster, with these further options.
+
+    Raises:
+        StartupError: as ``connection``.
+        KafkaError: it cannot be connected.
+    """
+    more = {} if kind is KafkaAdminClient else _CONSUMER_AND_PRODUCER
+    return opened(kind, **connection(settings), **more, **options)
 
 
 def reach(settings: KafkaSettings) -> None:
@@ -91,11 +106,8 @@ def check_topics(settings: KafkaSettings) -> None:
         TopicMissing, BrokerUnreachable: names all that are missing or denied.
     """
     needed = worker_operations(settings)
-    admin = opened(KafkaAdminClient, **connection(settings))
-    try:
+    with closing(connect(KafkaAdminClient, settings)) as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics(list(needed))}
-    finally:
-        admin.close()
     codes = {name: found[name]["error_code"] if name in found else None for name in needed}
     unseen = [name for name, code in codes.items() if code == errors.TopicAuthorizationFailedError.errno]
     if unseen:
@@ -103,8 +115,8 @@ def check_topics(settings: KafkaSettings) -> None:
         raise start_error(error, settings) from error
     if missing := [name for name, code in codes.items() if code in (None, errors.UnknownTopicOrPartitionError.errno)]:
         raise TopicMissing(
-            f"{_where(settings)}: no topic {', '.join(sorted(missing))}; "
-            "create it first (python -m worker topics create), the worker creates none"
+            f"{cluster_setting(settings)}: no topic {', '.join(sorted(missing))}; "
+            "create it first (genprint topics create), the worker creates none"
         )
     lacking = {
         name: sorted(operations - set(allowed))
@@ -114,12 +126,12 @@ def check_topics(settings: KafkaSettings) -> None:
     }
     if lacking:
         rights = "; ".join(f"{_setting(name, settings)}: no {' and '.join(lack)}" for name, lack in lacking.items())
-        raise BrokerUnreachable(f"{_where(settings)}: the broker denied access: {rights}{_grant(settings)}")
+        raise BrokerUnreachable(f"{cluster_setting(settings)}: the broker denied access: {rights}{_grant(settings)}")
 
 
 def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:
     """The worker's error for a failed start: one line that names the setting and the fault."""
-    where = _where(settings)
+    where = cluster_setting(settings)
     if trouble := tls_trouble(error, "kafka", settings):
         return BrokerUnreachable(f"{where}: no TLS connection: {trouble}")
     if isinstance(error, ACCESS_DENIED):
@@ -160,7 +172,7 @@ def explain_denial(error: Exception, settings: KafkaSettings) -> str:
     return str(error)
 
 
-class _Manager(Manager):
+class _PatientConnections(ClosingConnections):
     """Reads an answer to its end.
 
     A broker closes the connection right after the answer that the password is wrong, and kafka-python discards what it
@@ -180,13 +192,8 @@ class _Manager(Manager):
 
 
 def _probe_server(options: Mapping[str, Any], limit_s: float, settings: KafkaSettings) -> None:
-    net = Loop(**options)
-    manager = _Manager(net, **options)
-    try:
+    with closing(ClosingLoop(**options)) as net, closing(_PatientConnections(net, **options)) as manager:
         manager.run(_probe_cluster, manager, time.monotonic() + limit_s, settings)
-    finally:
-        manager.close()
-        net.close()
 
 
 async def _probe_cluster(manager: Any, deadline: float, settings: KafkaSettings) -> None:
@@ -264,7 +271,8 @@ def _check_security(settings: KafkaSettings) -> None:
         raise StartupError(f"{protocol} does not use {', '.join(given)}; did you mean SSL or SASL_SSL?")
 
 
-def _where(settings: KafkaSettings) -> str:
+def cluster_setting(settings: KafkaSettings) -> str:
+    """The setting that names the cluster, as messages quote it."""
     return f"kafka.bootstrap_servers={settings.bootstrap_servers}"
 
 
@@ -291,4 +299,4 @@ def _topics_of(error: Exception) -> list[str]:
 
 def _grant(settings: KafkaSettings) -> str:
     user = settings.sasl_username or "NAME"
-    return f"; an administrator can grant it: python -m worker topics create --acls worker=User:{user}"
+    return f"; an administrator can grant it: genprint topics create --acls worker=User:{user}"

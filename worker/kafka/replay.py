@@ -16,8 +16,8 @@ from kafka.structs import OffsetAndMetadata
 
 from worker.errors import BrokerError, PublishAborted, StartupError, TopicMissing
 from worker.kafka.client import KafkaBroker, topic_limit
-from worker.kafka.closing import opened
-from worker.kafka.connection import connection, reach, silent_client, start_error
+from worker.kafka.closing import close_consumer
+from worker.kafka.connection import connect, reach, silent_client, start_error
 from worker.kafka.span import Point, Span
 from worker.messages.records import Partition, Progress, Record
 from worker.operations.metrics import Metrics
@@ -155,14 +155,8 @@ class ReplayBroker(KafkaBroker):
     def _prepare(self) -> OffsetRanges:
         """The ranges that this run was begun with; begins it if it is new."""
         s = self._settings
-        consumer = opened(
-            KafkaConsumer,
-            **connection(s),
-            group_id=s.group_id,
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
+        consumer = connect(
+            KafkaConsumer, s, group_id=s.group_id, enable_auto_commit=False, isolation_level="read_committed"
         )
         try:
             numbers = _numbers(consumer, s.images_topic)
@@ -180,7 +174,7 @@ class ReplayBroker(KafkaBroker):
             consumer.commit(offsets, timeout_ms=int(s.start_timeout_s * 1000))
             return ranges
         finally:
-            consumer.close(autocommit=False)
+            close_consumer(consumer)
 
     def _begun(self, consumer: Any, partition: Partition) -> tuple[int, int] | None:
         # A killed process may have left a transaction open; its offsets are given only when that has timed out.
@@ -228,7 +222,7 @@ class ReplayBroker(KafkaBroker):
         if name in consumer.topics():
             return
         limit = topic_limit(self._settings.model_copy(update={"retry_topic": self._settings.dead_topic}))
-        admin = opened(KafkaAdminClient, **connection(self._settings))
+        admin = connect(KafkaAdminClient, self._settings)
         try:
             topic = {name: {"num_partitions": partitions, "configs": {"max.message.bytes": str(limit)}}}
             admin.create_topics(topic, wait_for_metadata=True)

@@ -24,8 +24,7 @@ from kafka.admin import (
 )
 
 from worker.errors import BrokerError, BrokerUnreachable, StartupError
-from worker.kafka.closing import opened
-from worker.kafka.connection import connection, reach, start_error
+from worker.kafka.connection import cluster_setting, connect, reach, start_error
 from worker.kafka.topics import (
     Difference,
     Remedy,
@@ -154,7 +153,7 @@ class TopicAdmin:
     def __enter__(self) -> Self:
         reach(self._settings)
         try:
-            self._client = opened(KafkaAdminClient, **connection(self._settings))
+            self._client = connect(KafkaAdminClient, self._settings)
         except errors.KafkaError as error:
             raise start_error(error, self._settings) from error
         return self
@@ -227,7 +226,7 @@ class TopicAdmin:
         resource = ConfigResource(ConfigResourceType.TOPIC, name, dict(configs))
         results = self._do(what, lambda: self._client.alter_configs([resource]))
         if (result := results["topic"][name]) != "OK":
-            raise BrokerError(f"{self._where}: cannot {what}: {result}")
+            raise BrokerError(f"{cluster_setting(self._settings)}: cannot {what}: {result}")
 
     def add_partitions(self, name: str, count: int) -> None:
         """Add partitions to a topic until it has ``count``."""
@@ -241,10 +240,6 @@ class TopicAdmin:
         if results["failed"]:
             self._refuse("grant rights", results["failed"][0]())
 
-    @property
-    def _where(self) -> str:
-        return f"kafka.bootstrap_servers={self._settings.bootstrap_servers}"
-
     def _do(self, what: str, call: Callable[[], T]) -> T:
         try:
             return call()
@@ -252,17 +247,18 @@ class TopicAdmin:
             self._refuse(what, error)
 
     def _refuse(self, what: str, error: errors.KafkaError) -> NoReturn:
+        where = cluster_setting(self._settings)
         user = self._settings.sasl_username or "this client"
         match error:
             case errors.SecurityDisabledError():
-                raise StartupError(f"--acls: {self._where} has no access control (authorizer.class.name)") from error
+                raise StartupError(f"--acls: {where} has no access control (authorizer.class.name)") from error
             case errors.AuthorizationError():
-                raise BrokerUnreachable(f"{self._where}: {user} may not {what}; an administrator may") from error
+                raise BrokerUnreachable(f"{where}: {user} may not {what}; an administrator may") from error
             case errors.InvalidReplicationFactorError():
                 why = "there are fewer brokers than topics.replication; lower it"
-                raise BrokerError(f"{self._where}: cannot {what}: {why}") from error
+                raise BrokerError(f"{where}: cannot {what}: {why}") from error
             case _:
-                raise BrokerError(f"{self._where}: cannot {what}: {error}") from error
+                raise BrokerError(f"{where}: cannot {what}: {error}") from error
 
 
 def _acl(right: Right) -> ACL:

@@ -1,6 +1,6 @@
 """JSON Schemas of image events, verdicts, and the headers of messages that the worker writes.
 
-The files under ``worker/schemas`` are printed from here (``python -m worker schema``). Version 1 only gains optional
+The files under ``worker/schemas`` are printed from here (``genprint schema``). Version 1 only gains optional
 fields and its enums stay open. An event's value may be the image itself, which no JSON Schema describes; its headers
 are described for all of them.
 """

@@ -5,14 +5,15 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from kafka import KafkaProducer, TopicPartition, errors
+import structlog
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
 from deploy.local.embedded_broker import EmbeddedBroker
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.topics import create_topics
 from tests.open_sockets import open_sockets
-from worker.kafka.closing import _Client, close_producer, opened
+from worker.kafka.closing import ClosingConnections, _Client, close_consumer, close_producer, opened
 
 NODE = "bootstrap-0"
 
@@ -75,8 +76,67 @@ def test_a_producer_that_cannot_send_what_it_holds(embedded_broker: EmbeddedBrok
     producer = opened(KafkaProducer, bootstrap_servers=embedded_broker.bootstrap)
     producer._accumulator.muted.add(TopicPartition("closing", 0))  # as while another batch of it is under way
     future = producer.send("closing", b"x")
-    with pytest.raises(errors.KafkaTimeoutError):
+    with structlog.testing.capture_logs() as logs:
         close_producer(producer, 0.1)
+    assert [entry["event"] for entry in logs] == ["producer closed with records unsent"]
     assert future.failed()
     assert open_sockets() == before
     assert threading.active_count() == threads
+
+
+@pytest.mark.integration
+def test_a_consumer_that_cannot_leave_its_group(
+    embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, threads = open_sockets(), threading.active_count()
+    consumer = opened(KafkaConsumer, bootstrap_servers=embedded_broker.bootstrap, group_id="closing")
+    consumer.topics()
+
+    def fails(**_: object) -> None:
+        raise RuntimeError("the loop has crashed")
+
+    monkeypatch.setattr(consumer._coordinator, "close", fails)
+    with pytest.raises(RuntimeError, match="the loop has crashed"):
+        close_consumer(consumer)
+    assert open_sockets() == before
+    assert threading.active_count() == threads
+
+
+@pytest.mark.integration
+def test_a_consumer_is_closed_once(embedded_broker: EmbeddedBroker) -> None:
+    before, threads = open_sockets(), threading.active_count()
+    consumer = opened(KafkaConsumer, bootstrap_servers=embedded_broker.bootstrap, group_id="closing")
+    consumer.topics()
+    close_consumer(consumer)
+    close_consumer(consumer)
+    assert open_sockets() == before
+    assert threading.active_count() == threads
+
+
+def test_a_connection_that_cannot_be_wrapped_in_tls(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no such server name")
+
+    monkeypatch.setattr(ClosingConnections, "transport", fails)
+    client = _Client(bootstrap_servers=silent)
+    before = open_sockets()
+    client.maybe_connect(NODE)
+    with pytest.raises(errors.KafkaConnectionError):
+        client.await_ready(NODE)
+    assert open_sockets() == before
+    client.close()
+
+
+def test_the_error_of_a_constructor_is_the_one_that_is_raised(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[_Client] = []
+
+    def fails(self: _Client, *_: object) -> None:
+        closed.append(self)
+        raise RuntimeError("cannot be closed either")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Client, "close", fails)
+        with pytest.raises(errors.KafkaTimeoutError):
+            opened(KafkaAdminClient, bootstrap_servers=silent, bootstrap_timeout_ms=100)
+    for client in closed[:1]:
+        client.close()
