@@ -17,14 +17,17 @@ EXTRAS: Final = {
     "exporter": "genprint[exporter]",
 }
 """What to install for the commands of a part; the other commands are the worker's."""
-WORKER_EXTRA: Final = "genprint[worker-cpu], or genprint[worker-cuda] for a GPU"
+WORKER_EXTRA: Final = "genprint[worker-cpu]"
+GPU_EXTRA: Final = "genprint[worker-cuda]"
+_OWN: Final = {"bundle", "exporter", "genprint", "trainer", "worker"}
 
 
 class Part(TyperGroup):
     """The commands of a part, whose module is imported when they are needed."""
 
     def __init__(self, module: str, **attributes: Any) -> None:
-        super().__init__(no_args_is_help=True, **attributes)
+        attributes.setdefault("no_args_is_help", True)
+        super().__init__(**attributes)
         self._module = module
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -56,7 +59,6 @@ class Genprint(Part):
     """The worker's commands, and the other parts beside them."""
 
     def __init__(self, **attributes: Any) -> None:
-        attributes.pop("no_args_is_help", None)
         super().__init__("worker.__main__", **attributes)
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -72,16 +74,20 @@ class Genprint(Part):
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
+            package, _, module = (error.name or "").partition(".")
+            if not package or (package in _OWN and module):
+                raise  # nothing to install: a fault in the code
             part = ctx.invoked_subcommand
-            extra = EXTRAS.get(part, WORKER_EXTRA)
-            sys.stderr.write(f"genprint {part}: {error.name} is not installed; pip install {extra}\n")
+            advice = f"pip install '{EXTRAS.get(part, WORKER_EXTRA)}'"
+            if part not in EXTRAS:
+                advice += f" (with a GPU: '{GPU_EXTRA}')"
+            sys.stderr.write(f"genprint {part}: {error.name} is not installed; {advice}\n")
             raise typer.Exit(2) from error
 
 
 app = typer.Typer(
     name="genprint",
     cls=Genprint,
-    help="Streaming moderation of generated images: classify files, serve a stream, train and export detectors.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # half of the time of `genprint --help` would be the import of rich's Markdown

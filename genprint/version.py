@@ -21,7 +21,7 @@ PACKAGES: Final = (
 
 
 def version_report() -> str:
-    """Lines of text; what is not installed is said to be so, and nothing of the machine's user is told."""
+    """The report, in lines; it names what is not installed, and tells nothing about the user of the machine."""
     lines = [
         f"genprint {_version('genprint')}",
         f"python {platform.python_version()} ({sys.implementation.name}), {platform.system()} {platform.machine()}",

@@ -88,7 +88,7 @@ def _describe(name: str, fd: int) -> str:
 
 
 def _connections() -> dict[str, str]:
-    """Of each TCP socket on this machine: both ends and how it is, by inode."""
+    """Both ends and the state of each TCP socket on this machine, by inode."""
     found = {}
     for table in _TCP:
         for line in table.read_text().splitlines()[1:] if table.exists() else ():

@@ -23,7 +23,7 @@ class StreamServer:
 
     @property
     def port(self) -> int:
-        """Of the first listener."""
+        """The port of the first listener."""
         return int(self._servers[0].sockets[0].getsockname()[1])
 
     def start(self) -> None:

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "glossary.md"
 ROOTS: dict[str, type[Any]] = {"Verdict": Verdict, "Manifest": Manifest}
 SETTINGS = {row["setting"] for row in settings_rows()}
-MODULES = [path for part in ("bundle", "worker", "trainer", "exporter") for path in sorted((ROOT / part).rglob("*.py"))]
+PARTS = ("bundle", "worker", "trainer", "exporter", "genprint", "deploy")
+MODULES = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
 
 REPLACED = {
     "as_written": "pristine",

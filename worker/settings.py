@@ -320,10 +320,7 @@ def load_settings(
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     if config is not None:
-        try:
-            values = tomllib.loads(config.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise StartupError(f"{config}: {error}") from error
+        values = read_toml(config)
     for variable, value in environment.items():
         if variable.startswith(PREFIX):
             name = variable.removeprefix(PREFIX).lower().replace("__", ".")
@@ -344,6 +341,18 @@ def load_settings(
         meaning = f" ({' '.join(field.description.split())})" if field and field.description else ""
         expected = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
         raise StartupError(f"setting {name}: {expected}{meaning}" if name else f"settings: {expected}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        StartupError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StartupError(f"{path}: {error}") from error
 
 
 def _field(name: str) -> FieldInfo | None:

@@ -51,7 +51,7 @@ _SATURATION = (
     ),
     graph(
         "In flight",
-        "Events taken up and not yet published; at pipeline.max_in_flight partitions are paused.",
+        "Events admitted and not yet published; at pipeline.max_in_flight partitions are paused.",
         "short",
         Query(series("genprint_in_flight_events"), "{{instance}}"),
     ),

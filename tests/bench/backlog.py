@@ -64,7 +64,7 @@ class Backlog:
 
 
 def event_headers(number: int) -> Headers:
-    """Of an inline image event."""
+    """The headers of an inline image event."""
     return [
         ("content-type", "image/jpeg"),
         ("ce_specversion", "1.0"),

@@ -130,7 +130,7 @@ def _write(
 
 
 def _templates(dimension: int, rng: np.random.Generator) -> TemplateLibrary:
-    """Of a library's usual size, at random: matching takes the same time wherever they lie."""
+    """As many as a library usually has, at random: matching takes the same time wherever they lie."""
     count = len(_LABELS) * _TEMPLATES_PER_LABEL
     vectors = rng.normal(size=(count, dimension)).astype(np.float32)
     return TemplateLibrary(

@@ -52,7 +52,7 @@ def limit_per_s(cores: int, cpu_s_per_image: Sequence[float], device_per_s: floa
 
 @dataclass(frozen=True)
 class Slope:
-    """Of a fitted line, with its standard error; both in units of y per unit of x."""
+    """The slope of a fitted line, with its standard error; both in units of y per unit of x."""
 
     value: float
     error: float

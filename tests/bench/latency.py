@@ -21,8 +21,8 @@ _LOAD_S = 40.0
 _WARM_UP = 0.2
 """Share of the events that do not count."""
 _TICK_S, _LINGER_MS = 0.005, 1
-"""Of the producer: it sends what is due by then. Time before the broker's stamp does not count, and a wake-up and a
-request for each event would take CPU from the worker."""
+"""Times of the producer, which sends what is due by then. Time before the broker's stamp does not count, and a wake-up
+and a request for each event would take CPU from the worker."""
 _PATIENCE_S = 0.05
 _IMAGES = 200
 """Encoded beforehand, so that the paced producer has little to do."""

@@ -101,7 +101,7 @@ def measure_limit(rig: Rig, bundle: Path, kafka: KafkaCost) -> Limit:
 
 
 def _cost(run: Callable[[], int], seconds: float) -> Cost:
-    """Of ``run``, which says how many units it did, repeated for some seconds."""
+    """The cost of ``run``, which says how many units it did, repeated for some seconds."""
     run()
     units, cpu_s, began = 0, time.process_time(), time.monotonic()
     while time.monotonic() < began + seconds:

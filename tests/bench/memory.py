@@ -21,7 +21,7 @@ _EVENTS, _QUICK_EVENTS = 100_000, 10_000
 _WARM_UP = 1.0
 """So many of them again come first: until the heap has the holes that it needs."""
 _SMALL_FETCH_BYTES = 2**20
-"""Of the long run: with the default, responses of 16 MiB come and go, and a leak would have to be large to be seen."""
+"""Largest fetch of the long run: with the default, responses of 16 MiB would come and go, and hide a small leak."""
 _PORTION_BYTES = 128 * 1024
 """In which the C library asks the system for memory: one more or less is no finding."""
 _SAMPLE_S, _QUICK_SAMPLE_S = 0.25, 0.05

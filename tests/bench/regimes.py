@@ -25,7 +25,7 @@ class Regime:
     verdicts_per_s: float | None = None
     """Wanted, whatever the limit."""
     rounds: int = 1
-    """Of limit and worker, one right after the other, on fresh backlogs; medians count."""
+    """How often limit and worker run, one right after the other, on fresh backlogs; medians count."""
 
 
 def _crop(size: int) -> Preprocessing:

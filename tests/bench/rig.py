@@ -44,7 +44,7 @@ class Rig:
         return Stream(self.kafka.bootstrap, _BROKER_CLOCK)
 
     def threads(self, processes: int) -> int:
-        """Of ONNX Runtime in each of so many processes."""
+        """Threads of ONNX Runtime in each of so many processes."""
         return max(1, self.cores // processes)
 
     @contextmanager

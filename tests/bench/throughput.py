@@ -21,7 +21,7 @@ from tests.integration.worker_process import PARTITIONS, ROOT, Stream, WorkerPro
 T = TypeVar("T")
 
 _NAIVE_SHARE = 0.1
-"""Of the regime's events: it is slow, and steady at once."""
+"""Share of the regime's events for the naive loop, which is slow, and steady at once."""
 _QUICK_NAIVE = 600
 
 
@@ -34,7 +34,7 @@ class Round:
     """By the number of processes."""
 
     def share(self, count: int) -> float:
-        """Of the limit."""
+        """What share of the limit it is."""
         return self.runs[count].verdicts_per_s / self.limit.per_s
 
 

@@ -26,7 +26,7 @@ from trainer.training.loop import Run
 from trainer.training.systems import make_network, parse_config, system
 
 _SHARE = 0.85
-"""Of the bare speed, at least."""
+"""Share of the bare speed that training must reach."""
 _SYSTEMS: Final[dict[str, dict[str, Any]]] = {
     "s1": {},
     "s2": {"train_preprocessing": "blur"},
@@ -35,7 +35,7 @@ _SYSTEMS: Final[dict[str, dict[str, Any]]] = {
 _QUICK: Final[dict[str, Any]] = {"size": 64, "fit": "crop", "batch": 32}
 _ROUNDS, _QUICK_ROUNDS = 3, 1
 _STEPS, _QUICK_STEPS = 2, 4
-"""Of an epoch."""
+"""Steps of an epoch."""
 
 
 def measure_training(report: Report, *, quick: bool, seed: int) -> None:

@@ -128,7 +128,7 @@ class Audit:
     """Answers to what was never sent."""
     deferred: int
     longest_silence_s: float
-    """Of a partition that had something to answer."""
+    """Longest time without an answer of a partition that had something to answer."""
 
 
 def audit(sent: Mapping[str, Sent], answers: Iterable[Answer]) -> Audit:

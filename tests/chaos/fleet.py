@@ -41,7 +41,7 @@ class Fleet:
 
     @property
     def numbers(self) -> list[int]:
-        """Of those that should run."""
+        """Numbers of the workers that should run."""
         return sorted(self._workers)
 
     def partitions(self, number: int, topic: str) -> set[int]:

@@ -91,7 +91,7 @@ _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Connection:
-    """One client's connection and ours to the broker."""
+    """One client's connection, and the proxy's own to the broker."""
 
     def __init__(self, proxy: Proxy, client: _Streams, broker: _Streams) -> None:
         self._proxy = proxy

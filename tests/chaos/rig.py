@@ -101,7 +101,7 @@ class Case:
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         self.settings = dict(settings)
-        """Of workers that are started from now on."""
+        """Settings of workers that are started from now on."""
         self._static = static
         self._bootstrap = bootstrap or kafka.bootstrap
         self._unload = False

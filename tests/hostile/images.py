@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 OK = "ok"
 BROKEN, UNSUPPORTED, PIXELS, EMPTY = "broken_image", "unsupported_format", "too_many_pixels", "empty"
 SIDE = 48
-"""Of the valid images that are harmed."""
+"""Side of the valid images that are harmed, in pixels."""
 FRAMES = 100_000
 HUGE = 100_000
 """Its square is 10^10 pixels."""

@@ -19,7 +19,7 @@ _SLACK_BYTES = 64 * 2**20
 """Beside the reserved bytes: four times the encoded ones, and what interpreter and allocators take for themselves."""
 _DEFAULTS = ImageSettings()
 LIMITS = Limits(EventSettings().inline_max_bytes, _DEFAULTS.max_pixels)
-"""Of a worker whose settings nobody has touched."""
+"""Limits of a worker whose settings nobody has touched."""
 
 
 @dataclass(frozen=True)

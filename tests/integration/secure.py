@@ -1,4 +1,4 @@
-"""How tests come to a secure Kafka: settings of a user, and clients that are not ours."""
+"""How tests come to a secure Kafka: settings of a user, and clients of another library."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +27,11 @@ class SecureKafka:
         return {user: f"pass-of-{user}-4711" for user in USERS}
 
     def bootstrap(self, listener: str = "SECURE") -> str:
-        """Of one of its listeners."""
+        """The address of one of its listeners."""
         return self.security.listeners[listener].bootstrap
 
     def settings(self, user: str, **other: str) -> dict[str, str]:
-        """Of the worker, as variables without their prefix; ``other`` win, and an empty value removes one."""
+        """Settings of the worker, as variables without their prefix; ``other`` win, and an empty value removes one."""
         settings = {
             "KAFKA__BOOTSTRAP_SERVERS": self.bootstrap(),
             "KAFKA__SECURITY_PROTOCOL": "SASL_SSL",

@@ -67,7 +67,7 @@ def ends(stream: Stream, kind: str = "images", partitions: int = PARTITIONS) -> 
 
 
 def origins(stream: Stream, count: int) -> "Counter[str]":
-    """Of verdicts and dead letters, each of the right run."""
+    """Origins of verdicts and dead letters, each of the right run."""
     answers = stream.answers(count)
     found: Counter[str] = Counter()
     for message in answers["verdicts"]:

@@ -90,7 +90,7 @@ def names(stream: Stream) -> dict[str, str]:
 
 
 def environment(stream: Stream, bundle: Bundle, secure: SecureKafka, user: str, **other: str) -> dict[str, str]:
-    """Of a worker that comes as ``user``; an empty value removes a setting."""
+    """The environment of a worker that comes as ``user``; an empty value removes a setting."""
     settings = secure.settings(user, KAFKA__START_TIMEOUT_S=str(START_S), HTTP__PORT="0", **other)
     whole = stream.environment(bundle.path, **settings)
     gone = [f"GENPRINT_{name}" for name, value in other.items() if not value]
@@ -235,7 +235,7 @@ def kafka_settings(stream: Stream, secure: SecureKafka, user: str = "worker", **
 
 
 def why(settings: KafkaSettings) -> str:
-    """Of a refusal by ``reach``, in a line without secrets, within its time."""
+    """The reason of a refusal by ``reach``: one line, without secrets, within its time."""
     began = time.monotonic()
     with pytest.raises((BrokerUnreachable, StartupError)) as caught:
         reach(settings)

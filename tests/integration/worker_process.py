@@ -1,4 +1,4 @@
-"""The worker as a process of its own, with topics of its own, and clients that are not ours around it."""
+"""The worker as a process of its own, with topics of its own, and clients of another library around it."""
 
 import json
 import os

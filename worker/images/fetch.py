@@ -90,9 +90,8 @@ class SlowHosts:
     def __init__(self, mark_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._mark_s = mark_s
         self._clock = clock
-        self._failures: OrderedDict[str, tuple[int, float]] = (
-            OrderedDict()
-        )  # how many in a row, and the time of the last
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """How many in a row, and the time of the last."""
 
     def failed(self, host: str) -> None:
         """Note one more failure."""

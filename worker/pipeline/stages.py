@@ -89,7 +89,7 @@ class Stages:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
         self._write_slots = threading.BoundedSemaphore(_MAX_PENDING_WRITES)
         self._fetches: dict[InFlight, Fetch] = {}
-        """Fetches under way: the pipeline's thread adds, the fetching thread removes, nothing iterates."""
+        """Fetches under way: the pipeline's thread adds, the thread that completes one removes, nothing iterates."""
         self._completed: deque[Completion] = deque()
         self._news = threading.Event()
         """Set when something has completed or failed, cleared by ``completed``."""
@@ -159,7 +159,6 @@ class Stages:
         self._prepared.close()
         _join(self._inference)
         self._writer.shutdown(wait=True, cancel_futures=True)
-        self._cache.close()
 
     def _fetched(self, item: InFlight, started: float, future: "Future[bytes]") -> None:
         del self._fetches[item]

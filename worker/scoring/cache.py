@@ -60,9 +60,6 @@ class ScoreCache(Protocol):
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         """Keep these; a failure is not reported to the caller."""
 
-    def close(self) -> None:
-        """Disconnect."""
-
 
 class NoCache:
     """``ScoreCache`` that keeps nothing, where no Redis is configured."""
@@ -73,9 +70,6 @@ class NoCache:
 
     def put(self, entries: Sequence[tuple[str, CachedScores]]) -> None:
         """Keep nothing."""
-
-    def close(self) -> None:
-        """Nothing is connected."""
 
 
 class RedisCache:

@@ -4,7 +4,6 @@ All figures are for the peak hour, with one worker lost, except storage, which i
 """
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from worker.errors import StartupError
 from worker.operations.reference import Row
 from worker.scoring.cache import CachedScores, encode_entry
 from worker.scoring.engine import ImageScores
-from worker.settings import Settings
+from worker.settings import Settings, read_toml
 from worker.tools.capacity import BenchmarkFigures, CapacityModel, Check, Parts
 
 DAY_S: Final = 86_400
@@ -292,10 +291,7 @@ def read_prices(path: Path | None, assignments: Sequence[str]) -> Prices:
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise StartupError(f"{path}: {error}") from error
+        values = read_toml(path)
     for assignment in assignments:
         name, _, value = assignment.partition("=")
         values[name] = value

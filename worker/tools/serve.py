@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import structlog
 
@@ -62,17 +63,17 @@ def serve(settings: Settings, make_broker: MakeBroker) -> None:
     metrics.bundle.info({**identity, "device": engine.device, "asked": settings.inference.device})
     if engine.driver is not None:
         metrics.watch_device_memory(engine.driver.memory)
-    cache: ScoreCache = NoCache()
-    if settings.redis.url is not None:
-        cache = RedisCache(settings.redis, bundle, metrics)
-        cache.check()
-    stages = Stages(settings, bundle, engine, cache, Fetcher(settings.fetch), metrics)
-    health = Health(settings.pipeline.stall_s)
-    server = HealthServer(settings.http, health, metrics)
-    server.start()
-    log.info("serving", **identity, device=engine.device, http_port=server.port, delivery=settings.kafka.delivery)
-    try:
+    with ExitStack() as closing:
+        cache: ScoreCache = NoCache()
+        if settings.redis.url is not None:
+            cache = RedisCache(settings.redis, bundle, metrics)
+            closing.callback(cache.close)
+            cache.check()
+        stages = Stages(settings, bundle, engine, cache, Fetcher(settings.fetch), metrics)
+        health = Health(settings.pipeline.stall_s)
+        server = HealthServer(settings.http, health, metrics)
+        server.start()
+        closing.callback(server.close)
+        log.info("serving", **identity, device=engine.device, http_port=server.port, delivery=settings.kafka.delivery)
         attributor = Attributor(bundle, settings.policy, settings.run_id)
         Pipeline(settings, make_broker(metrics, stop), stages, attributor, health, metrics).run(stop)
-    finally:
-        server.close()

@@ -57,7 +57,7 @@ public final class Verdicts {
             while (true) {
                 ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(500));
                 for (ConsumerRecord<byte[], byte[]> record : records) {
-                    actions.take(judge(record));
+                    actions.take(actionFor(record));
                 }
                 if (!records.isEmpty()) {
                     actions.keep();
@@ -82,7 +82,7 @@ public final class Verdicts {
     }
 
     /** What to do about a verdict, and why if that is not what the verdict says. */
-    private static ObjectNode judge(ConsumerRecord<byte[], byte[]> record) {
+    private static ObjectNode actionFor(ConsumerRecord<byte[], byte[]> record) {
         ObjectNode action = JSON.createObjectNode();
         ArrayNode unknown = JSON.createArrayNode();
         JsonNode verdict = parsed(record.value());

@@ -52,7 +52,7 @@ async function main() {
     eachBatch: async ({ batch, heartbeat, isStale }) => {
       if (isStale() || batch.messages.length === 0) return;
       for (const message of batch.messages) {
-        actions.take(judge(message, `${batch.topic}/${batch.partition}/${message.offset}`));
+        actions.take(actionFor(message, `${batch.topic}/${batch.partition}/${message.offset}`));
       }
       actions.keep();
       await heartbeat();
@@ -63,7 +63,7 @@ async function main() {
 }
 
 // What to do about a verdict, and why if that is not what the verdict says.
-function judge(message, place) {
+function actionFor(message, place) {
   const headers = Object.fromEntries(
     Object.entries(message.headers ?? {}).map(([name, value]) => [name, String(Array.isArray(value) ? value.at(-1) : value)]),
   );

@@ -58,7 +58,7 @@ def main() -> None:
             for message in messages:
                 if message.error():
                     raise KafkaException(message.error())
-                actions.take(judge(message))
+                actions.take(action_for(message))
             if messages:
                 actions.keep()
                 consumer.commit(asynchronous=False)  # last: what was not kept is read again
@@ -66,7 +66,7 @@ def main() -> None:
         consumer.close()
 
 
-def judge(message: Message) -> dict[str, Any]:
+def action_for(message: Message) -> dict[str, Any]:
     """What to do about a verdict, and why if that is not what the verdict says."""
     place = f"{message.topic()}/{message.partition()}/{message.offset()}"
     unknown: list[str] = []

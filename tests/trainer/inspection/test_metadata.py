@@ -30,7 +30,7 @@ def encode(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def scaled(quality: int) -> list[int]:
-    """Of ``jpeg_set_quality``."""
+    """The table that ``jpeg_set_quality`` makes."""
     factor = 5000 // quality if quality < 50 else 200 - 2 * quality
     return [min(255, max(1, (step * factor + 50) // 100)) for step in LUMINANCE]
 

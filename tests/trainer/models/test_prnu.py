@@ -48,7 +48,7 @@ def naive_noise(plane: Plane) -> Plane:
 
 
 def naive_pattern(planes: Plane) -> Plane:
-    """Of three channels: grey, zero rows and columns, Wiener filter in the Fourier domain, mean 0, length 1."""
+    """From three channels: grey, zero rows and columns, Wiener filter in the Fourier domain, mean 0, length 1."""
     grey = sum(weight * plane for weight, plane in zip(GREY, planes, strict=True))
     grey = grey - grey.mean(axis=1, keepdims=True)
     grey = grey - grey.mean(axis=0, keepdims=True)

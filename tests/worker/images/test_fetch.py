@@ -210,7 +210,7 @@ def test_http_answers_have_their_disposition(site: Site, start: Start, path: str
 def test_the_deadline_ends_a_slow_answer(site: Site, start: Start, path: str) -> None:
     fetcher, began = start(deadline_s=QUICK_S), time.monotonic()
     assert refused(fetcher, site.url(path)) is SourceUnavailable
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 4.5
 
 
 def test_nothing_is_asked_for_that_could_be_unpacked_or_remembered(site: Site, start: Start) -> None:
@@ -410,7 +410,7 @@ def test_waiting_for_a_slot_counts_against_the_deadline(site: Site, start: Start
         fetcher.fetch(site.url(path, host)).future for path, host in (("/hang-up", "127.0.0.1"), ("/ok", "localhost"))
     ]
     assert [type(future.exception(20)) for future in waiting] == [SourceUnavailable, SourceUnavailable]
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 4.5
 
 
 def test_a_host_that_hangs_leaves_slots_to_the_others(site: Site, start: Start) -> None:
@@ -469,7 +469,7 @@ def test_closing_drops_what_hangs(site: Site, start: Start) -> None:
     hanging = [fetcher.fetch(site.url(path)).future for path in ("/hang-up", "/slow-body")]
     began = time.monotonic()
     fetcher.close()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 4.5
     assert all(isinstance(future.exception(1), SourceUnavailable) for future in hanging)
     fetcher.close()
 

@@ -67,6 +67,7 @@ def test_a_verdict_is_printed_without_a_name_and_an_unknown_name_is_refused() ->
     assert refused.exit_code == 2
     for name in ("verdict.v9", *SCHEMAS):
         assert name in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 # Compatibility --------------------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def test_a_server_that_hangs_costs_its_time_out_until_the_breaker_opens(
         for _ in range(3):
             began = time.monotonic()
             assert cache.get([A]) == [None]
-            assert 0.05 < time.monotonic() - began < 5
+            assert 0.05 < time.monotonic() - began < 1.8
         began = time.monotonic()
         for _ in range(100):
             assert cache.get([A, B]) == [None, None]
