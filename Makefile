@@ -5,6 +5,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALL := --constraint constraints.txt --editable '.[dev]'
 
+# Hundreds of processes start in tests and demo; each would compile all that it imports once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test reproduce bench chaos fuzz image check-deploy lint types format clean
 
 demo: $(INSTALLED)

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,13 +104,15 @@ def _classes(kind: Any) -> Iterator[type[Any]]:
         yield kind
 
 
-def identifiers(tree: ast.AST) -> Iterator[str]:
+@cache
+def identifiers(path: Path) -> frozenset[str]:
     """All names that a module defines or uses."""
-    for node in ast.walk(tree):
-        for field in ("id", "attr", "arg", "name", "asname"):
-            value = getattr(node, field, None)
-            if isinstance(value, str):
-                yield value
+    return frozenset(
+        value
+        for node in ast.walk(ast.parse(path.read_text()))
+        for field in ("id", "attr", "arg", "name", "asname")
+        if isinstance(value := getattr(node, field, None), str)
+    )
 
 
 def says(identifier: str, word: str) -> bool:
@@ -155,12 +158,7 @@ def test_a_name_that_is_not_there_is_noticed(name: str) -> None:
 
 @pytest.mark.parametrize("word", REPLACED)
 def test_a_replaced_word_is_gone(word: str) -> None:
-    found = {
-        f"{path.relative_to(ROOT)}: {name}"
-        for path in MODULES
-        for name in identifiers(ast.parse(path.read_text()))
-        if says(name, word)
-    }
+    found = {f"{path.relative_to(ROOT)}: {name}" for path in MODULES for name in identifiers(path) if says(name, word)}
     assert not found, f"{word}: now {REPLACED[word]}"
 
 
