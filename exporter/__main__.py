@@ -17,7 +17,7 @@ from bundle.errors import BundleError
 from exporter.errors import BadOptions, ExportError
 from exporter.options import ExportOptions
 from trainer.choices import TemplateMethod
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, first_fault
 
 if TYPE_CHECKING:
     from bundle.store import Bundle
@@ -37,15 +37,15 @@ def export_command(
     name: Annotated[str | None, typer.Option(help="Name of the bundle in verdicts; default genprint-SYSTEM.")] = None,
     add: Annotated[
         list[str] | None,
-        typer.Option(help="Generator without training, named by a template of its images in train; may be repeated."),
+        typer.Option(help="Generator that training did not see, with images in train; may be repeated."),
     ] = None,
     template: Annotated[
         TemplateMethod | None,
-        typer.Option(help="Class mean, one random image as in S1, or made by training; default: that, or else mean."),
+        typer.Option(
+            help="Class mean, one random image (S1), or the system's own. Default: own, or mean where it has none."
+        ),
     ] = DEFAULTS.template,
-    calib_split: Annotated[
-        Literal["calib", "val"], typer.Option(help="Calibrate on this one, val for instance.")
-    ] = DEFAULTS.calib_split,
+    calib_split: Annotated[Literal["calib", "val"], typer.Option(help="Split to calibrate on.")] = DEFAULTS.calib_split,
     calibrate_degraded: Annotated[
         bool | None,
         typer.Option(
@@ -97,7 +97,7 @@ def _exported(checkpoint: Path, data: Path, out: Path, options: ExportOptions, *
     """Export with a progress bar on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading the libraries")
@@ -122,16 +122,15 @@ def _options(**values: object) -> ExportOptions:
     try:
         return ExportOptions.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise BadOptions(f"--{option}: {first['msg']}, got {first['input']!r}") from error
+        key, fault = first_fault(error)
+        raise BadOptions(f"--{key.replace('_', '-')}: {fault}") from error
 
 
 def _show(bundle: "Bundle") -> None:
     from rich.table import Column, Table
 
     manifest = bundle.manifest
-    console = Console()
+    console = Console(markup=False)
     # In a narrow terminal a digest is folded, never cut: people copy it.
     facts = Table("bundle", Column(str(bundle.path), overflow="fold"))
     facts.add_row("name, version", f"{manifest.name} {manifest.version}")

@@ -14,7 +14,7 @@ from exporter.contents.calibration import choose_thresholds, fit_platt
 from exporter.contents.evaluation import evaluation
 from exporter.contents.manifest import Contents, bundle_files
 from exporter.contents.probe import record_probe
-from exporter.contents.splits import Split, embedded, ids_in, read_split
+from exporter.contents.splits import EmbeddedSplit, embedded, ids_in, read_split
 from exporter.contents.templates import choose_method, make_library
 from exporter.errors import BadOptions, ExportDataMissing
 from exporter.onnx.graph import export_graph
@@ -24,6 +24,7 @@ from exporter.options import ExportOptions
 from exporter.source import ExportSource
 from trainer.data.folder import ImageFolder
 from trainer.data.layouts import list_images
+from trainer.data.output import check_writable
 from trainer.training.embedding import embed
 
 ReportStep = Callable[[str], None]
@@ -59,7 +60,8 @@ def export(
     Raises:
         ExportError, trainer.errors.TrainerError, FileExistsError: nothing was written.
     """
-    check_free(out, force=force)  # now, not after minutes of work
+    check_writable(out)  # now, not after minutes of work
+    check_free(out, force=force)
     method = choose_method(source, options.template)
     labels = _with_added(source.labels, options.add)
 
@@ -89,7 +91,7 @@ def export(
     progress("probe")
     probe = record_probe(calib, graph, run)
 
-    evaluated: dict[str, Split] = {options.calib_split: calib}
+    evaluated: dict[str, EmbeddedSplit] = {options.calib_split: calib}
     if "test" in list_images(data).splits:
         progress("evaluating the test images")
         evaluated["test"] = embedded(read_split(data, "test", source.preprocessing, report), labels, run)
@@ -127,7 +129,7 @@ def _require_every_label(train: ImageFolder, labels: Sequence[Label], data: Path
         raise ExportDataMissing(f"{data}: train has no images of {', '.join(missing)} to make a template from")
 
 
-def _require_both_kinds(calib: Split, data: Path, split: str) -> None:
+def _require_both_kinds(calib: EmbeddedSplit, data: Path, split: str) -> None:
     _, generated = calib.known_to_detector()
     if generated.all() or not generated.any():
         raise ExportDataMissing(f"{data}: calibration needs both real and generated images in {split}")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.choices import TemplateMethod
+from trainer.choices import MAX_SEED, TemplateMethod
 
 
 class ExportOptions(BaseModel):
@@ -31,5 +31,5 @@ class ExportOptions(BaseModel):
     """Share of errors that each threshold allows on the calibration images."""
     tolerance: float = Field(default=1e-3, gt=0)
     """Largest ``|a - b| / (1 + |b|)`` between PyTorch and ONNX Runtime."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Chooses the image of ``template: one``."""

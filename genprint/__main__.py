@@ -49,7 +49,7 @@ PARTS: Final = {
     "trainer": Part(
         "trainer.__main__",
         name="trainer",
-        help="Make training data, train and evaluate detectors, repeat the papers.",
+        help="Make training data, train and evaluate detectors.",
     ),
     "exporter": Part("exporter.__main__", name="exporter", help="Turn trained networks into bundles and inspect them."),
 }

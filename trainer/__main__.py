@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from trainer.choices import SYSTEMS, Fit, ImageFormat, ScaleName, SimulatorKind, TemplateMethod
+from trainer.choices import MAX_SEED, SYSTEMS, Fit, ImageFormat, ScaleName, SimulatorKind, TemplateMethod
 from trainer.data.layouts import Layout
-from trainer.errors import BadConfig, SplitUnknown, TrainerError
+from trainer.errors import BadConfig, SplitUnknown, TrainerError, first_fault
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -59,7 +59,7 @@ def synth(
     test: Annotated[int, typer.Option(help="Test images of each class.")] = 60,
     shrink: Annotated[float, typer.Option(help="Make photographs smaller by this factor first.")] = 1.75,
     steps: Annotated[int, typer.Option(help="Training steps of each autoencoder.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
 ) -> None:
     """Make a small training set from photographs alone: real patches, and fakes by four small autoencoders."""
@@ -105,7 +105,7 @@ def train(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")] = None,
     fit: Annotated[
-        str | None, typer.Option(help="resize (the whole image) or crop (the centre, with pixels as stored).")
+        Fit | None, typer.Option(help="resize (the whole image) or crop (the centre, with pixels as stored).")
     ] = None,
     binary: Annotated[
         bool | None, typer.Option("--binary", help="Decide between real and generated alone, with a single output.")
@@ -115,7 +115,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images in a training step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the first epoch.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode and augment images.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random choices.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = None,
     more: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE: any other setting of the system; may be repeated."),
@@ -166,7 +166,7 @@ def few_shot_command(
     epochs: Annotated[int, typer.Option(help="Passes over the images; 0 adds the class without training.")] = 10,
     batch: Annotated[int, typer.Option(help="Images in a training step.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate of the first epoch.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint at OUT.")] = False,
 ) -> None:
     """Teach a checkpoint new classes by a few images of each: S1's triplet fine-tuning."""
@@ -200,7 +200,7 @@ def evaluate_command(
         str | None, typer.Option(help="Which split of --templates to take, if it has several.")
     ] = None,
     template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} one.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of random templates.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the choice of random templates.")] = 0,
     json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
     """Test a checkpoint: accuracy by nearest template, real against generated (AUROC, AP), and a confusion matrix."""
@@ -254,7 +254,7 @@ def attribute_command(
     alpha: Annotated[
         float, typer.Option(help="Share of images of known classes that may be called unknown.", min=0, max=1)
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of random templates.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the choice of random templates.")] = 0,
     json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
     """Name the generator of each image, or call it unknown if no known class explains it."""
@@ -264,7 +264,7 @@ def attribute_command(
         from trainer.training.checkpoint import load_checkpoint
 
         loaded = load_checkpoint(checkpoint)
-        labels = parse_pairs(mapped or [], "--map", "LABEL")
+        labels = parse_pairs(mapped or [], "--map", "FOLDER=LABEL")
         console = stderr()
         with console.status("reading and embedding images"):
             found = attribute(
@@ -313,7 +313,7 @@ def simulate_command(
     images: Annotated[int | None, typer.Option(help="Real images to take, drawn at random; default: all.")] = None,
     layout: Annotated[Layout | None, typer.Option(help=LAYOUT)] = None,
     split: Annotated[str | None, typer.Option(help="Which split of DATA to read, if it has several.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = 0,
     more: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE: any other setting of the simulator (width, steps); may be repeated."),
@@ -402,7 +402,7 @@ def reproduce_command(
         if listed or not names:
             stdout().print(reproduction.listing())
             return
-        weights = parse_pairs(pretrained or [], "--pretrained", "FILE")
+        weights = parse_pairs(pretrained or [], "--pretrained", "NETWORK=FILE")
         sections = reproduction.reproduce(
             names,
             data,
@@ -410,7 +410,7 @@ def reproduce_command(
             scale,
             test=test,
             real=real or ["real"],
-            stand_ins=parse_pairs(stand_ins or [], "--map", "FOLDER"),
+            stand_ins=parse_pairs(stand_ins or [], "--map", "NAME=FOLDER"),
             rows=rows or (),
             pretrained={network: Path(file) for network, file in weights.items()},
             fresh=fresh,
@@ -481,17 +481,17 @@ def checked(kind: type[Options], values: dict[str, Any]) -> Options:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadConfig(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+        key, fault = first_fault(error)
+        raise BadConfig(f"--{key}: {fault}") from error
 
 
-def parse_pairs(pairs: Sequence[str], option: str, value: str) -> dict[str, str]:
+def parse_pairs(pairs: Sequence[str], option: str, form: str) -> dict[str, str]:
     """Name -> value of each ``NAME=VALUE``.
 
     Args:
         pairs: as given.
         option: the option that they were given to, for errors: ``--map``.
-        value: what is expected as a value, for errors: ``FOLDER``.
+        form: what is expected, for errors: ``NAME=FOLDER``.
 
     Raises:
         BadConfig: one has not that form.
@@ -500,7 +500,7 @@ def parse_pairs(pairs: Sequence[str], option: str, value: str) -> dict[str, str]
     for pair in pairs:
         name, equals, given = pair.partition("=")
         if not (name and equals and given):
-            raise BadConfig(f"{option} {pair}: expected NAME={value}")
+            raise BadConfig(f"{option} {pair}: expected {form}")
         found[name] = given
     return found
 
@@ -553,12 +553,12 @@ def is_first_process() -> bool:
 
 def stdout() -> Console:
     """A console for results."""
-    return Console()
+    return Console(markup=False)  # names of classes and files may look like markup
 
 
 def stderr() -> Console:
     """A console for progress."""
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False)
 
 
 if __name__ == "__main__":

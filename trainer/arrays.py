@@ -9,6 +9,10 @@ Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating[Any]]
 """Floating-point values of any precision."""
+Values = Scores | npt.NDArray[np.bool_]
+"""Floating-point values, or truth values that count as 0 and 1."""
+Features = npt.NDArray[np.float32]
+"""What a classifier sees of each image, ``float32[N, F]``."""
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]

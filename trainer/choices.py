@@ -18,6 +18,9 @@ SimulatorKind = Literal["autogan", "dip"]
 ScaleName = Literal["smoke", "mini", "full"]
 """How large an experiment is; see ``recipes/protocols/scales.toml``."""
 
+MAX_SEED: Final = 2**31 - 1
+"""Largest seed that every library takes, with room for those that are made from it."""
+
 SYSTEMS: Final[Mapping[str, str]] = {
     "s1": "trainer.models.srm_metric",
     "s2": "trainer.models.dcgan_discriminator",

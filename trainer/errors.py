@@ -11,16 +11,21 @@
     │   ├── DataMissing         no such folder, or nothing in it
     │   ├── DataMalformed       a list or a shard violates its layout
     │   ├── SplitUnknown        a data set has several splits, and none or an unknown one is named
-    │   ├── TooFewClasses       fewer than two classes, or photographs alone
+    │   ├── TooFewClasses       fewer than two classes, or all images of one kind
     │   ├── RealLabelMissing    no class has the name that photographs should have
-    │   ├── UnknownClass        the checkpoint has no label of that name
+    │   ├── UnknownClass        the checkpoint has no label, or the folder no class, of that name
     │   ├── TooManyUnreadable   more broken images than the limit
     │   ├── NotInCorpus         the corpus lacks a generator that an experiment needs
     │   └── TooFewPhotographs   too few to split, or to cut so many patches from
     └── CheckpointError
-        ├── CheckpointMissing   no such file
+        ├── CheckpointMissing   no such file, or it cannot be read
         └── CheckpointInvalid   the file is no checkpoint, or of an unknown version, or lacks config keys
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class TrainerError(Exception):
@@ -60,7 +65,7 @@ class SplitUnknown(DataError):
 
 
 class TooFewClasses(DataError):
-    """A classifier needs two classes, of which one is generated."""
+    """A classifier or a figure needs images of both kinds, photographs and generated."""
 
 
 class RealLabelMissing(DataError):
@@ -68,7 +73,7 @@ class RealLabelMissing(DataError):
 
 
 class UnknownClass(DataError):
-    """The checkpoint has no such label."""
+    """The checkpoint has no such label, or the folder no such class."""
 
 
 class TooManyUnreadable(DataError):
@@ -88,8 +93,17 @@ class CheckpointError(TrainerError):
 
 
 class CheckpointMissing(CheckpointError):
-    """There is no such file."""
+    """There is no such file, or it cannot be read."""
 
 
 class CheckpointInvalid(CheckpointError):
     """The file is no checkpoint, or of an unknown version, or its config lacks keys."""
+
+
+def first_fault(error: "ValidationError") -> tuple[str, str]:
+    """The first value that pydantic refused: its dotted key, and what is wrong with it."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return key, "no such setting"
+    return key, f"{first['msg']}, got {first['input']!r}"

@@ -54,7 +54,7 @@ GroupsOption = Annotated[
 
 @app.command()
 def run(config: ConfigOption = None, assign: SetOption = [], bundle: BundleOption = None) -> None:  # noqa: B006
-    """Consume image events and publish verdicts until SIGTERM or Ctrl-C."""
+    """Consume image events and publish verdicts. Ends at SIGTERM or Ctrl-C."""
     with _one_line_errors():
         from worker.kafka.client import KafkaBroker
         from worker.tools.serve import serve
@@ -65,7 +65,7 @@ def run(config: ConfigOption = None, assign: SetOption = [], bundle: BundleOptio
 
 @app.command()
 def replay(
-    run_id: Annotated[str, typer.Option("--run-id", help="Name of this backfill; part of its verdict_ids.")],
+    run_id: Annotated[str, typer.Option("--run-id", help="Name of this replay; part of its verdict_ids.")],
     start: Annotated[str, typer.Option("--from", help="A time with zone, earliest, or offsets: 0:100,1:250.")],
     end: Annotated[str, typer.Option("--to", help="As for --from, or now; events at this point are left out.")],
     topic: Annotated[str | None, typer.Option(help="Topic to read instead of kafka.images_topic.")] = None,
@@ -73,7 +73,7 @@ def replay(
     assign: SetOption = [],  # noqa: B006
     bundle: BundleOption = None,
 ) -> None:
-    """Judge a span of a topic again, beside the live workers; the same command resumes after a stop."""
+    """Answer a span of a topic again, beside the live workers. The same command resumes after a stop."""
     with _one_line_errors():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -85,7 +85,7 @@ def replay(
         span = read_span(start, end)
         settings = replay_settings(_settings(config, assign, bundle), run_id, topic)
         answered = threading.Event()
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("replaying", total=None)
@@ -119,7 +119,8 @@ def classify(
         typer.Option(help="Where to run the model; default: the setting inference.device if it is set, else auto."),
     ] = None,
 ) -> None:
-    """Judge files and folders, without Kafka or Redis. Exit status 1 if an image could not be judged."""
+    """Classify files and folders, without Kafka or Redis. Exit status 1 if an image has no verdict."""
+    _refuse_both(as_csv=as_csv, as_json=as_json)
     with _one_line_errors():
         from worker.tools.classify import classify as classified
         from worker.tools.classify import find_images
@@ -131,7 +132,7 @@ def classify(
             settings = _settings(config, [*assign, "inference.device=auto"], bundle)
         loaded, engine = start_engine(settings)
         files = find_images(paths)
-        results = _with_progress(classified(files, settings, loaded, engine), "judging", len(files))
+        results = _with_progress(classified(files, settings, loaded, engine), "classifying", len(files))
         unjudged = print_json(results) if as_json else print_csv(results) if as_csv else print_table(results)
     raise typer.Exit(1 if unjudged else 0)
 
@@ -167,7 +168,7 @@ def produce(
             sender.flush()
         finally:
             sender.close()
-        Console(stderr=True).print(f"{total} events in topic {topic}")
+        Console(stderr=True, markup=False).print(f"{total} events in topic {topic}")
 
 
 @app.command()
@@ -176,7 +177,7 @@ def schema(
         Literal["verdict.v1", "image_event.v1", "headers.v1"], typer.Argument(help="Which schema.")
     ] = "verdict.v1",
 ) -> None:
-    """Print a JSON Schema: of verdicts, of image events, or of the headers on what the worker writes."""
+    """Print a JSON Schema of messages. Of verdicts, of image events, or of the headers on what the worker writes."""
     from worker.messages.schemas import SCHEMAS
 
     sys.stdout.write(json.dumps(SCHEMAS[name](), indent=2) + "\n")
@@ -231,17 +232,23 @@ def topics_check(
 
 @app.command()
 def plan(
-    images_per_day: Annotated[float, typer.Option(min=1, help="Mean number of images a day; 1e9 is understood.")],
+    images_per_day: Annotated[
+        float, typer.Option(min=1, max=1e15, help="Mean number of images a day; 1e9 is understood.")
+    ],
     measured: Annotated[Path, typer.Option(help="What `make bench` wrote on a machine like yours.")] = BENCH,
     regime: Annotated[str, typer.Option(help="Benchmark regime closest to your model.")] = "balanced",
     bundle: Annotated[Path | None, typer.Option(help="Bundle, for the size of a cache entry.")] = None,
-    dimension: Annotated[int | None, typer.Option(min=1, help="Numbers of an embedding, without --bundle.")] = None,
-    views: Annotated[int, typer.Option(min=1, help="Views of an image, without --bundle.")] = 1,
-    peak_factor: Annotated[float, typer.Option(min=1, help="Load of the busiest hour over the mean.")] = 2,
+    dimension: Annotated[
+        int | None, typer.Option(min=1, help="Length of an embedding; needed without --bundle.")
+    ] = None,
+    views: Annotated[int, typer.Option(min=1, help="Views of an image; used without --bundle.")] = 1,
+    peak_factor: Annotated[float, typer.Option(min=1, max=1e6, help="Load of the busiest hour over the mean.")] = 2,
     cached_share: Annotated[float, typer.Option(min=0, max=1, help="Share of images whose scores are cached.")] = 0.1,
-    image_bytes: Annotated[float | None, typer.Option(min=1, help="Mean size; default: the benchmark's.")] = None,
+    image_bytes: Annotated[
+        float | None, typer.Option(min=1, max=1e12, help="Mean size; default: the benchmark's.")
+    ] = None,
     decode_ms: Annotated[
-        float | None, typer.Option(min=0, help="CPU time to decode an image; default: the benchmark's.")
+        float | None, typer.Option(min=0, max=1e9, help="CPU time to decode an image; default: the benchmark's.")
     ] = None,
     inline_share: Annotated[float, typer.Option(min=0, max=1, help="Share of events that carry the image itself.")] = 1,
     deferred_share: Annotated[float, typer.Option(min=0, max=1, help="Share of events that are deferred once.")] = 0.01,
@@ -249,7 +256,7 @@ def plan(
         float, typer.Option(min=0, max=1, help="Share of events that become dead letters.")
     ] = 0.001,
     readers: Annotated[int, typer.Option(min=0, help="Consumer groups that read the verdicts.")] = 1,
-    cores: Annotated[float, typer.Option(min=0.1, help="CPU cores of one worker.")] = 1,
+    cores: Annotated[float, typer.Option(min=0.1, max=1e4, help="CPU cores of one worker.")] = 1,
     prices: Annotated[Path | None, typer.Option(help="TOML file with prices.")] = None,
     price: Annotated[list[str], typer.Option(help="One price, as in worker_hour=0.1; repeatable.")] = [],  # noqa: B006
     config: ConfigOption = None,
@@ -257,7 +264,8 @@ def plan(
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Estimate workers, partitions, network, Redis, disks and cost of a stream, and how sure the estimate is."""
+    """Estimate workers, partitions, disks and cost of a stream. And network, Redis and how sure each figure is."""
+    _refuse_both(as_json=as_json, as_markdown=as_markdown)
     with _one_line_errors():
         from bundle.store import load_bundle
         from worker.tools.capacity import check, fit, read_measured
@@ -292,7 +300,7 @@ def plan(
 
 @app.command("settings")
 def settings_command(as_json: JsonOption = False, as_markdown: MarkdownOption = False) -> None:
-    """Print every setting: values, unit, default, environment variable and meaning."""
+    """Print every setting: values, unit, default and meaning."""
     from worker.operations.reference import settings_rows
 
     _print_reference(settings_rows(), as_json=as_json, as_markdown=as_markdown)
@@ -306,17 +314,25 @@ def metrics_command(as_json: JsonOption = False, as_markdown: MarkdownOption = F
     _print_reference(metrics_rows(), as_json=as_json, as_markdown=as_markdown)
 
 
+def _refuse_both(**formats: bool) -> None:
+    """Refuse two formats at once: one of them would be left out in silence."""
+    given = [f"--{name.removeprefix('as_')}" for name, is_asked in formats.items() if is_asked]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
+
+
 def _print_reference(rows: Sequence[Mapping[str, str]], *, as_json: bool, as_markdown: bool) -> None:
     from rich.console import Console
 
     from worker.operations.reference import json_table, markdown_table, terminal_table
 
+    _refuse_both(as_json=as_json, as_markdown=as_markdown)
     if as_json:
         sys.stdout.write(json_table(rows))
     elif as_markdown:
         sys.stdout.write(markdown_table(rows))
     else:
-        Console().print(terminal_table(rows))
+        Console(markup=False).print(terminal_table(rows))
 
 
 def _print_differences(rows: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
@@ -337,7 +353,7 @@ def _with_progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -346,6 +362,8 @@ def _one_line_errors() -> Iterator[None]:
     """What the user can mend is one line on stderr and exit status 2; faults of the program keep their traceback."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever reads has had enough, as `head` has; the command line ends in silence
     except (WorkerError, BundleError, OSError) as error:
         sys.stderr.write(f"genprint: {' '.join(str(error).split())}\n")
         raise typer.Exit(2) from error

@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from bundle.preprocess import MAX_PIXELS_CEILING
@@ -38,6 +47,14 @@ def _source(prefix: str) -> str:
     return prefix
 
 
+def _named(path: object) -> object:
+    """Refuse an empty path, which would be the working directory."""
+    if path == "":
+        raise ValueError("expected a path, got an empty text")
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(_named)]
 SourcePrefix = Annotated[str, AfterValidator(_source)]
 
 
@@ -96,11 +113,11 @@ class KafkaSettings(SettingsSection):
     """Most bytes of a record batch once decompressed; the records of a larger one become dead letters."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption (SSL) and authentication (SASL) of connections to the brokers."""
-    ssl_cafile: Path | None = None
+    ssl_cafile: FilePath | None = None
     """Certificate authority of the brokers (PEM); without it the system's authorities."""
-    ssl_certfile: Path | None = None
+    ssl_certfile: FilePath | None = None
     """Client certificate of the worker (PEM)."""
-    ssl_keyfile: Path | None = None
+    ssl_keyfile: FilePath | None = None
     """Key of the client certificate (PEM, not encrypted)."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     """SASL mechanism by which the worker authenticates."""
@@ -136,11 +153,11 @@ class RedisSettings(SettingsSection):
     """Name of the ACL user, unless the address has it."""
     password: SecretStr | None = None
     """Password, unless the address has it."""
-    ssl_cafile: Path | None = None
+    ssl_cafile: FilePath | None = None
     """Certificate authority of the server (PEM), in addition to the system's authorities; for rediss://."""
-    ssl_certfile: Path | None = None
+    ssl_certfile: FilePath | None = None
     """Client certificate of the worker (PEM)."""
-    ssl_keyfile: Path | None = None
+    ssl_keyfile: FilePath | None = None
     """Key of the client certificate (PEM, not encrypted)."""
     timeout_s: PositiveSeconds = 0.05
     """Time limit of each call; a slower answer counts as a miss."""
@@ -271,7 +288,7 @@ class HttpSettings(SettingsSection):
 class Settings(SettingsSection):
     """All settings of the worker."""
 
-    bundle: Path | None = None
+    bundle: FilePath | None = None
     """Directory of the model bundle."""
     run_id: str = "live"
     """Part of every verdict_id: the same event under the same run has the same verdict_id."""
@@ -329,8 +346,10 @@ def load_settings(
             values = _assigned(values, name, value)
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
-        if not equals or _field(name) is None:
+        if not equals:
             raise StartupError(f"--set {name}: expected the name of a setting and a value, as in kafka.group_id=x")
+        if _field(name) is None:
+            raise StartupError(f"--set {name}: no such setting")
         values = _assigned(values, name, value)
     try:
         return Settings.model_validate(values)
@@ -339,7 +358,8 @@ def load_settings(
         name = ".".join(part for part in first["loc"] if isinstance(part, str))  # without positions in a list
         field = _field(name)
         meaning = f" ({' '.join(field.description.split())})" if field and field.description else ""
-        expected = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        own = {"extra_forbidden": "no such setting", "string_pattern_mismatch": "has another form than expected"}
+        expected = own.get(first["type"], first["msg"])
         raise StartupError(f"setting {name}: {expected}{meaning}" if name else f"settings: {expected}") from error
 
 

@@ -23,7 +23,7 @@ Tells photographs from generated images and names the generator by the nearest t
 |---|---:|---:|---:|---:|
 {evaluation}
 
-`calib` chose calibration, thresholds and rejection; only `test`, where there is one, was kept out of everything.
+`{calib}` chose calibration, thresholds and rejection; only `test`, where there is one, was kept out of everything.
 
 ## Decision
 
@@ -69,6 +69,7 @@ def model_card(manifest: Manifest, library: TemplateLibrary) -> str:
         labels="\n".join(_label(label, manifest, library) for label in manifest.labels),
         degraded=_DEGRADED if manifest.training["calibrated_on_degraded"] else "",
         added="" if all(label.in_detector for label in manifest.labels) else _ADDED,
+        calib=next(name for name in manifest.evaluation if name != "test"),
         evaluation="\n".join(_evaluation(name, found) for name, found in manifest.evaluation.items()),
         scale=calibration.scale,
         bias=calibration.bias,

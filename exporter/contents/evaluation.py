@@ -1,11 +1,11 @@
 """What a bundle reaches on a split: reported in manifest and model card, and used for nothing else."""
 
 from bundle.templates import TemplateLibrary
-from exporter.contents.splits import Split
+from exporter.contents.splits import EmbeddedSplit
 from trainer.evaluation.metrics import binary, closed_set
 
 
-def evaluation(split: Split, library: TemplateLibrary) -> dict[str, object]:
+def evaluation(split: EmbeddedSplit, library: TemplateLibrary) -> dict[str, object]:
     """Top-1 by the nearest template, and how well the logit ranks generated images above real ones."""
     nearest = library.distances(split.outputs.embedding).argmin(axis=1)
     closed = closed_set(split.label_ids, nearest, library.labels)

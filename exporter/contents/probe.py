@@ -8,7 +8,7 @@ from PIL import Image
 from bundle.manifest import Model
 from bundle.preprocess import Views, decode
 from bundle.probe import Probe
-from exporter.contents.splits import Split
+from exporter.contents.splits import EmbeddedSplit
 from exporter.onnx.graph import EMBEDDING, LOGIT, Graph
 from exporter.onnx.runner import RunGraph
 from trainer.arrays import Floats
@@ -17,7 +17,7 @@ _LOSSY = (".jpg", ".webp", ".avif")
 """Formats whose decoders may drift."""
 
 
-def record_probe(calib: Split, graph: Graph, run: RunGraph) -> Probe:
+def record_probe(calib: EmbeddedSplit, graph: Graph, run: RunGraph) -> Probe:
     """Take the probe's images from the calibration images and record what the graph makes of them here."""
 
     def by_role(_model: Model, views: Views) -> dict[str, Floats]:
@@ -27,7 +27,7 @@ def record_probe(calib: Split, graph: Graph, run: RunGraph) -> Probe:
     return Probe.record(_images(calib), (graph.model,), by_role)
 
 
-def _images(calib: Split) -> dict[str, bytes]:
+def _images(calib: EmbeddedSplit) -> dict[str, bytes]:
     """File name -> encoded image: one of each label as it is on disk, and the first of them in every lossy format."""
     first = {calib.labels[i].name: int(np.argmax(calib.label_ids == i)) for i in np.unique(calib.label_ids)}
     originals = [calib.folder.encoded(index) for _, index in sorted(first.items())]

@@ -15,7 +15,7 @@ from trainer.evaluation.evaluate import degraded_copies
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class EmbeddedSplit:
     """Images of a data set and the graph's outputs for them.
 
     Attributes:
@@ -44,7 +44,7 @@ class Split:
         """Name of a label -> embeddings ``float32[n, D]`` of its images; n may be 0."""
         return {label.name: self.outputs.embedding[self.label_ids == label.id] for label in self.labels}
 
-    def with_degraded_copies(self, run: RunGraph) -> "Split":
+    def with_degraded_copies(self, run: RunGraph) -> "EmbeddedSplit":
         """The same images, followed by a degraded copy of each."""
         parts = [self.outputs, *map(run, degraded_copies(self.folder))]
         both = GraphOutputs(
@@ -66,13 +66,13 @@ def read_split(
     return folder
 
 
-def embedded(folder: ImageFolder, labels: tuple[Label, ...], run: RunGraph) -> Split:
+def embedded(folder: ImageFolder, labels: tuple[Label, ...], run: RunGraph) -> EmbeddedSplit:
     """Run the graph on all images of a folder.
 
     Raises:
         UnknownClass: see ``ids_in``.
     """
-    return Split(folder, labels, ids_in(folder, labels), run(folder))
+    return EmbeddedSplit(folder, labels, ids_in(folder, labels), run(folder))
 
 
 def ids_in(folder: ImageFolder, labels: Sequence[Label]) -> Numbers:

@@ -1,1 +1,1 @@
-"""From PyTorch to ONNX: graph, parity, precision."""
+"""From PyTorch to ONNX: graph, runner, parity."""

@@ -26,7 +26,7 @@ from exporter.source import from_checkpoint
 from tests.bundles import CLASSES, IMAGES, OPTIONS, export_bundle, texture
 from trainer.data.augment import degraded_copy
 from trainer.data.folder import ImageFolder
-from trainer.errors import SplitUnknown, TooFewClasses, UnknownClass
+from trainer.errors import OutputUnwritable, SplitUnknown, TooFewClasses, UnknownClass
 from trainer.evaluation.attribute import Attribution, attribute
 from trainer.evaluation.templates import default_template_method, own_templates
 from trainer.training.checkpoint import Checkpoint
@@ -157,8 +157,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("gone", "error", "message"),
         [
-            ("train", SplitUnknown, r"data: none is 'train' of its splits \(calib, test\)"),
-            ("calib", SplitUnknown, r"data: none is 'calib' of its splits \(train, test\)"),
+            ("train", SplitUnknown, r"data: it has no split 'train'; its splits: \(calib, test\)"),
+            ("calib", SplitUnknown, r"data: it has no split 'calib'; its splits: \(train, test\)"),
             ("train/striped", ExportDataMissing, "data: train has no images of striped to make a template from"),
             ("calib/real", ExportDataMissing, "data: calibration needs both real and generated images in calib"),
         ],
@@ -198,6 +198,11 @@ class TestRefused:
         with pytest.raises(FileExistsError, match="pass --force"):
             export_bundle(tiny_checkpoint, tiny_data, tiny_bundle.path)
 
+    def test_where_nothing_can_be_written(self, tiny_checkpoint: Checkpoint, tiny_data: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("words")
+        with pytest.raises(OutputUnwritable, match=r"file/bundle: cannot be written: .*Not a directory"):
+            export_bundle(tiny_checkpoint, tiny_data, tmp_path / "file" / "bundle")
+
     def test_a_list_that_is_calibrated_on_another_split(self, tiny_checkpoint: Checkpoint, data: Path) -> None:
         rows = [f"{path.relative_to(data)},{path.parent.name},{path.parts[-3]}" for path in sorted(data.rglob("*.png"))]
         listed = data / "images.csv"
@@ -208,6 +213,7 @@ class TestRefused:
         as_folders = export_bundle(tiny_checkpoint, data, data.parent / "b", OPTIONS)
         assert found.templates.version == as_folders.templates.version
         assert found.manifest.evaluation.keys() == {"val", "test"}
+        assert "`val` chose calibration" in (out / "MODEL_CARD.md").read_text()
 
     def test_a_generator_that_training_did_not_know_gets_a_template(
         self, tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, data: Path

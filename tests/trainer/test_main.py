@@ -125,7 +125,7 @@ def test_attribute_takes_folders_of_any_name_and_folders_without_sub_folders(
     for pair, message in {
         "glow=grid": "has no folder 'glow', only grid_run2, real, strange",
         "strange=glow": "--map: the checkpoint has no class 'glow', only grid, real",
-        "strange": "--map strange: expected NAME=LABEL",
+        "strange": "--map strange: expected FOLDER=LABEL",
     }.items():
         wrong = run(app, [*command, str(runs), "--map", pair])
         assert wrong.exit_code == 2
@@ -230,6 +230,7 @@ def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_pa
             ["evaluate", "nowhere.pt", "{data}", "--templates", "{data}"],
             "genprint trainer: nowhere.pt: no checkpoint here",
         ),
+        (["train", "{data}", "a.pt", "--set", "foo=1"], "genprint trainer: foo: no such setting\n"),
         (["synth", "{data}"], "exists and is not empty; choose another place or pass --force\n"),
         (["synth", "out", "--size", "33"], "genprint trainer: --size: Input should be a multiple of 4, got 33\n"),
         (["synth", "out", "--real", "nowhere"], "genprint trainer: nowhere: no such folder of photographs\n"),
@@ -284,6 +285,23 @@ def test_a_folder_is_no_place_for_a_checkpoint(command: str, tmp_path: Path) -> 
     assert (result.exit_code, result.stdout) == (2, "")
     expected = f"genprint trainer: {tmp_path}: cannot be written: it is a folder; pass the name of a file\n"
     assert result.stderr == expected
+
+
+def test_names_of_classes_are_shown_as_they_are(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(images=2)
+    for name in ("[red]x", "[bold]"):
+        shutil.copytree(folder / "grid", folder / name)
+    result = CliRunner().invoke(app, ["train", str(folder), str(tmp_path / "a.pt"), "--epochs", "0", "--size", "32"])
+    assert result.exit_code == 0, result.stderr
+    for name in ("[red]x", "[bold]"):
+        assert name in result.output
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "attribute", "few-shot", "synth", "simulate", "inspect"])
+def test_a_seed_that_no_library_takes_is_refused(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "x", "y", "--seed", "99999999999999999999999"])
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
 
 
 def test_an_error_of_the_system_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

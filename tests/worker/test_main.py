@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,10 +63,53 @@ def test_a_table_for_people(folder: Path) -> None:
     assert "broken_image" in "".join(line.split("│")[-2].strip() for line in out.splitlines() if "│" in line)
 
 
-@pytest.mark.parametrize(("argument", "expected"), [("nowhere.png", "nowhere.png: no such file or folder")])
-def test_a_wrong_path_is_one_line(folder: Path, argument: str, expected: str) -> None:
-    code, _, err = classify(folder, argument)
-    assert (code, err) == (2, f"genprint: {expected}\n")
+@pytest.mark.parametrize("option", ["--json", "--csv", None])
+@pytest.mark.parametrize("name", ["[/d].png", "a[red]b.png", b"caf\xe9.png"])
+def test_any_name_of_a_file_is_shown(folder: Path, tmp_path: Path, name: str | bytes, option: str | None) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encoded_image(40))
+    code, out, err = classify(folder, str(tmp_path), *([option] if option else []))
+    assert code == 0, err
+    shown = name if isinstance(name, str) else "caf\\xe9.png"
+    if option is None:
+        out = "".join(line.split("│")[1].strip() for line in out.splitlines() if "│" in line)
+    assert (json.dumps(shown)[1:-1] if option == "--json" else shown) in out
+
+
+def test_whoever_reads_may_stop(folder: Path) -> None:
+    shell = '"$0" -m worker classify "$@" --device cpu --json | head -1'
+    arguments = [sys.executable, "--bundle", str(folder / "bundle"), *[str(folder / "images")] * 99]
+    done = subprocess.run(["sh", "-c", shell, *arguments], cwd=ROOT, capture_output=True, check=False)
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(["nowhere.png"], "nowhere.png: no such file or folder"), (["{empty}"], "{empty}: no images here")],
+)
+def test_a_wrong_path_is_one_line(folder: Path, arguments: list[str], expected: str, tmp_path: Path) -> None:
+    code, _, err = classify(folder, *(argument.format(empty=tmp_path) for argument in arguments))
+    assert code == 2
+    assert err.startswith(f"genprint: {expected.format(empty=tmp_path)}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["settings", "--json", "--markdown"], ["classify", "--csv", "--json", "--bundle", "b", "x.png"]]
+)
+def test_two_formats_at_once_are_refused(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "exclude each other" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["inf", "1e300", "nan"])
+def test_a_plan_is_for_a_number_of_images(value: str) -> None:
+    result = CliRunner().invoke(app, ["plan", "--images-per-day", value])
+    assert result.exit_code == 2
+    assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
 def test_without_a_bundle_it_says_how_to_name_one() -> None:

@@ -90,7 +90,7 @@ def test_an_unknown_name_stops_the_start_from_every_source(name: str, write: Cal
     variable = "GENPRINT_" + name.upper().replace(".", "__")
     with pytest.raises(StartupError, match=re.escape(variable)):
         load(environment={variable: "x"})
-    with pytest.raises(StartupError, match=re.escape(f"--set {name}:")):
+    with pytest.raises(StartupError, match=re.escape(f"--set {name}: no such setting")):
         load(f"{name}=x")
     if name.count(".") == 1 and name != ".":
         section, key = name.split(".")
@@ -141,11 +141,13 @@ BAD_SOURCES = [
         ("http.port", "65536", "less than or equal to 65535"),
         ("policy.prior_generated", "1", "less than 1"),
         ("kafka.delivery", "maybe_once", "'exactly_once' or 'at_least_once'"),
-        ("kafka.instance_id", "a b", "pattern"),
-        ("kafka.bootstrap_servers", "localhost", "pattern"),
-        ("kafka.bootstrap_servers", "localhost:port", "pattern"),
-        ("kafka.bootstrap_servers", "a:1, b:2", "pattern"),
-        ("kafka.bootstrap_servers", "[::1", "pattern"),
+        ("kafka.instance_id", "a b", "another form"),
+        ("kafka.bootstrap_servers", "localhost", "as host:port, separated by commas"),
+        ("kafka.bootstrap_servers", "localhost:port", "as host:port"),
+        ("kafka.bootstrap_servers", "a:1, b:2", "as host:port"),
+        ("kafka.bootstrap_servers", "[::1", "as host:port"),
+        ("bundle", "", "expected a path"),
+        ("kafka.ssl_cafile", "", "expected a path"),
         ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
     ],
 )

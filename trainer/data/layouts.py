@@ -74,8 +74,8 @@ class Listing:
         chosen = tuple(entry for entry in self.entries if entry.split == split)
         if split is None or not chosen:
             found = ", ".join(str(name) for name in self.splits if name) or "none"
-            asked = "name one" if split is None else f"none is {split!r}"
-            raise SplitUnknown(f"{self.root}: {asked} of its splits ({found})")
+            asked = "name one of its splits" if split is None else f"it has no split {split!r}; its splits:"
+            raise SplitUnknown(f"{self.root}: {asked} ({found})")
         return chosen
 
     def check_real(self, names: Iterable[str]) -> None:

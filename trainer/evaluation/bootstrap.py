@@ -19,16 +19,13 @@ where photographs vary most, and in 89 % where backbones do.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from trainer.arrays import Flags, Floats64, Numbers, Scores
+from trainer.arrays import Flags, Floats64, Numbers, Scores, Values
 from trainer.evaluation.metrics import check_both_kinds
-
-Values = npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]
 
 FromCounts = Callable[[Floats64, Floats64, Floats64, Floats64], Floats64]
 """A figure of each of B resamples, ``float64[B]``, from counts: true and false positives at or above each of K
@@ -144,7 +141,7 @@ def auroc(scores: Values, positive: Flags, photograph: Numbers, resamples: Resam
         resamples: of S, D and P.
 
     Raises:
-        TooFewClasses: all files are of one kind; so do the figures below.
+        TooFewClasses: all files are of one kind; so do ``oscr``, ``average_precision``, ``tpr_at_fpr``, ``tnr_at_tpr``.
     """
     return _over_thresholds(scores, np.broadcast_to(positive, scores.shape), positive, photograph, resamples, _area)
 

@@ -57,7 +57,8 @@ def evaluate(
         seed: draws the image of the method ``one``.
 
     Raises:
-        BadConfig: the system has no templates of its own.
+        BadConfig: see ``own_templates``.
+        UnknownClass: one of the folders has a class that is no label.
     """
     model = checkpoint.model()
     names = tuple(label.name for label in checkpoint.labels)

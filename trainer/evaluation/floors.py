@@ -23,12 +23,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bundle.manifest import Label
-from trainer.arrays import Floats, Floats64, Numbers
+from trainer.arrays import Features, Floats, Floats64, Numbers
 from trainer.inspection.separation import metadata_forest
 
 FloorKind = Literal["metadata", "statistics"]
-Features = npt.NDArray[np.float32]
-"""``float32[N, F]``."""
 _MOST: Final = 1e6
 """The largest log-odds, where one side has no probability at all."""
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.manifest import Crop, Label, Preprocessing, Resize, View
+from trainer.arrays import Features
 from trainer.data.entries import REAL
 from trainer.data.transforms import CLEAN, Transform
 from trainer.evaluation.floors import (
-    Features,
     FloorClassifier,
     FloorKind,
     FloorPrediction,
@@ -62,7 +62,7 @@ class StudyFloor:
             "what": f"{self.kind} of {len(images)} images, {change.name}",
             "kind": self.kind,
             "train": [[name, self.study.corpus.digest(some)] for name, some in self.train.items()],
-            "pictures": self.study.corpus.digest(images),
+            "images": self.study.corpus.digest(images),
             "change": change.name,
             "preprocessing": self._cut(resize).digest,
         }
@@ -98,7 +98,7 @@ class StudyFloor:
         return np.concatenate([of_label(run, change, self._cut(resize)) for run in runs])
 
     def _metadata(self, images: Sequence[CorpusImage], _change: Transform, _cut: Preprocessing) -> Features:
-        inputs = {"what": _what(images, CLEAN), "pictures": self.study.corpus.digest(images)}
+        inputs = {"what": _what(images, CLEAN), "images": self.study.corpus.digest(images)}
 
         def make(out: Path) -> None:
             np.save(out, tabulate([read_metadata(image.extent.read()) for image in images]).values)
@@ -109,7 +109,7 @@ class StudyFloor:
     def _statistics(self, images: Sequence[CorpusImage], change: Transform, cut: Preprocessing) -> Features:
         inputs = {
             "what": _what(images, change),
-            "pictures": self.study.corpus.digest(images),
+            "images": self.study.corpus.digest(images),
             "change": change.name,
             "preprocessing": cut.digest,
         }

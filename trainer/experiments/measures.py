@@ -4,16 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from trainer.arrays import Flags, Numbers, Scores
+from trainer.arrays import Flags, Numbers, Scores, Values
 from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import Estimate, Resamples
 from trainer.experiments.corpus import CorpusImage
 from trainer.experiments.section import Measured
 from trainer.experiments.study import Study
-
-Values = Scores | npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trainer.choices import ScaleName
 from trainer.data.output import check_new_file, check_writable
@@ -77,11 +78,11 @@ def reproduce(
     _check_output(out)
     with alone(out):
         root = _smoke_data(out, console) if data is None and scale == "smoke" else _given(data, scale)
-        steps = Steps(out / "steps", lambda what: console.print(f"[dim]{what}[/]", highlight=False), fresh=fresh)
+        steps = Steps(out / "steps", lambda what: console.print(what, style="dim", highlight=False), fresh=fresh)
         corpus = readable(Corpus.read(root, real, test), steps, console)
         sections = []
         for number, (name, recipe) in enumerate(recipes.items(), start=1):
-            console.print(f"[bold]{number}/{len(recipes)} {name}[/]: {recipe.title}", highlight=False)
+            console.print(Text.assemble((f"{number}/{len(recipes)} {name}", "bold"), f": {recipe.title}"))
             known = {key: value for key, value in stand_ins.items() if key in recipe.names}
             mapping = map_names(recipe.names, corpus, recipe.maps, known)
             try:
@@ -89,7 +90,7 @@ def reproduce(
             except NotInCorpus as error:
                 if len(recipes) == 1:
                     raise
-                console.print(f"[red]skipped: {error}[/]", highlight=False)
+                console.print(f"skipped: {error}", style="red", highlight=False)
                 continue
             _write_section(out, section)
             sections.append(section)
@@ -213,7 +214,7 @@ def _smoke_data(out: Path, console: Console) -> Path:
     """A folder with a few images of each of `synth`'s generators, made once."""
     folder = out / "smoke-data"
     if not (folder / "synth.json").exists():
-        console.print("[dim]making a small corpus[/]")
+        console.print("making a small corpus", style="dim")
         synthesise(folder, None, SMOKE_DATA, force=True)
     return folder
 

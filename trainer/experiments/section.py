@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 NOTHING = "-"
 """Shown where there is no figure."""
@@ -107,7 +107,7 @@ class Section(_Value):
 
 def show(section: Section, console: Console) -> None:
     """Print a section: published | measured [95 % bounds]."""
-    console.rule(f"[bold]{section.protocol}[/] · scale {section.scale} · {section.data}")
+    console.rule(Text.assemble((section.protocol, "bold"), f" · scale {section.scale} · {section.data}"))
     console.print(f"{section.title} ({section.source})", highlight=False)
     names = ", ".join(f"{a} = {b if b is not None else 'not in this corpus'}" for a, b in section.mapping.items())
     if names:
@@ -148,8 +148,8 @@ def _rich(table: Table) -> RichTable:
         name = row
         for cell in (cell for cell in table.cells if cell.row == row):
             published, measured, target = spoken(cell)
-            mark = {None: "", True: " [green]met[/]", False: " [red]missed[/]"}[cell.met]
-            shown.add_row(name, cell.column, published, escape(measured), *([target + mark] if targets else []))
+            mark = {None: ("", ""), True: (" met", "green"), False: (" missed", "red")}[cell.met]
+            shown.add_row(name, cell.column, published, measured, *([Text.assemble(target, mark)] if targets else []))
             name = ""
     return shown
 

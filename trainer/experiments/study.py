@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from bundle.manifest import Preprocessing
 from bundle.preprocess import DecodedImage, decode, make_views
-from trainer.arrays import Floats, Pixels
+from trainer.arrays import Floats, Images, Pixels
 from trainer.choices import ScaleName
 from trainer.data.entries import REAL, Extent
 from trainer.data.transforms import CLEAN, Transform
@@ -301,7 +301,7 @@ class Study:
         inputs = {
             "what": f"of {len(images)} images of {images[0].label}, {change.name}",
             "checkpoint": trained.key,
-            "pictures": self.corpus.digest(images),
+            "images": self.corpus.digest(images),
             "change": change.name,
             "preprocessing": cut.digest,
         }
@@ -360,7 +360,7 @@ def _config_of(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def load_views(images: Sequence[CorpusImage], cut: Preprocessing, change: Transform = CLEAN) -> Iterator[Pixels]:
+def load_views(images: Sequence[CorpusImage], cut: Preprocessing, change: Transform = CLEAN) -> Iterator[Images]:
     """Views of images as a network sees them, in batches ``uint8[n, size, size, 3]``.
 
     Images smaller than a crop are mirrored at their border: test sets are compared image by image, so none is left out.

@@ -76,13 +76,13 @@ class Metadata:
         return not (self.exif or self.icc or self.other_tags or self.parts)
 
 
-def read_metadata(data: bytes, limits: Limits | None = None) -> Metadata:
+def read_metadata(data: bytes) -> Metadata:
     """Read the metadata of an encoded image, without decoding it.
 
     Raises:
         bundle.errors.ImageError: it is no image that ``bundle.preprocess`` reads.
     """
-    facts = EncodedImage(data, limits or Limits()).facts  # so that the same images count as readable everywhere
+    facts = EncodedImage(data, Limits()).facts  # so that the same images count as readable everywhere
     with Image.open(io.BytesIO(data)) as image:
         quality, own_tables = jpeg_quality(image)
         return Metadata(

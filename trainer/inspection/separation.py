@@ -4,13 +4,12 @@ from math import factorial, prod
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from trainer.arrays import Floats64, Numbers
+from trainer.arrays import Features, Floats64, Numbers
 from trainer.inspection.metadata import MetadataTable
 
 LEAST_A_CLASS = 5
@@ -20,8 +19,6 @@ MOST_A_CLASS = 2000
 _SIGNIFICANT: Final = 0.01
 _TREES: Final = 100
 _TREES_A_GROUP: Final = 30
-
-Features = npt.NDArray[np.float32]
 
 
 class ClassifierScore(BaseModel):

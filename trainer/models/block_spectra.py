@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from trainer.arrays import Floats, Floats64, Numbers
+from trainer.choices import Fit
 from trainer.data.augment import degradation
 from trainer.data.folder import ImageFolder
 from trainer.errors import BadConfig
@@ -78,7 +79,7 @@ class BlockSpectraConfig(TrainConfig):
 
     system: Literal["block_spectra"] = "block_spectra"
 
-    fit: Literal["resize", "crop"] = "crop"
+    fit: Fit = "crop"
     epochs: int = Field(default=0, ge=0, le=0)
     """Nothing is trained by gradients over all images: their statistics are computed once."""
     shrinkage: float | None = Field(default=0.05, ge=0, le=1)
@@ -246,7 +247,7 @@ def require_enough(folder: ImageFolder) -> None:
     """Check that a fit is possible.
 
     Raises:
-        BadConfig: there are fewer than two images a class.
+        BadConfig: there are fewer images than two times the classes.
     """
     if len(folder) < 2 * len(folder.classes):
         raise BadConfig(f"{folder.root}: {len(folder)} images are too few for {len(folder.classes)} classes")
@@ -285,7 +286,11 @@ def _leeway(constants: BlockSpectraConstants, net: BlockSpectraNet, own: Degrade
 
 
 def templates(config: BlockSpectraConfig, weights: Mapping[str, Tensor], labels: int) -> Tensor:
-    """Templates of the classes that training knew, ``float32[C, 1101]``."""
+    """Templates of the classes that training knew, ``float32[C, 1101]``.
+
+    Raises:
+        BadConfig: see ``_template``.
+    """
     means, counts = _means(weights)
     return _templates(config.constants, _unknown_means(config.constants, means, counts), means[:labels])
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
 from bundle.manifest import Label
+from trainer.choices import Fit
 from trainer.data.augment import degradation
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
@@ -53,7 +54,7 @@ class ContrastiveConfig(TrainConfig):
     system: Literal["contrastive"] = "contrastive"
 
     size: int = Field(default=64, ge=32, le=1024, multiple_of=_GRID)
-    fit: Literal["resize", "crop"] = "crop"
+    fit: Fit = "crop"
     l2_normalised: bool = True
     epochs: int = Field(default=16, ge=0)
     batch: int = Field(default=80, ge=2)
@@ -272,7 +273,11 @@ class ContrastiveObjective(Objective):
 
 
 def enlarge(config: ContrastiveConfig, folder: ImageFolder, progress: Callable[[int, int], None]) -> Enlarged:
-    """Repeat photographs, and add what random generators make of them as further classes."""
+    """Repeat photographs, and add what random generators make of them as further classes.
+
+    Raises:
+        BadConfig: see ``block_spectra.require_enough``.
+    """
     if config.opinion > 0 and not config.binary:
         block_spectra.require_enough(folder)  # now, not after the epochs
     photographs = folder.among(config.real)[folder.labels]

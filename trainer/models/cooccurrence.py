@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from trainer.choices import Fit
 from trainer.training.config import TrainConfig
 from trainer.training.systems import System
 
@@ -24,7 +25,7 @@ class CooccurrenceConfig(TrainConfig):
     system: Literal["cooccurrence"] = "cooccurrence"
 
     size: int = Field(default=256, ge=32, le=1024)
-    fit: Literal["resize", "crop"] = "crop"
+    fit: Fit = "crop"
     levels: Literal[256, 128, 64, 32, 16] = 256
     """Side of the matrices; with fewer than 256, neighbouring grey levels are one."""
     counts: Literal["raw", "log"] = "raw"

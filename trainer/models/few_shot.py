@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bundle.manifest import Label
 from trainer.arrays import Numbers
+from trainer.choices import MAX_SEED
 from trainer.data.augment import flip_half
 from trainer.data.folder import ImageFolder
 from trainer.data.output import check_new_file
@@ -56,7 +57,7 @@ class FewShotConfig(BaseModel):
     it may be read: then nothing holds the known classes apart from each other."""
     margin: float = Field(default=0.2, gt=0)
     """Margin on squared distances of embeddings of length 1 (FaceNet)."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,7 @@ def few_shot(
 
     Raises:
         OutputUnwritable: ``out`` cannot be written; checked before anything else is done.
+        TrainerError: see ``add_classes`` and ``ImageFolder.read``.
     """
     check_new_file(out, force=True)
     training = checkpoint.config

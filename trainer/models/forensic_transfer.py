@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
 from bundle.manifest import Label
+from trainer.choices import Fit
 from trainer.errors import BadConfig
 from trainer.training.checkpoint import load_checkpoint
 from trainer.training.config import TrainConfig
@@ -37,7 +38,7 @@ class ForensicTransferConfig(TrainConfig):
     system: Literal["forensic_transfer"] = "forensic_transfer"
 
     size: int = Field(default=256, ge=32, le=1024, multiple_of=16)
-    fit: Literal["resize", "crop"] = "crop"
+    fit: Fit = "crop"
     width: int = Field(default=8, ge=1)
     """Maps of the first convolution; the latent has 16 times as many, in equal parts."""
     reconstruction_weight: float = Field(default=0.1, ge=0)

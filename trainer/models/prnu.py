@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (what everyone calls it)
 
+from trainer.choices import Fit
 from trainer.data.folder import ImageFolder
 from trainer.models.fourier import Fourier
 from trainer.training.config import TrainConfig
@@ -48,7 +49,7 @@ class PrnuConfig(TrainConfig):
 
     system: Literal["prnu"] = "prnu"
 
-    fit: Literal["resize", "crop"] = "crop"
+    fit: Fit = "crop"
     """Fingerprints are tied to pixels: resizing moves and blurs them."""
     sigma: float = Field(default=5.0, gt=0)
     """Deviation of the noise that the wavelet filter expects, in grey levels."""

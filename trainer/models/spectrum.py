@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bundle.manifest import Crop, Preprocessing, View
+from trainer.choices import Fit
 from trainer.data.augment import blur_jpeg_crop
 from trainer.models.fourier import Fourier
 from trainer.models.pretrained import load_pretrained
@@ -29,7 +30,7 @@ class SpectrumConfig(TrainConfig):
     system: Literal["spectrum"] = "spectrum"
 
     size: int = Field(default=224, ge=32, le=1024)
-    fit: Literal["resize", "crop"] = "crop"
+    fit: Fit = "crop"
     load: int | None = Field(default=None, ge=32, le=2048)
     """Training images are random crops of the central square of this side (authors: 256); None takes the centre."""
     input: Literal["spectrum", "pixels"] = "spectrum"

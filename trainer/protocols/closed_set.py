@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from trainer.arrays import Values
 from trainer.data.transforms import CLEAN, Transform
 from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import Estimate
 from trainer.experiments.changes import changes_of
 from trainer.experiments.corpus import CorpusImage
 from trainer.experiments.floors import floors_of
-from trainer.experiments.measures import Sample, Values, measured, percent_of
+from trainer.experiments.measures import Sample, measured, percent_of
 from trainer.experiments.naming import Namer, confusion_of, make_namer
 from trainer.experiments.plots import confusion, embedding_map
 from trainer.experiments.recipe import Variant

@@ -49,7 +49,7 @@ def simulate(study: Study, photographs: Sequence[CorpusImage], how: Simulation) 
     inputs = {
         "what": f"{len(chosen)} photographs by {how.method}",
         "how": how.model_dump(mode="json"),
-        "pictures": study.corpus.digest(chosen),
+        "images": study.corpus.digest(chosen),
     }
 
     def make(out: Path) -> None:

@@ -6,7 +6,7 @@ Accuracy depends on the pair of images, so there are several draws of it; the pu
 import numpy as np
 
 from bundle.preprocess import decode
-from trainer.arrays import Floats, Pixels
+from trainer.arrays import Floats, Images, Pixels
 from trainer.evaluation import bootstrap
 from trainer.evaluation.metrics import oracle
 from trainer.evaluation.reliability import two_shot_bias
@@ -50,7 +50,7 @@ def run(study: Study) -> Findings:
     return Findings(tables=(study.recipe.published("accuracy").beside(found),), remarks=(remark,))
 
 
-def random_crops(image: Pixels, side: int, count: int, rng: np.random.Generator) -> Pixels:
+def random_crops(image: Pixels, side: int, count: int, rng: np.random.Generator) -> Images:
     """Random crops ``uint8[count, side, side, 3]`` of ``uint8[H, W, 3]``; a small image is mirrored at its border."""
     height, width = image.shape[:2]
     missing = max(0, side + 1 - height), max(0, side + 1 - width)

@@ -21,7 +21,7 @@ from trainer.experiments.recipe import Variant
 from trainer.experiments.section import Figure, Measured
 from trainer.experiments.study import Findings, Study, Trained
 
-Detector = Callable[[Sequence[CorpusImage], Transform], Floats]
+LogitsOf = Callable[[Sequence[CorpusImage], Transform], Floats]
 """Takes N images and a change; returns their log-odds of *generated*, ``float32[N]``."""
 
 
@@ -63,7 +63,7 @@ def _rows(
     study: Study,
     settings: Settings,
     name: str,
-    detectors: Sequence[Detector],
+    detectors: Sequence[LogitsOf],
     sees: Callable[[Transform], bool] = lambda _: True,
 ) -> dict[str, tuple[dict[str, Measured], RiskCoverage]]:
     """Row -> figures and first backbone's curve, for each track whose images the detectors ``see``."""
@@ -81,15 +81,15 @@ def _trained(study: Study, variant: Variant) -> list[Trained]:
     return study.train_seeds(variant, *study.training_classes(variant, study.generators.values()))
 
 
-def _network(study: Study, net: Trained) -> Detector:
+def _network(study: Study, net: Trained) -> LogitsOf:
     return lambda images, change: study.outputs(net, images, change).logits
 
 
-def _floor(floor: StudyFloor) -> Detector:
+def _floor(floor: StudyFloor) -> LogitsOf:
     return lambda images, change: floor.predict(images, change).logits
 
 
-def _calibrated(study: Study, detectors: Sequence[Detector], copies: Sequence[Transform]) -> list[ConformalKinds]:
+def _calibrated(study: Study, detectors: Sequence[LogitsOf], copies: Sequence[Transform]) -> list[ConformalKinds]:
     """Conformal sets from all calibration images after each of these changes; the numbers of each kind may differ."""
     calib = study.calibration(study.generators.values())
     generated = np.tile([image.generated for image in calib], len(copies))
@@ -98,7 +98,7 @@ def _calibrated(study: Study, detectors: Sequence[Detector], copies: Sequence[Tr
 
 def _tested(
     study: Study,
-    detectors: Sequence[Detector],
+    detectors: Sequence[LogitsOf],
     kinds: Sequence[ConformalKinds],
     changes: Sequence[Transform],
     alpha: float,
@@ -137,6 +137,6 @@ def _tests(study: Study) -> list[CorpusImage]:
     return [*photographs, *fakes]
 
 
-def _logits(detectors: Sequence[Detector], images: Sequence[CorpusImage], changes: Sequence[Transform]) -> Floats:
+def _logits(detectors: Sequence[LogitsOf], images: Sequence[CorpusImage], changes: Sequence[Transform]) -> Floats:
     """Logits of all images after each change, one change after another: ``float32[S, C * N]``."""
     return np.stack([np.concatenate([predict(images, change) for change in changes]) for predict in detectors])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.arrays import Pixels
+from trainer.arrays import Images
 
 Upsampling = Literal["deconv", "nearest", "bilinear", "shuffle"]
 UPSAMPLINGS: Final[tuple[Upsampling, ...]] = ("deconv", "nearest", "bilinear", "shuffle")
@@ -62,7 +62,7 @@ def _double(upsampling: Upsampling, inputs: int, outputs: int) -> nn.Module:
 
 def train_autoencoder(
     upsampling: Upsampling,
-    images: Pixels,
+    images: Images,
     *,
     steps: int,
     seed: int,
@@ -102,13 +102,13 @@ def train_autoencoder(
 
 
 @torch.inference_mode()
-def reproduce(model: nn.Module, images: Pixels, batch: int = 64) -> Pixels:
+def reproduce(model: nn.Module, images: Images, batch: int = 64) -> Images:
     """Reproduce ``uint8[N, H, W, 3]`` by an autoencoder, rounded to whole grey levels."""
     made = [model(to_planes(images[start : start + batch])) for start in range(0, len(images), batch)]
     pixels = (torch.cat(made).clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def to_planes(images: Pixels) -> Tensor:
+def to_planes(images: Images) -> Tensor:
     """``uint8[N, H, W, 3]`` -> ``float32[N, 3, H, W]`` in 0..1."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255

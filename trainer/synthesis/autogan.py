@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from trainer.arrays import Pixels
+from trainer.arrays import Images
 from trainer.synthesis.autoencoders import to_planes
 
 GanUpsampling = Literal["transposed", "nearest"]
@@ -105,7 +105,7 @@ class _Critic(nn.Module):
 
 def train_simulator(
     upsampling: GanUpsampling,
-    images: Pixels,
+    images: Images,
     config: GanConfig,
     *,
     seed: int,

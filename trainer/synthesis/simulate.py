@@ -17,7 +17,7 @@ from bundle.manifest import Crop, Preprocessing, View
 from bundle.preprocess import decode, make_views
 from bundle.store import whole_directory
 from trainer.arrays import Pixels
-from trainer.choices import SimulatorKind
+from trainer.choices import MAX_SEED, SimulatorKind
 from trainer.data.layouts import Layout, list_images
 from trainer.data.output import check_free
 from trainer.errors import BadConfig, DataMissing
@@ -43,7 +43,7 @@ class SimulateConfig(BaseModel):
     """Side in pixels of the centre that is cut from each image, as stored."""
     images: int | None = Field(default=None, ge=1)
     """Number of real images, which are drawn; None takes all."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
 
 class SimulateReport(BaseModel):
@@ -89,7 +89,7 @@ def simulate(
         progress: called with the current activity, steps done and their total.
 
     Raises:
-        OutputExists: see ``check_free``.
+        OutputExists, OutputUnwritable: see ``check_free``.
         DataMissing: no real image can be used.
         BadConfig: the network cannot take images of that size.
         DataMalformed, SplitUnknown: see ``layouts.list_images``.

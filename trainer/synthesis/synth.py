@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.store import whole_directory
 from trainer.arrays import Pixels
+from trainer.choices import MAX_SEED
 from trainer.data.output import check_free
 from trainer.synthesis.autoencoders import PATCH, UPSAMPLINGS, Upsampling, reproduce, train_autoencoder
 from trainer.synthesis.photographs import SPLITS, Patches, Photograph, Split, cut_patches, split_photographs
@@ -38,7 +39,7 @@ class SynthConfig(BaseModel):
     grid of 4."""
     steps: int = Field(default=200, ge=2)
     """Training steps of each autoencoder."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     def count(self, split: Split) -> int:
         """Number of images of each class in a split."""
@@ -89,7 +90,7 @@ def synthesise(
         progress: called with the current activity, steps done and their total.
 
     Raises:
-        OutputExists: see ``check_free``.
+        OutputExists, OutputUnwritable: see ``check_free``.
         DataMissing, TooFewPhotographs: see ``trainer.synthesis.photographs``.
     """
     check_free(out, force=force)

@@ -189,7 +189,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except BadConfig as error:
         raise CheckpointInvalid(f"{path}: config: {error}") from error
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointInvalid(f"{path}: incomplete: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointInvalid(f"{path}: its parts do not fit together: {' '.join(str(error).split())}") from error
+    for name, tensor in checkpoint.weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointInvalid(f"{path}: weights {name} are not finite numbers; train again, with a smaller --lr")
     return checkpoint
 
 
@@ -200,6 +203,8 @@ def _stored_config(path: Path, values: Mapping[str, Any]) -> TrainConfig:
         BadConfig: a value cannot be.
         CheckpointInvalid: a key is missing, and a default of today's code would stand in for it.
     """
+    if not isinstance(values, dict):
+        raise BadConfig(f"expected an object, found {type(values).__name__}")
     kind = system(str(values["system"])).config if "system" in values else TrainConfig
     if missing := list(missing_keys(kind, values)):
         raise CheckpointInvalid(

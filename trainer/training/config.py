@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.manifest import Crop, Preprocessing, Resize, View
+from trainer.choices import MAX_SEED, Fit
 from trainer.data.layouts import Layout
 
 
@@ -30,7 +31,7 @@ class TrainConfig(BaseModel):
     """Split of the watched images, where they come in splits."""
     size: int = Field(default=128, ge=32, le=1024)
     """Side of the square the network sees, in pixels."""
-    fit: Literal["resize", "crop"] = "resize"
+    fit: Fit = "resize"
     """``resize`` makes every image ``size`` x ``size``; it blurs away traces of images that were larger. ``crop`` takes
     the centre as stored and skips images that are smaller: better evidence, less content."""
     real: tuple[str, ...] = Field(default=("real",), min_length=1)
@@ -58,7 +59,7 @@ class TrainConfig(BaseModel):
     """Learning rate at the start."""
     keep: Literal["last", "best"] = "last"
     """The weights of the last epoch, or of the (first) one with the highest accuracy on the images watched."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -40,7 +40,7 @@ def read_folder(
 
 def report_skipped(folder: ImageFolder, console: Console) -> None:
     """Print each broken image, and how many were too small."""
-    warn = partial(console.print, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    warn = partial(console.print, style="yellow", soft_wrap=True, highlight=False)
     for bad in folder.unreadable:
         warn(f"skipped {folder.root / bad.path}: {bad.reason}")
     if folder.too_small:

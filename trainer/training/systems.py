@@ -21,7 +21,7 @@ from trainer.arrays import Pixels
 from trainer.choices import SYSTEMS
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
-from trainer.errors import BadConfig
+from trainer.errors import BadConfig, first_fault
 from trainer.training.config import TrainConfig
 from trainer.training.schedules import Constant, Schedule
 
@@ -183,9 +183,8 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
     try:
         config: TrainConfig = system(str(values.get("system", "s1"))).config.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadConfig(f"{key}: {first['msg']}, got {first['input']!r}") from error
+        key, fault = first_fault(error)
+        raise BadConfig(f"{key}: {fault}") from error
     return config
 
 

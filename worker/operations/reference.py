@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -85,6 +85,8 @@ def _values(kind: Any) -> str:
         return "list"
     if get_origin(kind) in (Union, UnionType):
         return _values(next(part for part in get_args(kind) if part is not type(None)))
+    if get_origin(kind) is Annotated:
+        return _values(get_args(kind)[0])
     return _VALUES.get(kind, "text")
 
 

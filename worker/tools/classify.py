@@ -39,7 +39,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     """The files as given, and the images in folders, sorted.
 
     Raises:
-        FileNotFoundError: a path does not exist.
+        FileNotFoundError: a path does not exist, or there is no image in any folder.
     """
     found: list[Path] = []
     for path in paths:
@@ -49,6 +49,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
         else:
             raise FileNotFoundError(f"{path}: no such file or folder")
+    if not found:
+        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no images here ({', '.join(sorted(SUFFIXES))})")
     return found
 
 
@@ -97,12 +99,17 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
                 yield Classified(path, attributor.verdict(_event(path), scored), None)
 
 
+def printable(path: object) -> str:
+    r"""A path, or an error that names one, as text; bytes that are no UTF-8 are escaped, as in ``caf\xe9.png``."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def _event(path: Path) -> ImageEvent:
     return ImageEvent(
-        id=str(path),
+        id=printable(path),
         source="urn:genprint:classify",
-        subject=path.name,
-        origin=str(path),
+        subject=printable(path.name),
+        origin=printable(path),
         attempt=1,
         attributes={},
         traceparent=None,

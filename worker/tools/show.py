@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
-from worker.tools.classify import Classified
+from worker.tools.classify import Classified, printable
 
 
 def print_table(results: Iterable[Classified]) -> int:
@@ -20,11 +21,19 @@ def print_table(results: Iterable[Classified]) -> int:
     for result in results:
         if result.verdict is None:
             unjudged += 1
-            table.add_row(str(result.path), "[red]none[/]", "", "", "", "", f"{result.reason}: {result.error}")
+            table.add_row(
+                printable(result.path),
+                Text("none", style="red"),
+                "",
+                "",
+                "",
+                "",
+                printable(f"{result.reason}: {result.error}"),
+            )
             continue
         generated, attribution = result.verdict.generated, result.verdict.attribution
         table.add_row(
-            str(result.path),
+            printable(result.path),
             generated.decision,
             _number(generated.probability),
             attribution.source or "",
@@ -32,7 +41,7 @@ def print_table(results: Iterable[Classified]) -> int:
             _number(attribution.p_value),
             ", ".join(generated.reasons),
         )
-    Console().print(table)
+    Console(markup=False).print(table)  # names of files may look like markup
     return unjudged
 
 
@@ -44,11 +53,13 @@ def print_csv(results: Iterable[Classified]) -> int:
     for result in results:
         if result.verdict is None:
             unjudged += 1
-            writer.writerow([result.path, "", "", "", "", "", result.reason, ""])
+            writer.writerow([printable(result.path), "", "", "", "", "", result.reason, ""])
             continue
         v = result.verdict
         row = [v.generated.decision, v.generated.probability, v.attribution.source, v.attribution.distance]
-        writer.writerow([result.path, *row, v.attribution.p_value, " ".join(v.generated.reasons), v.image.sha256])
+        writer.writerow(
+            [printable(result.path), *row, v.attribution.p_value, " ".join(v.generated.reasons), v.image.sha256]
+        )
     return unjudged
 
 
@@ -58,7 +69,7 @@ def print_json(results: Iterable[Classified]) -> int:
     for result in results:
         if result.verdict is None:
             unjudged += 1
-            failure = {"image": str(result.path), "reason": result.reason, "detail": str(result.error)}
+            failure = {"image": printable(result.path), "reason": result.reason, "detail": str(result.error)}
             sys.stdout.write(json.dumps(failure) + "\n")
         else:
             sys.stdout.write(result.verdict.to_json().decode() + "\n")

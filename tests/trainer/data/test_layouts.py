@@ -53,7 +53,7 @@ def test_folders_in_splits(tmp_path: Path) -> None:
     assert told(listing.of("val")) == [("valid/real/1.png", "real", "val")]
     with pytest.raises(SplitUnknown, match=r"name one of its splits \(train, val, test\)"):
         listing.of(None)
-    with pytest.raises(SplitUnknown, match=r"none is 'calib' of its splits"):
+    with pytest.raises(SplitUnknown, match=r"it has no split 'calib'; its splits: \(train, val, test\)"):
         listing.of("calib")
 
 

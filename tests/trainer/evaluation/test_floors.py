@@ -10,8 +10,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
 from bundle.manifest import Label
-from trainer.arrays import Numbers
-from trainer.evaluation.floors import Features, FloorClassifier, fit_metadata, fit_statistics
+from trainer.arrays import Features, Numbers
+from trainer.evaluation.floors import FloorClassifier, fit_metadata, fit_statistics
 from trainer.evaluation.traces import measure
 from trainer.inspection.metadata import read_metadata, tabulate
 

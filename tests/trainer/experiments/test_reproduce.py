@@ -129,7 +129,7 @@ def test_what_a_corpus_is_not_for_is_left_out_of_several(data: Path, recipe: Pat
         (["s9-table1", "--data", "."], "no experiment of that name"),
         (["s1-table1", "--scale", "mini"], "--data: scale 'mini' needs a corpus"),
         (["s1-table1", "--map", "PGGAN"], "--map PGGAN: expected NAME=FOLDER"),
-        (["s3-table2", "--pretrained", "a.pth"], "--pretrained a.pth: expected NAME=FILE"),
+        (["s3-table2", "--pretrained", "a.pth"], "--pretrained a.pth: expected NETWORK=FILE"),
         (["s3-table2", "--pretrained", "resent50=a.pth"], "--pretrained resent50: no such network, only resnet18, "),
         (["s3-table2", "--pretrained", "resnet50=a.pth"], "--pretrained resnet50=a.pth: no such file"),
         (["s3-table2", "s1-table1", "--map", "PGAN=grid"], "--map PGAN: the publications have only ProGAN, "),

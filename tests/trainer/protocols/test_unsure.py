@@ -10,7 +10,7 @@ from trainer.evaluation.abstention import UNSURE, ConformalKinds, RiskCoverage
 from trainer.experiments.measures import Sample
 from trainer.experiments.section import Measured
 from trainer.protocols import unsure
-from trainer.protocols.unsure import Detector
+from trainer.protocols.unsure import LogitsOf
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ CHANGES = (CLEAN, *BEYOND)
 ALPHA, RISK = 0.15, 0.2
 
 
-def noisy(seed: int) -> Detector:
+def noisy(seed: int) -> LogitsOf:
     """A detector that is right more often than not, and says something else after each change."""
 
     def detector(images: Any, change: Any) -> Any:
@@ -30,7 +30,7 @@ def noisy(seed: int) -> Detector:
 
 
 @pytest.fixture
-def tested(make_study: Any) -> tuple[Any, list[Detector], list[ConformalKinds], dict[str, Measured]]:
+def tested(make_study: Any) -> tuple[Any, list[LogitsOf], list[ConformalKinds], dict[str, Measured]]:
     study = make_study(RECIPE, resamples=60)
     detectors = [noisy(seed) for seed in range(3)]
     kinds = unsure._calibrated(study, detectors, CHANGES)
@@ -77,7 +77,7 @@ def test_all_calibration_images_are_calibrated_on_after_each_change(tested: Any)
 def test_copies_of_a_photograph_move_together(tested: Any) -> None:
     """Ten copies that all say the same are not ten times as many photographs."""
     study, *_ = tested
-    detectors: list[Detector] = [lambda images, _: noisy(0)(images, CLEAN)]
+    detectors: list[LogitsOf] = [lambda images, _: noisy(0)(images, CLEAN)]
     kinds = unsure._calibrated(study, detectors, (CLEAN,))
     once, often = (unsure._tested(study, detectors, kinds, (CLEAN,) * times, ALPHA, RISK)[0] for times in (1, 10))
     assert once == often

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +112,29 @@ def test_what_is_no_checkpoint_is_refused(checkpoint: Checkpoint, tmp_path: Path
     assert not Path("evil").exists()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(checkpoint: Checkpoint, tmp_path: Path, value: float) -> None:
+    path = tmp_path / "a.pt"
+    weights = {**checkpoint.weights, "head.bias": torch.full_like(checkpoint.weights["head.bias"], value)}
+    save_checkpoint(path, replace(checkpoint, weights=weights))
+    with pytest.raises(CheckpointInvalid, match=r"weights head\.bias are not finite numbers"):
+        load_checkpoint(path)
+
+
 def test_a_checkpoint_that_does_not_fit_its_own_config_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     save_checkpoint(path, checkpoint)
     content = torch.load(path, weights_only=True)
     del content["weights"]["head.bias"]
     torch.save(content, path)
-    with pytest.raises(CheckpointInvalid, match=r"incomplete: .*head\.bias"):
+    with pytest.raises(CheckpointInvalid, match=r"do not fit together: .*head\.bias"):
         load_checkpoint(path)
     config = content["config"]
     for good, bad, message in (
         ('"rgbn3"', '"rgbn4"', r"config: srm: Input should be 'rgbn3' or 'srm30', got 'rgbn4'"),
         ('"s1"', '"s9"', "config: system: no system 's9', only s1, s2, s3"),
-        ("}", "", "incomplete: .*delimiter"),
+        ("}", "", "do not fit together: .*delimiter"),
+        (config, "[]", "config: expected an object, found list"),
     ):
         torch.save({**content, "config": config.replace(good, bad)}, path)
         with pytest.raises(CheckpointInvalid, match=message):
