@@ -13,9 +13,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(INSTALLED)
 	@$(BIN)/python -m deploy.local.demo
 
-# Files side by side, since many wait for servers. Each process has servers of its own, so four at most, and one thread.
+# Four files side by side, since many wait for servers; each process has servers of its own, and one thread.
 test: lint types $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile
 
 # SCALE=mini OPTIONS='--data DIR' for a corpus; see docs/reproducing.md.
 SCALE ?= smoke
