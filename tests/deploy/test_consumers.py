@@ -29,7 +29,7 @@ from worker.kafka.topics import declared_topics
 from worker.messages.verdict import VERDICT_TYPE
 from worker.settings import PolicySettings, Settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.integration
 
 LANGUAGES = tuple(SOURCES)
 BRIGHTNESS = {"dark.png": 40, "bright.png": 220, "middle.png": 128, "strange.png": 150, "grey.png": 90}

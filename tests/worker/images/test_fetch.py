@@ -469,7 +469,7 @@ def test_closing_drops_what_hangs(site: Site, start: Start) -> None:
     hanging = [fetcher.fetch(site.url(path)).future for path in ("/hang-up", "/slow-body")]
     began = time.monotonic()
     fetcher.close()
-    assert time.monotonic() - began < 4.5
+    assert time.monotonic() - began < 20
     assert all(isinstance(future.exception(1), SourceUnavailable) for future in hanging)
     fetcher.close()
 
