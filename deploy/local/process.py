@@ -146,8 +146,10 @@ class ServerProcess:
             self._child = None
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): its connections stay open and nothing answers."""
+        """Freeze the server (SIGSTOP), all its threads: its connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        assert self.pid is not None
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a paused server go on (SIGCONT)."""

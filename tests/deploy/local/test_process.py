@@ -137,6 +137,19 @@ def test_a_paused_server_stops(make_server: MakeServer) -> None:
     assert not is_alive(pid)
 
 
+def test_a_pause_has_begun_when_it_returns(make_server: MakeServer) -> None:
+    with make_server() as server:
+        for _ in range(50):
+            server.pause()
+            server.pause()
+            states = {
+                path.read_text().rpartition(")")[2].split()[0]
+                for path in Path(f"/proc/{server.pid}/task").glob("*/stat")
+            }
+            assert states == {"T"}
+            server.resume()
+
+
 def test_a_resumed_server_serves_again(make_server: MakeServer) -> None:
     with make_server() as server:
         server.pause()
