@@ -39,6 +39,8 @@ TEMPLATE = (
     "Template of each class: one (a random image of it), mean (of all its images) or own (made by training itself). "
     "Default: own where the system makes templates, otherwise"
 )
+SEED = typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")
+TEMPLATE_SEED = typer.Option(min=0, max=MAX_SEED, help="Seed of the choice of random templates.")
 JSON = "Print JSON, for programs."
 LAYOUT = "How DATA is laid out; recognised if not given."
 REAL = "Class of real photographs; may be repeated. Default: real."
@@ -59,7 +61,7 @@ def synth(
     test: Annotated[int, typer.Option(help="Test images of each class.")] = 60,
     shrink: Annotated[float, typer.Option(help="Make photographs smaller by this factor first.")] = 1.75,
     steps: Annotated[int, typer.Option(help="Training steps of each autoencoder.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, SEED] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
 ) -> None:
     """Make a small training set from photographs alone: real patches, and fakes by four small autoencoders."""
@@ -115,7 +117,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images in a training step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the first epoch.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode and augment images.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = None,
+    seed: Annotated[int | None, SEED] = None,
     more: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE: any other setting of the system; may be repeated."),
@@ -166,7 +168,7 @@ def few_shot_command(
     epochs: Annotated[int, typer.Option(help="Passes over the images; 0 adds the class without training.")] = 10,
     batch: Annotated[int, typer.Option(help="Images in a training step.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate of the first epoch.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, SEED] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint at OUT.")] = False,
 ) -> None:
     """Teach a checkpoint new classes by a few images of each: S1's triplet fine-tuning."""
@@ -200,7 +202,7 @@ def evaluate_command(
         str | None, typer.Option(help="Which split of --templates to take, if it has several.")
     ] = None,
     template: Annotated[TemplateMethod | None, typer.Option(help=f"{TEMPLATE} one.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the choice of random templates.")] = 0,
+    seed: Annotated[int, TEMPLATE_SEED] = 0,
     json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
     """Test a checkpoint: accuracy by nearest template, real against generated (AUROC, AP), and a confusion matrix."""
@@ -254,7 +256,7 @@ def attribute_command(
     alpha: Annotated[
         float, typer.Option(help="Share of images of known classes that may be called unknown.", min=0, max=1)
     ] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the choice of random templates.")] = 0,
+    seed: Annotated[int, TEMPLATE_SEED] = 0,
     json: Annotated[bool, typer.Option("--json", help=JSON)] = False,
 ) -> None:
     """Name the generator of each image, or call it unknown if no known class explains it."""
@@ -313,7 +315,7 @@ def simulate_command(
     images: Annotated[int | None, typer.Option(help="Real images to take, drawn at random; default: all.")] = None,
     layout: Annotated[Layout | None, typer.Option(help=LAYOUT)] = None,
     split: Annotated[str | None, typer.Option(help="Which split of DATA to read, if it has several.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, SEED] = 0,
     more: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE: any other setting of the simulator (width, steps); may be repeated."),

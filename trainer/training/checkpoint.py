@@ -157,7 +157,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointMissing: there is no such file.
         CheckpointInvalid: the file is no checkpoint, damaged, of another version, or does not record a config key that
-            its system has: no default stands in for what scores may depend on.
+            its system has: no default stands in for what scores may depend on; or a weight is not finite.
     """
     try:
         data = path.read_bytes()

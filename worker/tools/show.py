@@ -69,7 +69,7 @@ def print_json(results: Iterable[Classified]) -> int:
     for result in results:
         if result.verdict is None:
             unjudged += 1
-            failure = {"image": printable(result.path), "reason": result.reason, "detail": str(result.error)}
+            failure = {"image": printable(result.path), "reason": result.reason, "detail": printable(result.error)}
             sys.stdout.write(json.dumps(failure) + "\n")
         else:
             sys.stdout.write(result.verdict.to_json().decode() + "\n")

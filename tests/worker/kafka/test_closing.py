@@ -42,7 +42,12 @@ def test_a_client_that_is_closed_while_it_connects(silent: str, steps: int) -> N
 
 
 def test_a_connection_that_cannot_be_made_is_closed_at_once() -> None:
-    client = _Client(bootstrap_servers=f"{LOOPBACK}:{free_port()}")
+    assert_attempt_leaves_nothing(f"{LOOPBACK}:{free_port()}")
+
+
+def assert_attempt_leaves_nothing(server: str) -> None:
+    """Connecting to this server fails, and closes its socket at once."""
+    client = _Client(bootstrap_servers=server)
     before = open_sockets()
     client.maybe_connect(NODE)
     with pytest.raises(errors.KafkaConnectionError):
@@ -118,13 +123,7 @@ def test_a_connection_that_cannot_be_wrapped_in_tls(silent: str, monkeypatch: py
         raise ValueError("no such server name")
 
     monkeypatch.setattr(ClosingConnections, "transport", fails)
-    client = _Client(bootstrap_servers=silent)
-    before = open_sockets()
-    client.maybe_connect(NODE)
-    with pytest.raises(errors.KafkaConnectionError):
-        client.await_ready(NODE)
-    assert open_sockets() == before
-    client.close()
+    assert_attempt_leaves_nothing(silent)
 
 
 def test_the_error_of_a_constructor_is_the_one_that_is_raised(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
