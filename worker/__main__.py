@@ -239,9 +239,9 @@ def plan(
     regime: Annotated[str, typer.Option(help="Benchmark regime closest to your model.")] = "balanced",
     bundle: Annotated[Path | None, typer.Option(help="Bundle, for the size of a cache entry.")] = None,
     dimension: Annotated[
-        int | None, typer.Option(min=1, help="Length of an embedding; needed without --bundle.")
+        int | None, typer.Option(min=1, help="Length of an embedding, where no --bundle is given.")
     ] = None,
-    views: Annotated[int, typer.Option(min=1, help="Views of an image; used without --bundle.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Views of an image, where no --bundle is given.")] = 1,
     peak_factor: Annotated[float, typer.Option(min=1, max=1e6, help="Load of the busiest hour over the mean.")] = 2,
     cached_share: Annotated[float, typer.Option(min=0, max=1, help="Share of images whose scores are cached.")] = 0.1,
     image_bytes: Annotated[
