@@ -57,6 +57,11 @@ class Crop(Exact):
     stride: int | None = Field(default=None, ge=1)
     max: int | None = Field(default=None, ge=1, le=1024)
 
+    @property
+    def most(self) -> int:
+        """Crops of an image at most."""
+        return {"none": 1, "centre": 1, "five": 5, "grid": self.max or 0}[self.mode]
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.mode == "none") != (self.size is None):
@@ -100,6 +105,11 @@ class Preprocessing(Exact):
     def size(self) -> int:
         """Side of every view, in pixels."""
         return self.views[0].size
+
+    @property
+    def most_views(self) -> int:
+        """Views of an image at most."""
+        return sum(view.crop.most for view in self.views)
 
     @property
     def digest(self) -> str:

@@ -119,6 +119,18 @@ class DecodedImage:
         return self.image.transpose(_UPRIGHT[self.orientation]) if self.orientation in _UPRIGHT else self.image
 
 
+def check_encoded_bytes(data: bytes, limits: Limits) -> None:
+    """Refuse an image by its length alone.
+
+    Raises:
+        EmptyImage, ImageTooLarge: it has no bytes, or more than ``limits.max_bytes``.
+    """
+    if not data:
+        raise EmptyImage("the image has no bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLarge(f"the image has {len(data)} bytes, the ceiling is {limits.max_bytes}")
+
+
 class EncodedImage:
     """An image whose header is read and whose pixels are not decoded yet.
 
@@ -129,10 +141,7 @@ class EncodedImage:
     """
 
     def __init__(self, data: bytes, limits: Limits) -> None:
-        if not data:
-            raise EmptyImage("the image has no bytes")
-        if len(data) > limits.max_bytes:
-            raise ImageTooLarge(f"the image has {len(data)} bytes, the ceiling is {limits.max_bytes}")
+        check_encoded_bytes(data, limits)
         try:
             self._image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as error:
@@ -141,6 +150,8 @@ class EncodedImage:
             raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise TooManyPixels(f"the header declares over {MAX_PIXELS_CEILING} pixels") from error
+        except MemoryError:
+            raise  # no fault of the image
         except Exception as error:  # Pillow's plugins raise almost anything on a damaged header
             raise BrokenImage(f"unreadable header: {_one_line(error)}") from error
         width, height = self._image.size
@@ -179,6 +190,8 @@ class EncodedImage:
                 self._image.info.pop("transparency", None)
             self._image.load()
             return DecodedImage(self.facts, _to_rgb(self._image), _orientation(self._image))
+        except MemoryError:
+            raise  # no fault of the image
         except Exception as error:
             raise BrokenImage(f"damaged {self.facts.format} data: {_one_line(error)}") from error
 

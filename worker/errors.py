@@ -18,6 +18,10 @@
     │   ├── SourceUnavailable   defer    slow, down, or answering 5xx
     │   └── SourceBusy          defer    not tried: its host has just failed for other events
     ├── OverShare               defer    its tenant holds its share of the slots already
+    ├── DecoderError
+    │   ├── DecoderCrashed      reject   the process that decodes the image ends, twice
+    │   ├── DecodeTimeout       reject   decoding outruns its deadline, twice
+    │   └── DecodeMemory        reject   decoding outruns its memory, twice
     ├── InferenceError
     │   ├── InvalidOutput       reject   the model gives NaN or infinity for this image
     │   ├── InferenceFailed     reject   the model fails on this image alone
@@ -147,6 +151,30 @@ class OverShare(WorkerError):
 
     disposition = Disposition.DEFER
     reason = "over_share"
+
+
+class DecoderError(WorkerError):
+    """A decoder's process ended on an image, or had to be ended; see ``worker.images.decoder_pool``."""
+
+    disposition = Disposition.REJECT
+
+
+class DecoderCrashed(DecoderError):
+    """The process ended by itself, or its answers make no sense."""
+
+    reason = "decoder_crashed"
+
+
+class DecodeTimeout(DecoderError):
+    """There was no answer within the deadline, which grows with the pixels."""
+
+    reason = "decode_timeout"
+
+
+class DecodeMemory(DecoderError):
+    """Decoding took more memory than the image's header and format account for."""
+
+    reason = "decode_memory"
 
 
 class InferenceError(WorkerError):

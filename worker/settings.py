@@ -226,8 +226,11 @@ class ImageSettings(SettingsSection):
 
     max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS_CEILING)
     """Most pixels of one image; a larger one is rejected by its header, before it is decoded."""
-    decode_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Threads that decode images and cut views (Pillow releases the GIL)."""
+    decode_processes: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes that decode images and cut views, each without the worker's credentials and rights."""
+    sandbox: Literal["required", "optional"] = "required"
+    """What happens where the kernel does not let these processes give up their rights (seccomp): `required` refuses to
+    start, `optional` goes on with a warning and a metric."""
     memory_bytes: PositiveInt = 1 << 30
     """Most decoded bytes at a time; an image that needs more is decoded alone."""
 

@@ -20,6 +20,8 @@ _SECRETS = {"GENPRINT_REDIS__URL": "rediss://user:password@redis.example:6379/0"
 """What stands for a secret while its setting is checked; anything will do for the others."""
 _REST_BYTES = 2**30
 """Python, ONNX Runtime, a model of ordinary size."""
+_DECODER_BYTES = 128 * 2**20
+"""Of each decoder, besides `images.memory_bytes`: program and libraries 60 MiB, and memory shared with the worker."""
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -89,8 +91,8 @@ def _worker(pods: PodTemplate, path: str, container: Mapping[str, Any], found: S
     )
     if owner.kind == "StatefulSet" and at(identity, "valueFrom.fieldRef.fieldPath") != "metadata.name":
         yield owner.problem(f"{path}.env[GENPRINT_KAFKA__INSTANCE_ID]", "expected the pod's name: metadata.name")
-    if "decode_threads" not in found.images.model_fields_set:
-        yield owner.problem(f"{path}.env", "images.decode_threads is not set: it would count the node's cores")
+    if "decode_processes" not in found.images.model_fields_set:
+        yield owner.problem(f"{path}.env", "images.decode_processes is not set: it would count the node's cores")
     for name, file in _paths(found):
         mounts = [mount["mountPath"] for mount in container.get("volumeMounts", ())]
         if not any(file.is_relative_to(mount) for mount in mounts):
@@ -114,6 +116,7 @@ def memory_bytes(found: Settings) -> int:
         found.pipeline.max_in_flight_bytes
         + found.fetch.max_held_bytes
         + found.images.memory_bytes
+        + found.images.decode_processes * _DECODER_BYTES
         + 2 * found.kafka.fetch_max_bytes
         + _REST_BYTES
     )

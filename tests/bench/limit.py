@@ -1,7 +1,7 @@
 """What an image costs at least: CPU seconds of each part that no worker can do without, with all cores loaded.
 
 Each part runs in as many processes as there are cores, on the images and the bundle of the regime, as plainly as the
-library behind it allows: Pillow through ``worker.images.prepare``, an ONNX Runtime session, hashlib, kafka-python with
+library behind it allows: Pillow through ``bundle.preprocess``, an ONNX Runtime session, hashlib, kafka-python with
 large batches. The worker's own work (events, batching, attribution, verdicts, transactions often enough) is not
 among them.
 """
@@ -23,7 +23,7 @@ from bundle.store import load_bundle, sha256
 from tests.bench.estimates import limit_per_s
 from tests.bench.relay import KafkaCost
 from tests.bench.rig import Rig
-from worker.images.prepare import MemoryBudget, prepare
+from tests.worker.images.in_process import InProcess
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
 _SAMPLE = 64
@@ -110,8 +110,8 @@ def _cost(run: Callable[[], int], seconds: float) -> Cost:
 
 
 def _decode(bundle: Path, images: list[bytes], seconds: float) -> Cost:
-    models, budget = load_bundle(bundle).manifest.models, MemoryBudget(2**30)
-    return _cost(lambda: len([prepare(image, models, _LIMITS, budget) for image in images]), seconds)
+    decoders = InProcess(load_bundle(bundle).manifest.models, _LIMITS)
+    return _cost(lambda: len([decoders.prepare(image) for image in images]), seconds)
 
 
 def _hash(images: list[bytes], seconds: float) -> Cost:
@@ -120,7 +120,7 @@ def _hash(images: list[bytes], seconds: float) -> Cost:
 
 def _infer(bundle: Path, images: list[bytes], size: int, device: str, seconds: float) -> Cost:
     """One batch of ``size`` images; on the CPU one thread, as many processes do it at a time as there are cores."""
-    loaded, budget = load_bundle(bundle), MemoryBudget(2**30)
+    loaded = load_bundle(bundle)
     [model] = loaded.manifest.models
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -130,6 +130,7 @@ def _infer(bundle: Path, images: list[bytes], size: int, device: str, seconds: f
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     session = ort.InferenceSession(loaded.graph(model), options, providers=[provider])
     assert session.get_providers()[0] == provider
-    prepared = [prepare(images[n % len(images)], (model,), _LIMITS, budget) for n in range(size)]
+    decoders = InProcess((model,), _LIMITS)
+    prepared = [decoders.prepare(images[n % len(images)]) for n in range(size)]
     views = np.concatenate([image.views[model.name] for image in prepared])
     return _cost(lambda: bool(session.run(None, {model.input.name: views})), seconds)

@@ -11,8 +11,8 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from bundle.preprocess import Limits
 from bundle.store import load_bundle, sha256
+from tests.worker.images.in_process import InProcess
 from worker.decision.attribution import Attributor, ScoredImage
-from worker.images.prepare import MemoryBudget, prepare
 from worker.messages.events import InlineImage, read_delivery, read_event
 from worker.messages.records import Partition, Record
 from worker.messages.verdict import TimingPart, verdict_message
@@ -27,7 +27,7 @@ def main(bootstrap: str, group: str, images: str, verdicts: str, bundle_path: st
     engine = Engine(bundle, settings.inference)
     engine.start()
     attributor = Attributor(bundle, settings.policy, "naive")
-    limits, budget = Limits(2**24, 2**26), MemoryBudget(settings.images.memory_bytes)
+    decoders = InProcess(bundle.manifest.models, Limits(2**24, 2**26))
     timing = TimingPart(queue=0, fetch=0, decode=0, inference=0, total=0)
     consumer = KafkaConsumer(
         images, bootstrap_servers=bootstrap, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False
@@ -39,7 +39,7 @@ def main(bootstrap: str, group: str, images: str, verdicts: str, bundle_path: st
         event = read_event(record, read_delivery(record, "none"), events.inline_max_bytes, events.attributes)
         assert isinstance(event.content, InlineImage)
         data = event.content.data
-        image = prepare(data, bundle.manifest.models, limits, budget)
+        image = decoders.prepare(data)
         [scores] = engine.score([image])
         assert isinstance(scores, ImageScores)
         scored = ScoredImage(sha256(data), image.facts, scores, cached=False, timing=timing)

@@ -218,7 +218,7 @@ class Case:
         own = {
             **identity,
             "KAFKA__BOOTSTRAP_SERVERS": self._bootstrap,
-            "IMAGES__DECODE_THREADS": "1",
+            "IMAGES__DECODE_PROCESSES": "1",
             "LOG_LEVEL": "info",
             **self.settings,
         }

@@ -187,7 +187,7 @@ MISTAKES: list[tuple[str, str, Any, str, str]] = [
     ("ConfigMap", "data.GENPRINT_KAFKA__GROUPID", "x", "GENPRINT_KAFKA__GROUPID", "no such setting"),
     ("ConfigMap", "data.GENPRINT_KAFKA__DELIVERY", "twice", "kafka.delivery", "would not start"),
     ("ConfigMap", "data.GENPRINT_KAFKA__SASL_PASSWORD", "hunter2", "GENPRINT_KAFKA__SASL_PASSWORD", "a secret"),
-    ("ConfigMap", "data.GENPRINT_IMAGES__DECODE_THREADS", REMOVED, "decode_threads", "the node's cores"),
+    ("ConfigMap", "data.GENPRINT_IMAGES__DECODE_PROCESSES", REMOVED, "decode_processes", "the node's cores"),
     ("ConfigMap", "data.GENPRINT_BUNDLE", "/models/bundle", "/models/bundle", "nothing is mounted"),
     ("ConfigMap", "data.GENPRINT_KAFKA__SSL_CAFILE", "/etc/ca.crt", "kafka.ssl_cafile", "nothing is mounted"),
     (

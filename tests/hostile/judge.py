@@ -12,13 +12,13 @@ from pathlib import Path
 from bundle.errors import ImageError
 from bundle.manifest import Model
 from bundle.preprocess import EncodedImage, Limits
-from worker.images.prepare import MemoryBudget, prepare
+from tests.worker.images.in_process import InProcess
 from worker.settings import EventSettings, ImageSettings
 
 _SLACK_BYTES = 64 * 2**20
 """Beside the reserved bytes: four times the encoded ones, and what interpreter and allocators take for themselves."""
-_DEFAULTS = ImageSettings()
-LIMITS = Limits(EventSettings().inline_max_bytes, _DEFAULTS.max_pixels)
+
+LIMITS = Limits(EventSettings().inline_max_bytes, ImageSettings().max_pixels)
 """Limits of a worker whose settings nobody has touched."""
 
 
@@ -108,7 +108,7 @@ class Spoil:
 
 
 def _serve(pipe: Connection, models: tuple[Model, ...], spoil: Spoil | None) -> None:
-    budget = MemoryBudget(_DEFAULTS.memory_bytes)
+    decoders = InProcess(models, LIMITS)
     pipe.send("ready")
     while True:
         try:
@@ -120,7 +120,7 @@ def _serve(pipe: Connection, models: tuple[Model, ...], spoil: Spoil | None) -> 
         try:
             if spoil is not None:
                 spoil(data)
-            prepare(data, models, LIMITS, budget)
+            decoders.prepare(data)
             outcome = "ok"
         except ImageError as error:
             outcome = error.reason

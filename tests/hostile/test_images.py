@@ -5,10 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from bundle.errors import ImageError
 from tests.hostile.images import BROKEN, EMPTY, PIXELS, UNSUPPORTED, hostile_images
 from tests.hostile.judge import Finding, Judge
 from tests.worker.pipeline.harness import make_worker
 from tests.worker.small_bundle import small_bundle
+from worker.errors import DecoderError
+from worker.images.decoder_pool import DecoderPool
+from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -53,3 +57,22 @@ def test_a_worker_answers_each_of_them_once(tmp_path_factory: pytest.TempPathFac
     assert set(answered.values()) == {1}
     reasons = {headers["genprint-reason"] for _, headers in worker.dead()}
     assert reasons - {"invalid_output"} == {EMPTY, BROKEN, UNSUPPORTED, PIXELS}  # the small bundle's: black is NaN
+
+
+def test_decoders_in_their_sandbox_say_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
+    ends: list[DecoderError] = []
+    settings = Settings.model_validate({"images": {"decode_processes": 1}})
+    decoders = DecoderPool(small_bundle(tmp_path_factory.mktemp("b") / "bundle"), settings, ends.append)
+    decoders.start()
+    wrong: list[str] = []
+    for entry in CORPUS:
+        try:
+            decoders.prepare(entry.data)
+            outcome = "ok"
+        except (ImageError, DecoderError) as error:
+            outcome = error.reason
+        if outcome not in entry.outcomes:
+            wrong.append(f"{entry.name}: {outcome} instead of {'/'.join(sorted(entry.outcomes))}")
+    decoders.close()
+    assert not wrong
+    assert not ends

@@ -245,7 +245,7 @@ def test_every_setting_says_what_it_is(name: str) -> None:
     assert len(description) > 8
 
 
-UNITS = r"(_s|_bytes|_pixels|_threads|_size|_id)$"
+UNITS = r"(_s|_bytes|_pixels|_threads|_processes|_size|_id)$"
 COUNTED = r"\b(attempts|fetches|threads|events|failures|records|share|port)\b"
 NUMBERS = [n for n, f in FIELDS.items() if {int, float} & {f.annotation, *get_args(f.annotation)}]
 

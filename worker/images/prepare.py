@@ -1,12 +1,9 @@
-"""From encoded bytes to views, within a budget of memory."""
+"""What the stages want of decoding: from encoded bytes to the views of every model."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
-from bundle.manifest import Model
-from bundle.preprocess import EncodedImage, ImageFacts, Limits, Views, make_views
+from bundle.preprocess import ImageFacts, Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,50 +14,37 @@ class PreparedImage:
     views: dict[str, Views]
 
 
-class MemoryBudget:
-    """Bytes that may be decoded at a time; claims beyond it wait in turn.
-
-    A claim above the whole budget is granted when nothing else is held, so that it never waits for ever.
-    """
-
-    def __init__(self, total_bytes: int) -> None:
-        self._total = total_bytes
-        self._held = 0
-        self._turn = threading.Lock()
-        self._freed = threading.Condition()
+class Decoders(Protocol):
+    """Turns encoded images into views; ``worker.images.decoder_pool`` does it in processes of their own."""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that are reserved now."""
-        return self._held
+        """Bytes that are reserved for decoding now."""
 
-    @contextmanager
-    def reserve(self, wanted_bytes: int) -> Iterator[None]:
-        """Hold ``wanted_bytes`` during the block."""
-        claim = min(wanted_bytes, self._total)
-        # The turn is held while waiting, so that small claims that come later do not starve a large one.
-        with self._turn, self._freed:
-            self._freed.wait_for(lambda: self._held + claim <= self._total)
-            self._held += claim
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._held -= claim
-                self._freed.notify_all()
+    @property
+    def waiting(self) -> int:
+        """Decoders that do not work, and that no new one could replace yet; while there are any, images wait."""
 
+    @property
+    def unprotected(self) -> int:
+        """Decoders that kept rights which decoding does not need."""
 
-def prepare(data: bytes, models: tuple[Model, ...], limits: Limits, budget: MemoryBudget) -> PreparedImage:
-    """Decode once and cut the views of every model; models with the same preprocessing share them.
+    def start(self) -> None:
+        """Begin.
 
-    Raises:
-        bundle.errors.ImageError: the image's own fault.
-    """
-    encoded = EncodedImage(data, limits)
-    with budget.reserve(encoded.decoded_bytes):
-        decoded = encoded.decode()
-        views: dict[str, Views] = {}
-        for model in models:
-            twin = next((m for m in models if m.name in views and m.preprocessing == model.preprocessing), None)
-            views[model.name] = views[twin.name] if twin else make_views(decoded, model.preprocessing)
-        return PreparedImage(encoded.facts, views)
+        Raises:
+            worker.errors.StartupError: no decoder works here.
+        """
+
+    def prepare(self, data: bytes) -> PreparedImage:
+        """Decode once and cut the views of every model; models with the same preprocessing share them.
+
+        Called by ``images.decode_processes`` threads.
+
+        Raises:
+            bundle.errors.ImageError: the image's own fault.
+            worker.errors.DecoderError: decoders end on this image.
+        """
+
+    def close(self) -> None:
+        """End; images being decoded raise a ``DecoderError``. Safe to call twice."""

@@ -31,10 +31,12 @@ class Health:
         self._beat = clock()
         self._oldest: float | None = None
         self._joined = False
+        self._paused: str | None = None
 
-    def beat(self, *, oldest_in_flight: float | None, joined: bool) -> None:
-        """Report a turn of the main loop; ``oldest_in_flight`` is a monotonic time."""
-        self._beat, self._oldest, self._joined = self._clock(), oldest_in_flight, joined
+    def beat(self, *, oldest_in_flight: float | None, joined: bool, paused: str | None = None) -> None:
+        """Report a turn of the main loop; ``oldest_in_flight`` is a monotonic time, ``paused`` why events wait."""
+        self._beat, self._joined, self._paused = self._clock(), joined, paused
+        self._oldest = None if paused else oldest_in_flight
 
     def live(self) -> str | None:
         """None, or why the process should be restarted."""
@@ -47,7 +49,9 @@ class Health:
 
     def ready(self) -> str | None:
         """None, or why the worker is not serving."""
-        return self.live() or (None if self._joined else "the consumer group has given no assignment yet")
+        return (
+            self.live() or self._paused or (None if self._joined else "the consumer group has given no assignment yet")
+        )
 
 
 class HealthServer:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 
-from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput
+from worker.errors import (
+    DecodeMemory,
+    DecoderCrashed,
+    DecodeTimeout,
+    DeviceFailed,
+    InferenceFailed,
+    InvalidOutput,
+)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 STAGES = ("queue", "fetch", "decode", "inference", "total")
@@ -74,6 +81,19 @@ class Metrics:
         )
         self.fetched_bytes = self._gauge("fetched_bytes", "Bytes fetched for claim checks and not yet decoded.")
         self.decoding_bytes = self._gauge("decoding_bytes", "Bytes reserved for decoding.")
+        self.decoder_ends = self._counter(
+            "decoder_ends",
+            "Decoders that ended on an image and were replaced, by reason (decoder_crashed, decode_timeout, "
+            "decode_memory); the image is tried twice before it is rejected.",
+            ["reason"],
+        )
+        self.decoders_waiting = self._gauge(
+            "decoders_waiting",
+            "Decoders that cannot be started, or do not give the pixels of the bundle's probe; images wait meanwhile.",
+        )
+        self.decoders_unprotected = self._gauge(
+            "decoders_unprotected", "Decoders that the kernel did not let give up their rights (images.sandbox)."
+        )
         self.cache = self._counter("cache", "Cache look-ups: hit, miss, corrupt, error.", ["result"])
         self.cache_breaker = self._gauge(
             "cache_breaker_open",
@@ -113,8 +133,10 @@ class Metrics:
             self.publications.labels(result)
         for kind in ("assigned", "revoked", "lost"):
             self.rebalances.labels(kind)
-        for error in (InvalidOutput, InferenceFailed):
+        for error in (InvalidOutput, InferenceFailed, DecoderCrashed, DecodeTimeout, DecodeMemory):
             self.rejects.labels(error.reason)
+        for end in (DecoderCrashed, DecodeTimeout, DecodeMemory):
+            self.decoder_ends.labels(end.reason)
 
     def deferred(self, reason: str, attempt: int) -> Counter:
         """The counter of deferrals for this reason after this attempt."""

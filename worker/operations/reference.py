@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from worker.operations.metrics import Metrics
 from worker.settings import PREFIX, Settings, SettingsSection
 
-_UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels", "_share": "share, 0 to 1", "_threads": "threads"}
+_UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels", "_share": "share, 0 to 1", "_processes": "processes"}
 _VALUES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 
 Row = Mapping[str, str]

@@ -227,7 +227,9 @@ class Pipeline:
             self._turn()
 
     def _report(self) -> None:
-        self._health.beat(oldest_in_flight=self._intake.oldest, joined=self._broker.joined())
+        self._health.beat(
+            oldest_in_flight=self._intake.oldest, joined=self._broker.joined(), paused=self._stages.paused
+        )
         self._metrics.in_flight.set(self._intake.in_flight)
         self._metrics.in_flight_bytes.set(self._intake.held_bytes)
         self._metrics.queue_events.labels("polled").set(self._intake.waiting)

@@ -1,11 +1,11 @@
-"""The stages between an event and its scores, each on threads of its own, so that they overlap.
+"""The stages between an event and its scores, each on threads or processes of its own, so that they overlap.
 
 ::
 
     fetch (event loop) ──┐
-                         ├──> look-up (1 thread: sha256, cache) ──> decode (n threads) ──> inference (1 thread)
-    inline image ────────┘              └── known already ──────────────────┐                   │
-                                                                            └──> completed <────┘
+                         ├──> look-up (1 thread: sha256, cache) ──> decode (n processes) ──> inference (1 thread)
+    inline image ────────┘              └── known already ──────────────────┐                     │
+                                                                            └──> completed <──────┘
 
 An error of one image becomes its completion; a fault of the worker itself ends the pipeline.
 """
@@ -21,12 +21,11 @@ from queue import SimpleQueue
 import structlog
 
 from bundle.errors import ImageError
-from bundle.preprocess import Limits
-from bundle.store import Bundle, sha256
+from bundle.store import sha256
 from worker.decision.attribution import ScoredImage
-from worker.errors import InferenceError, Sha256Mismatch, WorkerError
+from worker.errors import DecoderError, InferenceError, Sha256Mismatch, WorkerError
 from worker.images.fetch import Fetch, Fetcher
-from worker.images.prepare import MemoryBudget, PreparedImage, prepare
+from worker.images.prepare import Decoders, PreparedImage
 from worker.messages.events import ClaimCheck, InlineImage
 from worker.messages.verdict import TimingPart
 from worker.operations.metrics import Metrics
@@ -74,17 +73,19 @@ class Stages:
     """Runs events through the stages; ``completed`` returns them in any order."""
 
     def __init__(
-        self, settings: Settings, bundle: Bundle, engine: Engine, cache: ScoreCache, fetcher: Fetcher, metrics: Metrics
+        self,
+        settings: Settings,
+        decoders: Decoders,
+        engine: Engine,
+        cache: ScoreCache,
+        fetcher: Fetcher,
+        metrics: Metrics,
     ) -> None:
-        self._models = bundle.manifest.models
-        self._limits = Limits(
-            max_bytes=max(settings.events.inline_max_bytes, settings.fetch.max_bytes),
-            max_pixels=settings.images.max_pixels,
-        )
+        self._decoders = decoders
         self._engine, self._cache, self._fetcher, self._metrics = engine, cache, fetcher, metrics
-        self._budget = MemoryBudget(settings.images.memory_bytes)
         self._received: Batcher[_Received] = Batcher(_LOOKUP_BATCH, 0)
-        self._decoders = ThreadPoolExecutor(settings.images.decode_threads, thread_name_prefix="decode")
+        self._decoding = ThreadPoolExecutor(settings.images.decode_processes, thread_name_prefix="decode")
+        """A thread for each decoder, which waits for its answer."""
         self._prepared: Batcher[_Prepared] = Batcher(settings.inference.batch_size, settings.inference.max_wait_s)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
         self._write_slots = threading.BoundedSemaphore(_MAX_PENDING_WRITES)
@@ -99,23 +100,30 @@ class Stages:
         self._inference = self._thread("inference", self._infer)
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start threads and decoders.
+
+        Raises:
+            StartupError: images cannot be decoded here.
+        """
+        self._decoders.start()
         self._fetcher.start()
         self._lookup.start()
         self._inference.start()
 
     def _declare_gauges(self) -> None:
         """Declare gauges that read the queues' lengths when metrics are scraped."""
-        decoders = self._decoders._work_queue  # noqa: SLF001 - an executor has no public count of what waits
+        decoding = self._decoding._work_queue  # noqa: SLF001 - an executor has no public count of what waits
         queues: dict[str, Callable[[], float]] = {
             "fetch": lambda: self._fetcher.under_way,
             "lookup": lambda: len(self._received),
-            "decode": decoders.qsize,
+            "decode": decoding.qsize,
             "inference": lambda: len(self._prepared),
         }
         for name, length in queues.items():
             self._metrics.queue_events.labels(name).set_function(length)
-        self._metrics.decoding_bytes.set_function(lambda: self._budget.held_bytes)
+        self._metrics.decoding_bytes.set_function(lambda: self._decoders.held_bytes)
+        self._metrics.decoders_waiting.set_function(lambda: self._decoders.waiting)
+        self._metrics.decoders_unprotected.set_function(lambda: self._decoders.unprotected)
         self._metrics.fetched_bytes.set_function(lambda: self._fetcher.held_bytes)
 
     def submit(self, item: InFlight) -> None:
@@ -146,6 +154,11 @@ class Stages:
             raise self._failure
         return [self._completed.popleft() for _ in range(len(self._completed))]
 
+    @property
+    def paused(self) -> str | None:
+        """None, or why events wait inside the stages without a fault of theirs."""
+        return "no decoder works: images wait" if self._decoders.waiting else None
+
     def wait(self, timeout_s: float) -> None:
         """Wait until something has completed or failed, or until the time is up."""
         self._news.wait(timeout_s)
@@ -155,7 +168,9 @@ class Stages:
         self._fetcher.close()
         self._received.close()
         _join(self._lookup)
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._decoding.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
+        self._decoding.shutdown(wait=True)
         self._prepared.close()
         _join(self._inference)
         self._writer.shutdown(wait=True, cancel_futures=True)
@@ -190,7 +205,7 @@ class Stages:
                     self._complete(item, digest, known, cached=True, fetch_s=received.fetch_s)
                     self._release(received)
                 else:
-                    self._decoders.submit(self._guarded(self._decode), received, digest)
+                    self._decoding.submit(self._guarded(self._decode), received, digest)
 
     def _decode(self, received: _Received, digest: str) -> None:
         if received.item.dropped:
@@ -198,8 +213,8 @@ class Stages:
             return
         started = time.monotonic()
         try:
-            image = prepare(received.data, self._models, self._limits, self._budget)
-        except ImageError as error:
+            image = self._decoders.prepare(received.data)
+        except (ImageError, DecoderError) as error:
             self._done(Completion(received.item, error))
             return
         finally:

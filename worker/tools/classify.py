@@ -1,5 +1,6 @@
 """Verdicts for files, without Kafka and Redis: the same bytes, models and policy as in the stream."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.errors import ImageError
-from bundle.preprocess import Limits
 from bundle.store import Bundle, sha256
 from worker.decision.attribution import Attributor, ScoredImage
-from worker.errors import InferenceError
-from worker.images.prepare import MemoryBudget, PreparedImage, prepare
+from worker.errors import DecoderError, InferenceError
+from worker.images.decoder_pool import DecoderPool
+from worker.images.prepare import PreparedImage
 from worker.messages.events import ImageEvent, InlineImage
 from worker.messages.verdict import TimingPart, Verdict
 from worker.scoring.engine import Engine
@@ -27,7 +28,7 @@ class Classified:
 
     path: Path
     verdict: Verdict | None
-    error: ImageError | InferenceError | OSError | None
+    error: ImageError | DecoderError | InferenceError | OSError | None
 
     @property
     def reason(self) -> str:
@@ -55,25 +56,29 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: Engine) -> Iterator[Classified]:
-    """Classify files in order, a batch at a time."""
-    attributor = Attributor(bundle, settings.policy, "classify")
-    limits = Limits(settings.fetch.max_bytes, settings.images.max_pixels)
-    budget = MemoryBudget(settings.images.memory_bytes)
+    """Classify files in order, a batch at a time.
 
-    def read(path: Path) -> tuple[str, PreparedImage, float] | ImageError | OSError:
+    Raises:
+        StartupError: images cannot be decoded here.
+    """
+    attributor = Attributor(bundle, settings.policy, "classify")
+    decoders = DecoderPool(bundle, settings)
+
+    def read(path: Path) -> tuple[str, PreparedImage, float] | ImageError | DecoderError | OSError:
         started = time.monotonic()
         try:
             data = path.read_bytes()
-            image = prepare(data, bundle.manifest.models, limits, budget)
-        except (ImageError, OSError) as error:
+            image = decoders.prepare(data)
+        except (ImageError, DecoderError, OSError) as error:
             return error
         return sha256(data), image, time.monotonic() - started
 
     size = settings.inference.batch_size
-    with ThreadPoolExecutor(settings.images.decode_threads) as decoders:
+    with contextlib.closing(decoders), ThreadPoolExecutor(settings.images.decode_processes) as reading:
+        decoders.start()
         for start in range(0, len(paths), size):
             chunk = paths[start : start + size]
-            read_images = list(decoders.map(read, chunk))
+            read_images = list(reading.map(read, chunk))
             good = [found for found in read_images if isinstance(found, tuple)]
             began = time.monotonic()
             scores = iter(engine.score([image for _, image, _ in good]) if good else [])

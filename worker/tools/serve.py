@@ -10,6 +10,7 @@ import structlog
 from bundle.store import Bundle, load_bundle
 from worker.decision.attribution import Attributor
 from worker.errors import StartupError
+from worker.images.decoder_pool import DecoderPool
 from worker.images.fetch import Fetcher
 from worker.messages.records import Broker
 from worker.operations.health import Health, HealthServer
@@ -69,7 +70,8 @@ def serve(settings: Settings, make_broker: MakeBroker) -> None:
             cache = RedisCache(settings.redis, bundle, metrics)
             closing.callback(cache.close)
             cache.check()
-        stages = Stages(settings, bundle, engine, cache, Fetcher(settings.fetch), metrics)
+        decoders = DecoderPool(bundle, settings, lambda error: metrics.decoder_ends.labels(error.reason).inc())
+        stages = Stages(settings, decoders, engine, cache, Fetcher(settings.fetch), metrics)
         health = Health(settings.pipeline.stall_s)
         server = HealthServer(settings.http, health, metrics)
         server.start()

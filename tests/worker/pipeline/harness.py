@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from bundle.preprocess import Limits
 from bundle.store import Bundle
+from tests.worker.images.in_process import InProcess
 from tests.worker.messages.edges import MemoryEdge, until
 from tests.worker.pipeline.memory_broker import MemoryBroker, Stored
 from worker.decision.attribution import Attributor
@@ -112,7 +114,7 @@ def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dic
     quick: dict[str, dict[str, Any]] = {
         "kafka": {"commit_interval_s": 0.01},
         "inference": {"device": "cpu", "batch_size": 8, "max_wait_s": 0.005, "threads": 1},
-        "images": {"decode_threads": 2},
+        "images": {"decode_processes": 2},
         "fetch": {"sources": ("http://",), "allow_private_addresses": True, "deadline_s": 0.5},
     }
     merged = {name: {**quick.get(name, {}), **sections.get(name, {})} for name in quick.keys() | sections.keys()}
@@ -122,7 +124,15 @@ def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dic
     engine.start()
     edge = MemoryEdge()
     broker = MemoryBroker(edge.cluster, settings.kafka)
-    stages = Stages(settings, bundle, engine, cache or NoCache(), Fetcher(settings.fetch), metrics)
+    limits = Limits(settings.fetch.max_bytes, settings.images.max_pixels)
+    stages = Stages(
+        settings,
+        InProcess(bundle.manifest.models, limits),
+        engine,
+        cache or NoCache(),
+        Fetcher(settings.fetch),
+        metrics,
+    )
     attributor = Attributor(bundle, settings.policy, settings.run_id)
     pipeline = Pipeline(settings, broker, stages, attributor, Health(60), metrics)
     return Worker(settings, edge, broker, pipeline, metrics, engine)

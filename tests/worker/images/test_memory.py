@@ -1,16 +1,11 @@
-"""The memory budget of decoding, and the preparation of an image."""
+"""The memory budget of decoding."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from bundle.errors import BrokenImage, EmptyImage, TooManyPixels
-from bundle.manifest import Crop, Preprocessing, View
-from bundle.preprocess import Limits
-from tests.worker.small_bundle import SIZE, encoded_image, small_bundle
-from worker.images.prepare import MemoryBudget, prepare
+from worker.images.memory import MemoryBudget
 
 
 class Claim(threading.Thread):
@@ -109,30 +104,3 @@ def test_many_threads_never_exceed_the_budget_and_never_lock_up() -> None:
             future.result(20)
     assert 0 < most <= 100
     assert budget.held_bytes == 0
-
-
-def test_prepare_gives_facts_and_views_and_returns_its_memory(tmp_path: Path) -> None:
-    models, budget = small_bundle(tmp_path / "b").manifest.models, MemoryBudget(1)
-    prepared = prepare(encoded_image(100, size=24), models, Limits(), budget)
-    assert (prepared.facts.width, prepared.facts.height, prepared.facts.format) == (24, 24, "PNG")
-    assert {name: views.shape for name, views in prepared.views.items()} == {"brightness": (1, SIZE, SIZE, 3)}
-    assert prepare(encoded_image(100, size=8), models, Limits(), budget).views["brightness"].shape == (0, SIZE, SIZE, 3)
-    for data, limits, error in (
-        (b"", Limits(), EmptyImage),
-        (encoded_image(100)[:200], Limits(), BrokenImage),
-        (encoded_image(100), Limits(max_pixels=100), TooManyPixels),
-    ):
-        with pytest.raises(error):
-            prepare(data, models, limits, budget)
-    assert budget.held_bytes == 0
-
-
-def test_models_with_the_same_recipe_share_their_views(tmp_path: Path) -> None:
-    [model] = small_bundle(tmp_path / "b").manifest.models
-    twin = model.model_copy(update={"name": "twin"})
-    other = model.model_copy(
-        update={"name": "other", "preprocessing": Preprocessing(views=(View(crop=Crop(mode="centre", size=8)),))}
-    )
-    views = prepare(encoded_image(40), (model, twin, other), Limits(), MemoryBudget(10**9)).views
-    assert views["twin"] is views[model.name]
-    assert views["other"].shape == (1, 8, 8, 3)

@@ -1,0 +1,176 @@
+"""The program of a decoder's process: images in, views out, by shared memory; see ``worker.images.decoder_pool``.
+
+It is started as a module of its own with an empty environment, loads what decoding needs, gives up its rights
+(``worker.images.sandbox``) and then answers one request after another. The worker believes nothing that it says: every
+answer is checked there.
+"""
+
+import contextlib
+import io
+import mmap
+import os
+import signal
+import struct
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from PIL import AvifImagePlugin, ExifTags, Image
+from pydantic import BaseModel, ConfigDict
+
+from bundle.errors import ImageError
+from bundle.manifest import Preprocessing
+from bundle.preprocess import FORMATS, EncodedImage, ImageFacts, Limits, Views, make_views
+from worker.images.sandbox import give_up_rights
+
+REQUEST: Final = struct.Struct("=QQd")
+"""Encoded bytes in the mapping (0: go on with the image whose header was read), decoded bytes that may be held, and
+seconds after which the process ends itself, in case that the worker is no longer there to end it."""
+ANSWER_MAX_BYTES: Final = 4096
+"""A pipe hands out so many bytes in one piece (PIPE_BUF)."""
+_DETAIL: Final = 300
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Job(_Message):
+    """What a decoder does, given on its command line."""
+
+    requests: int
+    """File descriptors: of the pipe of requests, of that of answers, of the memory for images and of that for views."""
+    answers: int
+    images: int
+    views: int
+    preprocessings: tuple[Preprocessing, ...]
+    max_bytes: int
+    max_pixels: int
+
+
+class Ready(_Message):
+    """The first message: the process's address space in bytes, and what keeps it out of the sandbox, if anything."""
+
+    kind: Literal["ready"] = "ready"
+    address_bytes: int
+    unprotected: str | None
+
+
+class Needs(_Message):
+    """The header is read, and decoding needs more memory than was granted."""
+
+    kind: Literal["needs"] = "needs"
+    decoded_bytes: int
+    pixels: int
+
+
+class Decoded(_Message):
+    """The views of each preprocessing lie in the mapping, one after another; ``counts`` are their numbers."""
+
+    kind: Literal["decoded"] = "decoded"
+    facts: ImageFacts
+    counts: tuple[int, ...]
+
+
+class Refused(_Message):
+    """The image's own fault, by the name of its error class; or ``MemoryError``."""
+
+    kind: Literal["refused"] = "refused"
+    error: str
+    detail: str
+
+
+class Decoding:
+    """One image after another, from the header to the views."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._limits = Limits(job.max_bytes, job.max_pixels)
+        self._images = _mapped(job.images)
+        self._views = _mapped(job.views)
+        self._opened: EncodedImage | None = None
+
+    def answer(self, encoded_bytes: int, granted_bytes: int) -> Needs | Decoded | Refused:
+        """The answer to one request."""
+        encoded, self._opened = self._opened, None
+        try:
+            if encoded_bytes or encoded is None:
+                encoded = EncodedImage(self._images[:encoded_bytes], self._limits)
+            if encoded.decoded_bytes > granted_bytes:
+                self._opened = encoded
+                return Needs(decoded_bytes=encoded.decoded_bytes, pixels=encoded.facts.width * encoded.facts.height)
+            decoded = encoded.decode()
+            counts = self._write(make_views(decoded, each) for each in self._job.preprocessings)
+            return Decoded(facts=encoded.facts, counts=counts)
+        except (ImageError, MemoryError) as error:
+            name = MemoryError.__name__ if _short_of_memory(error) else type(error).__name__
+            return Refused(error=name, detail=str(error)[:_DETAIL])
+
+    def _write(self, parts: Iterable[Views]) -> tuple[int, ...]:
+        counts, offset = [], 0
+        for part in parts:
+            np.ndarray(part.shape, np.uint8, self._views, offset)[...] = part
+            counts.append(len(part))
+            offset += part.nbytes
+        return tuple(counts)
+
+
+def main() -> None:
+    """Answer requests until the worker closes its end of the pipe."""
+    job = Job.model_validate_json(sys.argv[1])
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process for each core
+    decoding = Decoding(job)
+    _load_everything(job)
+    address_bytes = _address_bytes()
+    _say(job.answers, Ready(address_bytes=address_bytes, unprotected=give_up_rights()))
+    while len(request := os.read(job.requests, REQUEST.size)) == REQUEST.size:
+        encoded_bytes, granted_bytes, limit_s = REQUEST.unpack(request)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        answer = decoding.answer(encoded_bytes, granted_bytes)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _say(job.answers, answer)
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    mapping = mmap.mmap(descriptor, 0)
+    os.close(descriptor)
+    return mapping
+
+
+def _load_everything(job: Job) -> None:
+    """Decode an image of each format, and a damaged one: later no module can be imported and no library loaded."""
+    Image.init()
+    for name in FORMATS:
+        buffer, exif = io.BytesIO(), Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        Image.new("RGB", (16, 16)).save(buffer, name, exif=exif)
+        for data in (buffer.getvalue(), buffer.getvalue()[:-40]):
+            with contextlib.suppress(ImageError):
+                decoded = EncodedImage(data, Limits()).decode()
+                for preprocessing in job.preprocessings:
+                    make_views(decoded, preprocessing)
+
+
+def _say(pipe: int, message: BaseModel) -> None:
+    text = message.model_dump_json().encode()
+    assert len(text) <= ANSWER_MAX_BYTES  # PIPE_BUF: one write, and one read
+    os.write(pipe, text)
+
+
+def _short_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that there was too little memory."""
+    return (
+        isinstance(error, MemoryError)
+        or "out of memory" in str(error).lower()
+        or (error.__cause__ is not None and _short_of_memory(error.__cause__))
+    )
+
+
+def _address_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""One decoder as the worker sees it: a process, two pipes and two pieces of shared memory.
+
+Whatever it answers is checked, as the answer may come from code that an image has taken over.
+"""
+
+import mmap
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Annotated, BinaryIO, Final
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+
+from bundle.errors import ImageError
+from bundle.manifest import Preprocessing
+from bundle.preprocess import FORMATS, ImageFacts, Limits, Views, check_encoded_bytes
+from worker.errors import DecodeMemory, DecoderCrashed, DecoderError, DecodeTimeout
+from worker.images.decoder import ANSWER_MAX_BYTES, REQUEST, Decoded, Job, Needs, Ready, Refused
+
+COMMAND: Final = (sys.executable, "-I", "-m", "worker.images.decoder")
+"""How a decoder is started; its job is appended."""
+_START_S = 60.0
+DEADLINE_S: Final = 5.0
+_DEADLINE_S_A_MEGAPIXEL = 0.5
+"""Both together are more than ten times what the slowest format takes on one core."""
+_GRACE_S = 10.0
+"""A decoder that outlives its deadline by so much has lost its worker, and ends by itself."""
+_SLACK_BYTES = 128 * 2**20
+"""Address space beyond what is granted: the encoded image, and what the allocator keeps for the next one."""
+_LEAST_BYTES_A_PIXEL = 3
+_KEPT_BYTES = 2**20
+"""Shared memory that stays allocated between images."""
+_LAST_WORDS = 300
+_IMAGE_ERRORS: Final = {error.__name__: error for error in ImageError.__subclasses__()}
+
+Answer = Ready | Needs | Decoded | Refused
+_ANSWERS: Final[TypeAdapter[Answer]] = TypeAdapter(Annotated[Answer, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedViews:
+    """Facts of an image, and its views by preprocessing."""
+
+    facts: ImageFacts
+    views: dict[Preprocessing, Views]
+
+
+class DecoderProcess:
+    """Decodes one image at a time, for one thread at a time. After a ``DecoderError`` it can only be closed.
+
+    Decoding may hold ``granted_bytes`` before the worker has been asked; see ``bundle.preprocess`` for what it takes.
+    """
+
+    def __init__(
+        self,
+        preprocessings: Sequence[Preprocessing],
+        limits: Limits,
+        granted_bytes: int,
+        command: Sequence[str] = COMMAND,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._command = tuple(command)
+        self._deadline_s = deadline_s
+        self._preprocessings = tuple(preprocessings)
+        self._limits = limits
+        self._granted_bytes = granted_bytes
+        self._held = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._address_bytes = 0
+        self._encoded_bytes = 0
+
+    def start(self) -> str | None:
+        """Start the process; None, or why the kernel does not let it give up its rights.
+
+        Raises:
+            DecoderError: it does not start.
+        """
+        with ExitStack() as theirs:
+            requests, self._requests = _pipe(theirs, self._held)
+            self._answers, answers = _pipe(self._held, theirs)
+            images, self._images = self._shared(theirs, self._limits.max_bytes)
+            views, self._views = self._shared(
+                theirs, sum(each.most_views * each.size**2 * 3 for each in self._preprocessings)
+            )
+            self._stderr: BinaryIO = self._held.enter_context(tempfile.TemporaryFile())
+            job = Job(
+                requests=requests,
+                answers=answers,
+                images=images,
+                views=views,
+                preprocessings=self._preprocessings,
+                max_bytes=self._limits.max_bytes,
+                max_pixels=self._limits.max_pixels,
+            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own program
+                    [*self._command, job.model_dump_json()],
+                    env={},
+                    pass_fds=(requests, answers, images, views),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._stderr,
+                    start_new_session=True,  # Ctrl-C is for the worker
+                )
+            except OSError as error:
+                raise DecoderCrashed(f"it does not start: {error}") from error
+        ready = self._answer(_START_S)
+        if not isinstance(ready, Ready):
+            raise DecoderCrashed("its answer makes no sense")
+        self._address_bytes = ready.address_bytes
+        self._grant(self._granted_bytes)
+        return ready.unprotected
+
+    def is_running(self) -> bool:
+        """Whether the process has been started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def decode(self, data: bytes) -> DecodedViews | Needs:
+        """Decode an image, or learn from its header that it needs more memory than was granted; then ``go_on``.
+
+        Raises:
+            bundle.errors.ImageError: the image's own fault.
+            DecoderError: the process has ended or is of no use any more.
+        """
+        check_encoded_bytes(data, self._limits)
+        self._images[: len(data)] = data
+        self._encoded_bytes = len(data)
+        return self._ask(len(data), self._granted_bytes, self._granted_bytes // _LEAST_BYTES_A_PIXEL)
+
+    def go_on(self, needs: Needs) -> DecodedViews:
+        """Decode the image that was opened last, with the memory that it needs.
+
+        Raises:
+            bundle.errors.ImageError, DecoderError: as ``decode``.
+        """
+        self._grant(needs.decoded_bytes)
+        found = self._ask(0, needs.decoded_bytes, needs.pixels)
+        if isinstance(found, Needs):
+            raise DecoderCrashed("its answer makes no sense")
+        self._grant(self._granted_bytes)
+        return found
+
+    def kill(self) -> None:
+        """End the process, whatever it does; from any thread. A call under way raises a ``DecoderError``."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the process and free its memory; safe to call twice."""
+        self.kill()
+        self._held.close()
+
+    def _shared(self, theirs: ExitStack, size: int) -> tuple[int, mmap.mmap]:
+        """Memory that both processes see: a file descriptor for the decoder, and the mapping of this process."""
+        descriptor = os.memfd_create("genprint-decoder")  # /dev/shm has 64 MiB in a container
+        theirs.callback(os.close, descriptor)
+        os.ftruncate(descriptor, max(1, size))
+        mapping = mmap.mmap(descriptor, 0)
+        self._held.callback(mapping.close)
+        return descriptor, mapping
+
+    def _grant(self, decoded_bytes: int) -> None:
+        """Limit the address space of the process to what it had at its start, and so many bytes more."""
+        assert self._process is not None  # start
+        most = self._address_bytes + decoded_bytes + _SLACK_BYTES
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_AS)
+        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.prlimit(self._process.pid, resource.RLIMIT_AS, (soft, hard))
+
+    def _ask(self, encoded_bytes: int, granted_bytes: int, pixels: int) -> DecodedViews | Needs:
+        limit_s = self._deadline_s + _DEADLINE_S_A_MEGAPIXEL * pixels / 1e6
+        try:
+            os.write(self._requests, REQUEST.pack(encoded_bytes, granted_bytes, limit_s + _GRACE_S))
+        except BrokenPipeError:
+            raise self._ended() from None
+        answer = self._answer(limit_s)
+        if isinstance(answer, Needs):
+            return answer
+        try:
+            return self._result(answer, granted_bytes)
+        finally:
+            for mapping in (self._images, self._views):
+                if len(mapping) > _KEPT_BYTES:
+                    mapping.madvise(mmap.MADV_REMOVE, _KEPT_BYTES)
+
+    def _answer(self, limit_s: float) -> Answer:
+        waiting = select.poll()
+        waiting.register(self._answers, select.POLLIN)
+        if not waiting.poll(limit_s * 1000):
+            raise DecodeTimeout(f"no answer within {limit_s:.0f} s")
+        text = os.read(self._answers, ANSWER_MAX_BYTES)
+        if not text:
+            raise self._ended()
+        try:
+            return _ANSWERS.validate_json(text)
+        except ValidationError as error:
+            raise DecoderCrashed("its answer makes no sense") from error
+
+    def _result(self, answer: Answer, granted_bytes: int) -> DecodedViews:
+        match answer:
+            case Decoded(facts=facts, counts=counts) if self._is_possible(facts, counts):
+                return DecodedViews(facts, self._copied(counts))
+            case Refused(error=name, detail=detail) if name in _IMAGE_ERRORS:
+                raise _IMAGE_ERRORS[name](detail)
+            case Refused(error=MemoryError.__name__):
+                raise DecodeMemory(f"decoding takes more than {granted_bytes + _SLACK_BYTES} bytes")
+        raise DecoderCrashed("its answer makes no sense")
+
+    def _is_possible(self, facts: ImageFacts, counts: tuple[int, ...]) -> bool:
+        """Whether an honest decoder could answer this for the image that it was given."""
+        pairs = zip(self._preprocessings, counts, strict=False)
+        return (
+            facts.format in FORMATS
+            and facts.bytes == self._encoded_bytes
+            and facts.width > 0
+            and 0 < facts.width * facts.height <= self._limits.max_pixels
+            and len(counts) == len(self._preprocessings)
+            and all(0 <= count <= each.most_views for each, count in pairs)
+        )
+
+    def _copied(self, counts: tuple[int, ...]) -> dict[Preprocessing, Views]:
+        found, offset = {}, 0
+        for each, count in zip(self._preprocessings, counts, strict=True):
+            shape = (count, each.size, each.size, 3)
+            found[each] = np.ndarray(shape, np.uint8, self._views, offset).copy()
+            offset += found[each].nbytes
+        return found
+
+    def _ended(self) -> DecoderError:
+        """The error of a process that is no longer there."""
+        assert self._process is not None  # start
+        status = self._process.wait()
+        if status == -signal.SIGALRM:
+            return DecodeTimeout("it ended itself after its deadline")
+        if status == -signal.SIGKILL:
+            return DecodeMemory("its process was killed, as the kernel does when memory is short")
+        how = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"status {status}"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").split("\n")
+        last_words = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return DecoderCrashed(f"its process ended with {how}: {last_words[:_LAST_WORDS]}".rstrip(": "))
+
+
+def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    """A pipe's two ends, each closed by its own stack."""
+    ends = os.pipe()
+    reader.callback(os.close, ends[0])
+    writer.callback(os.close, ends[1])
+    return ends
