@@ -338,10 +338,10 @@ def _check_bmp(data: bytes) -> None:
         return
     bits, compression = struct.unpack_from("<HI", data, 28)
     if compression in (4, 5):
-        raise unsupported(f"a {'JPEG' if compression == 4 else 'PNG'} inside a BMP")
+        raise unsupported(f"{'JPEG' if compression == 4 else 'PNG'} inside a BMP")
     if compression in (3, 6) and bits == 16:
         alpha = data[66:70] if compression == 6 or data[14] >= 56 else b""
         masks = [int.from_bytes(mask, "little") for mask in (alpha, data[54:58], data[58:62], data[62:66])]
         layout = "".join(str(mask.bit_count()) for mask in masks if mask)
         if layout not in ("555", "565"):
-            raise unsupported(f"a BMP of 16 bits in fields of {layout} (ARGB)")
+            raise unsupported(f"BMP of 16 bits in fields of {layout}")

@@ -172,7 +172,7 @@ def _check_kind(marker: int, body: bytes) -> None:
         return
     hierarchical, lossless, arithmetic = marker & 4 > 0, marker & 3 == 3, marker > 0xC8
     kinds = {"hierarchical": hierarchical, "lossless": lossless, "arithmetic-coded": arithmetic, "JPEG": True}
-    raise unsupported(" ".join([f"a {bits}-bit", *(kind for kind, applies in kinds.items() if applies)]))
+    raise unsupported(" ".join([f"{bits}-bit", *(kind for kind, applies in kinds.items() if applies)]))
 
 
 class _Frame:

@@ -192,7 +192,8 @@ class EncodedImage:
             held, made = _view_bytes(size, preprocessing, turned=self._orientation in _UPRIGHT)
             views += made
             cutting = max(cutting, views + held)
-        return max(decoding, _bytes(size, 4) + cutting) + copies * self.facts.bytes
+        # Twice, for the hole that freed pixels leave may be too small for what comes next.
+        return max(decoding, 2 * _bytes(size, 4) + cutting) + copies * self.facts.bytes
 
     def decode(self) -> DecodedImage:
         """Decode the first frame to RGB; only once, as what the decoder holds is let go.
@@ -204,10 +205,13 @@ class EncodedImage:
             image, covered = self._load()
             size = (self.facts.width, self.facts.height)
             if covered and covered != (0, 0, *size):
-                part = _to_rgb(image if image.size != size else image.crop(covered))
-                image = Image.new("RGB", size, "white")
-                image.paste(part, covered[:2])
-            return DecodedImage(self.facts, _to_rgb(image), self._orientation)
+                shown = Image.new("RGB", size, "white")
+                shown.paste(_to_rgb(image if image.size != size else image.crop(covered)), covered[:2])
+            else:
+                shown = _to_rgb(image)
+            if shown is not image:
+                image.close()  # its pixels would stay until Python looks for cycles
+            return DecodedImage(self.facts, shown, self._orientation)
         except ImageError:
             raise
         except Exception as error:
@@ -229,8 +233,10 @@ class EncodedImage:
         image.load()
         if self.facts.format not in ("WEBP", "AVIF"):
             return image, covered
-        image.fp = None  # this and the copy let the decoder's own pixels go
-        return image.crop(self._still.crop) if self._still.crop else image.copy(), covered
+        image.fp = None
+        copy = image.crop(self._still.crop) if self._still.crop else image.copy()
+        image.close()  # and with it the decoder's own pixels
+        return copy, covered
 
 
 def decode(data: bytes, limits: Limits | None = None) -> DecodedImage:
@@ -305,7 +311,7 @@ def _open(file: io.BytesIO, name: str) -> ImageFile.ImageFile:
         raise TooManyPixels(f"the header declares over {MAX_PIXELS_CEILING} pixels") from error
     except Exception as error:  # Pillow's plugins raise almost anything on a damaged header
         if str(error).startswith("Unsupported BMP"):
-            raise unsupported(f"this kind of BMP ({_one_line(error)})") from error
+            raise unsupported(f"BMP of this kind ({_one_line(error)})") from error
         raise BrokenImage(f"unreadable header: {_one_line(error)}") from error
 
 
