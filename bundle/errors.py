@@ -13,7 +13,7 @@
     ├── EmptyImage              no bytes
     ├── ImageTooLarge           more bytes than the ceiling
     ├── TooManyPixels           more pixels than the ceiling
-    ├── UnsupportedFormat       not one of ``preprocess.FORMATS``
+    ├── UnsupportedFormat       not one of ``containers.FORMATS``, or a kind of it that is not judged
     └── BrokenImage             an allowed format whose pixels cannot be decoded
 """
 
@@ -37,7 +37,7 @@ class BundleCorrupt(BundleError):
 
 
 class DecoderDrift(BundleError):
-    """A probe image decodes to other pixels than at export: another Pillow, libjpeg or libwebp."""
+    """A probe image decodes to other pixels than at export: another Pillow, libjpeg, libwebp or decoding policy."""
 
 
 class GraphDrift(BundleError):

@@ -1,25 +1,36 @@
 """From encoded bytes to ``uint8`` views: the single implementation, at training, calibration, export and serving.
 
 Forensic scores depend on decoder and resampler as much as on weights, so nothing else in Genprint decodes an image
-for a model. This is its policy:
+for a model. What people see is what is judged: where viewers differ, it is what Chrome and Firefox show. This is the
+policy, version 2 (``DECODING_POLICY``):
 
 ================  ======================================================================================
 matter            policy
 ================  ======================================================================================
-format            JPEG, PNG, WebP, GIF, BMP, AVIF by content, never by name; TIFF and vector formats are refused
+format            JPEG, PNG, WebP, GIF, BMP, AVIF by content, never by name; others are refused by their names;
+                  so are lossless, arithmetic-coded and 12-bit JPEG, and 16-bit BMP of other fields than 555 and 565
+not pixels        texts, comments, profiles, previews, unknown chunks and segments are dropped before decoding,
+                  whatever is wrong with them; up to 64 bytes may precede a PNG's signature
 EXIF orientation  applied where the view has ``orient`` (the default); unreadable parts of a damaged block count
-                  as absent; XMP's is taken where EXIF has none, as Pillow does
+                  as absent; XMP's is ignored; an AVIF is turned by its own properties, never by EXIF
+clean aperture    an AVIF's is cut out, if it consists of whole pixels inside the image; otherwise ignored
 colour profile    ignored: pixels are used as stored, colour management would change them by library version
 CMYK, YCCK        Pillow's plain conversion, without profile; inks are read as inverted, which is how Adobe and
                   nearly all others write them, with or without Adobe's marker
-alpha             composed over white, as a viewer sees it; hidden colours under alpha 0 have no effect
-palette, 1 bit    expanded to RGB (transparency as alpha)
-colour key        a PNG's transparent colour counts as alpha at 1 and 8 bits a sample, and is ignored at others
+alpha             composed over white, as a viewer sees it; hidden colours under alpha 0 have no effect; a BMP whose
+                  alpha is 0 everywhere is opaque
+palette, 1 bit    expanded to RGB (transparency as alpha); colours that a PNG's palette lacks are black
+transparency      a PNG's that does not fit the image, such as one longer than the palette, is ignored
+colour key        a PNG's transparent colour counts as alpha, but is ignored in colour images of 16 bits a sample
 grey              copied into the three channels
 16 bit            the high byte, as libpng does for colour; no rescaling by content
-animated          the first frame; ``ImageFacts.animated`` says so; a multi-picture JPEG (MPO) is one photograph
+animated          the first frame; ``ImageFacts.animated`` says so; a PNG's default image that is no frame of its
+                  animation is not shown; a multi-picture JPEG (MPO) is one photograph
+uncovered         where the first frame leaves the canvas uncovered, it is transparent
 size              ceilings on bytes and pixels, checked before anything is decoded
-truncated         refused, also when some pixels could be shown; data after the last pixel may be missing
+truncated         refused, also when some pixels could be shown; data after the last pixel may be missing, except
+                  the marker behind a JPEG's; so is a JPEG in which libjpeg would fill in what is missing
+                  (``bundle/jpeg.py``)
 too small         as the view's ``on_small`` says; ``unsure`` gives no view
 ================  ======================================================================================
 """
@@ -27,32 +38,28 @@ too small         as the view's ``on_small`` says; ``unsure`` gives no view
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
-from bundle.errors import BrokenImage, EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat
+from bundle.containers import FORMATS, Still, read_still, sniff, unsupported
+from bundle.errors import BrokenImage, EmptyImage, ImageError, ImageTooLarge, TooManyPixels, UnsupportedFormat
+from bundle.jpeg import Portions, read_jpeg
 from bundle.manifest import Crop, Preprocessing, View
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+DECODING_POLICY: Final = 2
+"""Version of the table above. It changes whenever the same bytes give other pixels, with the same libraries."""
 MAX_PIXELS_CEILING: Final = 89_478_485
 """Pillow's own bomb limit: ``Limits.max_pixels`` may not exceed it."""
 
 _PEAK_BYTES_A_ROW: Final = 24
 """Pillow keeps a pointer for each row of each of its images and pads rows, which counts in images of narrow rows."""
-
-_MAGIC: Final = {
-    "JPEG": (0, (b"\xff\xd8\xff",)),
-    "PNG": (0, (b"\x89PNG\r\n\x1a\n",)),
-    "GIF": (0, (b"GIF87a", b"GIF89a")),
-    "AVIF": (4, (b"ftypavif", b"ftypavis")),
-}
-"""Format -> the offset of its magic bytes, and the magic bytes."""
 
 Views = npt.NDArray[np.uint8]
 """``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small."""
@@ -73,9 +80,11 @@ _UPRIGHT: Final = {  # EXIF orientation -> what turns the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 
-_PEAK_BYTES_A_PIXEL: Final = {"WEBP": 16, "AVIF": 20}
-"""Measured (tests/bundle/test_preprocess.py): these decoders keep canvases of their own. AVIF took 12 with 8 bits a
-sample; the rest is room for 10 and 12 bits, which Pillow cannot write and which were not measured."""
+_PEAK_BYTES_A_PIXEL: Final = {"JPEG": 13, "PNG": 13, "WEBP": 17, "GIF": 11, "BMP": 9, "AVIF": 20}
+"""Measured (tests/bundle/test_preprocess.py). WebP's and AVIF's decoders keep canvases of their own. AVIF took 13 with
+8 bits a sample; the rest is room for 10 and 12 bits, which Pillow cannot write and which were not measured."""
+_ONE_SCAN_BYTES_A_PIXEL: Final = 9
+"""In most JPEGs, of which libjpeg holds a few rows and not all coefficients."""
 
 # The policy above decides about the oddities that Pillow warns of; but a header that declares too many pixels is an
 # error at `open`.
@@ -134,7 +143,7 @@ def check_encoded_bytes(data: bytes, limits: Limits) -> None:
 class EncodedImage:
     """An image whose header is read and whose pixels are not decoded yet.
 
-    Before decoding, the caller knows how much memory it will take (``decoded_bytes``) and may wait for it.
+    Before decoding, the caller knows how much memory it will take (``peak_bytes``) and may wait for it.
 
     Raises:
         EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat, BrokenImage: see ``bundle.errors``.
@@ -142,58 +151,98 @@ class EncodedImage:
 
     def __init__(self, data: bytes, limits: Limits) -> None:
         check_encoded_bytes(data, limits)
+        name = sniff(data)
+        if name not in FORMATS:
+            raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}")
+        self._jpeg = read_jpeg(data) if name == "JPEG" else None
+        self._still = Still(b"", exif=self._jpeg.exif, animated=False) if self._jpeg else read_still(data, name)
+        if self._still.canvas:
+            _check_pixels(self._still.canvas, limits)
+        self._file = self._jpeg.file() if self._jpeg else Portions(self._still.data)
+        image = _open(self._file, name)
+        _check_pixels(image.size, limits)
+        self._coded_size = image.size
+        width, height = image.size
+        if self._still.crop:
+            left, top, right, bottom = self._still.crop
+            width, height = right - left, bottom - top
+        elif self._still.canvas and name == "PNG":
+            width, height = self._still.canvas
         try:
-            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            if any(data.startswith(words, at) for name, (at, words) in _MAGIC.items() if name in _readable()):
-                raise BrokenImage("its header is truncated or contradicts itself") from error
-            raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}") from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise TooManyPixels(f"the header declares over {MAX_PIXELS_CEILING} pixels") from error
+            animated = self._still.animated
+            animated = bool(getattr(image, "is_animated", False)) if animated is None else animated
         except MemoryError:
-            raise  # no fault of the image
-        except Exception as error:  # Pillow's plugins raise almost anything on a damaged header
-            raise BrokenImage(f"unreadable header: {_one_line(error)}") from error
-        width, height = self._image.size
-        if width * height > limits.max_pixels:
-            raise TooManyPixels(f"{width} x {height} pixels, the ceiling is {limits.max_pixels}")
-        if width * height == 0:
-            raise BrokenImage(f"{width} x {height} pixels")
-        try:
-            animated = bool(getattr(self._image, "is_animated", False)) and self._image.format != "MPO"
+            raise
         except Exception as error:
             raise BrokenImage(f"unreadable frames: {_one_line(error)}") from error
-        self.facts = ImageFacts(
-            format="JPEG" if self._image.format == "MPO" else str(self._image.format),
-            width=width,
-            height=height,
-            bytes=len(data),
-            animated=animated,
-        )
+        exif = image.info.get("exif", b"") if self._still.exif is None else self._still.exif
+        self._orientation = _orientation(exif)
+        self._image = image
+        self.facts = ImageFacts(name, width, height, bytes=len(data), animated=animated)
 
-    @property
-    def decoded_bytes(self) -> int:
-        """Most bytes that decoding holds at once, without the encoded bytes; also for an animation."""
-        width, height = self.facts.width, self.facts.height
-        return width * height * _PEAK_BYTES_A_PIXEL.get(self.facts.format, 12) + height * _PEAK_BYTES_A_ROW
+    def peak_bytes(self, preprocessings: Iterable[Preprocessing]) -> int:
+        """Most bytes held at once by decoding and by cutting views, one preprocessing after the other.
+
+        The encoded bytes do not count, copies of them do. Views count, since the caller keeps them.
+
+        Raises:
+            TooManyPixels: see ``make_views``.
+        """
+        one_scan = self._jpeg is not None and self._jpeg.single
+        a_pixel = _ONE_SCAN_BYTES_A_PIXEL if one_scan else _PEAK_BYTES_A_PIXEL[self.facts.format]
+        copies = 0 if self.facts.format in ("GIF", "BMP") else 3
+        size = (self.facts.width, self.facts.height)
+        decoding = _bytes(self._coded_size, a_pixel) + (_bytes(size, 4) if self._still.covered else 0)
+        views, cutting = 0, 0
+        for preprocessing in preprocessings:
+            held, made = _view_bytes(size, preprocessing, turned=self._orientation in _UPRIGHT)
+            views += made
+            cutting = max(cutting, views + held)
+        # Twice, for the hole that freed pixels leave may be too small for what comes next.
+        return max(decoding, 2 * _bytes(size, 4) + cutting) + copies * self.facts.bytes
 
     def decode(self) -> DecodedImage:
-        """Decode the first frame to RGB.
+        """Decode the first frame to RGB; only once, as what the decoder holds is let go.
 
         Raises:
             BrokenImage: the pixels are truncated or damaged.
         """
         try:
-            self._image.seek(0)
-            if self._image.tile and self._image.tile[0].args in ("L;2", "L;4", "RGB;16B"):
-                # Pillow compares a colour key with samples that it has scaled to 8 bits, and hits other colours.
-                self._image.info.pop("transparency", None)
-            self._image.load()
-            return DecodedImage(self.facts, _to_rgb(self._image), _orientation(self._image))
-        except MemoryError:
-            raise  # no fault of the image
+            image, covered = self._load()
+            size = (self.facts.width, self.facts.height)
+            if covered and covered != (0, 0, *size):
+                shown = Image.new("RGB", size, "white")
+                shown.paste(_to_rgb(image if image.size != size else image.crop(covered)), covered[:2])
+            else:
+                shown = _to_rgb(image)
+            if shown is not image:
+                image.close()  # its pixels would stay until Python looks for cycles
+            return DecodedImage(self.facts, shown, self._orientation)
+        except (ImageError, MemoryError):  # too little memory is no fault of the image
+            raise
         except Exception as error:
             raise BrokenImage(f"damaged {self.facts.format} data: {_one_line(error)}") from error
+
+    def _load(self) -> tuple[Image.Image, tuple[int, int, int, int] | None]:
+        """The pixels as Pillow gives them, and which part of the canvas they cover; None for all of it."""
+        image = self._image
+        del self._image
+        image.seek(0)
+        covered = image.tile[0].extents if self.facts.format == "GIF" else self._still.covered
+        if self._jpeg:
+            altered = self._jpeg.altered()
+            expected = _digest(_open(altered, "JPEG")) if altered else None
+            image.load()
+            self._jpeg.check_surplus(self._file.tell())
+            if expected and _digest(image) != expected:
+                raise BrokenImage("truncated JPEG data: what libjpeg fills in depends on what follows")
+        image.load()
+        if self.facts.format not in ("WEBP", "AVIF"):
+            return image, covered
+        image.fp = None
+        copy = image.crop(self._still.crop) if self._still.crop else image.copy()
+        image.close()  # and with it the decoder's own pixels
+        return copy, covered
 
 
 def decode(data: bytes, limits: Limits | None = None) -> DecodedImage:
@@ -232,10 +281,23 @@ def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
 
 @cache
 def decoder_version() -> str:
-    """Names and versions of the libraries that turn bytes into pixels; other versions may give other pixels."""
+    """What turns bytes into pixels: names and versions of the libraries, and the version of the policy above.
+
+    Another one may give other pixels.
+    """
     libraries = ("libjpeg_turbo", "zlib_ng", "webp", "avif")
     versions = [f"{name}-{features.version(name)}" for name in libraries if features.version(name)]
-    return "+".join([f"pillow-{PIL.__version__}", *versions])
+    return "+".join([f"pillow-{PIL.__version__}", *versions, f"policy-{DECODING_POLICY}"])
+
+
+def decoding_policy(version: str) -> int:
+    """The version of the policy in what ``decoder_version`` gave; before there were any it was 1.
+
+    >>> decoding_policy(decoder_version()) == DECODING_POLICY, decoding_policy("pillow-13.0.0+webp-1.6.0")
+    (True, 1)
+    """
+    _, _, policy = version.rpartition("+policy-")
+    return int(policy) if policy.isdecimal() else 1
 
 
 def pixels_digest(views: Views) -> str:
@@ -243,14 +305,50 @@ def pixels_digest(views: Views) -> str:
     return hashlib.sha256(str(views.shape).encode() + np.ascontiguousarray(views).tobytes()).hexdigest()
 
 
-def _readable() -> set[str]:
-    """Allowed formats that this installation of Pillow can read."""
-    return set(FORMATS) & Image.OPEN.keys()
+def _open(file: io.BytesIO, name: str) -> ImageFile.ImageFile:
+    """Read the header, with the one plugin for that format."""
+    try:
+        return Image.open(file, formats=[name])
+    except UnidentifiedImageError as error:
+        if name not in Image.OPEN:
+            raise UnsupportedFormat(f"this installation of Pillow cannot read {name}") from error
+        raise BrokenImage("its header is truncated or contradicts itself") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixels(f"the header declares over {MAX_PIXELS_CEILING} pixels") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise almost anything on a damaged header
+        if str(error).startswith("Unsupported BMP"):
+            raise unsupported(f"BMP of this kind ({_one_line(error)})") from error
+        raise BrokenImage(f"unreadable header: {_one_line(error)}") from error
+
+
+def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(f"{width} x {height} pixels, the ceiling is {limits.max_pixels}")
+    if width * height == 0:
+        raise BrokenImage(f"{width} x {height} pixels")
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Sha256 of the pixels, taken in stripes to save memory."""
+    digest = hashlib.sha256()
+    for top in range(0, image.height, 64):
+        digest.update(image.crop((0, top, image.width, min(top + 64, image.height))).tobytes())
+    return digest.digest()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode == "I;16":
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        samples = np.asarray(image)
+        grey = (samples >> 8).astype(np.uint8)
+        grey[samples == image.info.get("transparency")] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
@@ -259,9 +357,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(block: bytes) -> int:
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        exif = Image.Exif()
+        exif.load(block)
+        value = exif.get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -270,31 +370,54 @@ def _orientation(image: Image.Image) -> int:
 def _cut(decoded: DecodedImage, view: View) -> list[Views]:
     image = decoded.upright() if view.orient else decoded.image
     resize, crop = view.resize, view.crop
-    if resize.mode == "exact":
-        assert resize.size is not None  # Resize._complete
-        image = _resized(image, (resize.size, resize.size), resize.kernel, antialias=resize.antialias)
-    elif resize.mode == "shorter":
-        assert resize.size is not None
-        image = _resized(image, _scaled(image.size, resize.size), resize.kernel, antialias=resize.antialias)
+    resized, grown = _sizes(image.size, view)
+    if resize.mode != "none":
+        image = _resized(image, resized, resize.kernel, antialias=resize.antialias)
     if crop.mode == "none":
         return [np.asarray(image)]
-    assert crop.size is not None  # Crop._complete
-    if min(image.size) < crop.size:
+    if grown is None:
+        return []
+    if grown != resized:
+        left, top = (grown[0] - resized[0]) // 2, (grown[1] - resized[1]) // 2
         match view.on_small:
-            case "unsure":
-                return []
             case "upscale":
-                image = _resized(image, _scaled(image.size, crop.size), resize.kernel, antialias=resize.antialias)
+                image = _resized(image, grown, resize.kernel, antialias=resize.antialias)
             case "zero_pad":
-                image = _padded(image, crop.size, "constant")
+                image = image.crop((-left, -top, grown[0] - left, grown[1] - top))  # black outside
             case "reflect":
-                image = _padded(image, crop.size, "reflect")
-    pixels = np.asarray(image)
-    return [pixels[y : y + crop.size, x : x + crop.size] for y, x in _corners(image.size, crop)]
+                border = ((top, grown[1] - resized[1] - top), (left, grown[0] - resized[0] - left), (0, 0))
+                image = Image.fromarray(np.pad(np.asarray(image), border, mode="reflect"))
+    size = crop.size
+    assert size is not None  # Crop._complete
+    return [np.asarray(image.crop((x, y, x + size, y + size))) for y, x in _corners(image.size, crop)]
+
+
+def _sizes(size: tuple[int, int], view: View) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Width and height after resizing, and after what ``on_small`` says; None for no view.
+
+    Raises:
+        TooManyPixels: beyond the ceiling.
+    """
+    resize, crop = view.resize, view.crop
+    resized = size
+    if resize.mode != "none":
+        assert resize.size is not None  # Resize._complete
+        resized = (resize.size, resize.size) if resize.mode == "exact" else _scaled(size, resize.size)
+        _check_growth(size, resized)
+    if crop.size is None or min(resized) >= crop.size:
+        return resized, resized
+    match view.on_small:
+        case "unsure":
+            return resized, None
+        case "upscale":
+            grown = _scaled(resized, crop.size)
+        case _:
+            grown = (max(resized[0], crop.size), max(resized[1], crop.size))
+    _check_growth(resized, grown)
+    return resized, grown
 
 
 def _resized(image: Image.Image, size: tuple[int, int], kernel: str, *, antialias: bool) -> Image.Image:
-    _check_growth(image, size)
     if antialias:
         return image.resize(size, _KERNELS[kernel])
     scale_x, scale_y = image.width / size[0], image.height / size[1]
@@ -307,17 +430,30 @@ def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return max(shorter, round(width * scale)), max(shorter, round(height * scale))
 
 
-def _padded(image: Image.Image, side: int, mode: Literal["constant", "reflect"]) -> Image.Image:
-    """The image with a border on all sides, so that both sides are at least ``side``; black if ``constant``."""
-    across, down = max(0, side - image.width), max(0, side - image.height)
-    _check_growth(image, (image.width + across, image.height + down))
-    border = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
-    return Image.fromarray(np.pad(np.asarray(image), border, mode=mode))
+def _view_bytes(size: tuple[int, int], preprocessing: Preprocessing, *, turned: bool) -> tuple[int, int]:
+    """Most bytes held beside the image while the views are cut, without the views; and those of the views."""
+    held, count = 0, 0
+    for view in preprocessing.views:
+        upright = size[::-1] if turned and view.orient else size
+        resized, grown = _sizes(upright, view)
+        stages = [_bytes(upright, 4) if turned and view.orient else 0]
+        if view.resize.mode != "none":
+            stages.append(_bytes((resized[0], upright[1]), 4) + _bytes(resized, 4))  # one direction after the other
+        if grown and grown != resized:
+            # NumPy's reflection is a copy of the image, the result and its copies as bytes and as an image.
+            stages.append(_bytes(resized, 6) + _bytes(grown, 10) if view.on_small == "reflect" else _bytes(grown, 8))
+        held = max(held, sum(stages))
+        count += len(_corners(grown, view.crop)) if grown and view.crop.size else bool(grown)
+    return held, 2 * 3 * preprocessing.size**2 * (count + 1)
 
 
-def _check_growth(image: Image.Image, size: tuple[int, int]) -> None:
-    if size[0] * size[1] > MAX_PIXELS_CEILING:
-        raise TooManyPixels(f"{image.width} x {image.height} would become {size[0]} x {size[1]}")
+def _bytes(size: tuple[int, int], a_pixel: int) -> int:
+    return size[0] * size[1] * a_pixel + size[1] * _PEAK_BYTES_A_ROW
+
+
+def _check_growth(before: tuple[int, int], after: tuple[int, int]) -> None:
+    if after[0] * after[1] > MAX_PIXELS_CEILING:
+        raise TooManyPixels(f"{before[0]} x {before[1]} would become {after[0]} x {after[1]}")
 
 
 def _corners(size: tuple[int, int], crop: Crop) -> list[tuple[int, int]]:

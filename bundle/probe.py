@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from bundle.errors import BundleCorrupt, DecoderDrift, GraphDrift, ImageError
 from bundle.manifest import Model
-from bundle.preprocess import Views, decode, decoder_version, make_views, pixels_digest
+from bundle.preprocess import (
+    DECODING_POLICY,
+    Views,
+    decode,
+    decoder_version,
+    decoding_policy,
+    make_views,
+    pixels_digest,
+)
 from bundle.templates import npz_arrays, npz_bytes
 
 RunModel = Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]
@@ -59,13 +67,9 @@ class Probe:
                 try:
                     views.append(make_views(decode(data), model.preprocessing))
                 except ImageError as fault:
-                    raise DecoderDrift(
-                        f"{name} cannot be decoded: {fault} ({made_with} then, {decoder_version()} here)"
-                    ) from fault
+                    raise DecoderDrift(f"{name} cannot be decoded: {fault} ({_decoders(made_with)})") from fault
                 if pixels_digest(views[-1]) != expected:
-                    raise DecoderDrift(
-                        f"{name} decodes to other pixels than at export ({made_with} then, {decoder_version()} here)"
-                    )
+                    raise DecoderDrift(f"{name} decodes to other pixels than at export ({_decoders(made_with)})")
             found = {f"{model.name}/{output}": rows for output, rows in run(model, np.concatenate(views)).items()}
             recorded = {name: rows for name, rows in self.outputs.items() if name.startswith(f"{model.name}/")}
             if missing := recorded.keys() - found.keys():
@@ -94,6 +98,13 @@ class Probe:
         pixels = {k.removeprefix("pixels/"): tuple(map(str, v)) for k, v in arrays.items() if k.startswith("pixels/")}
         outputs = {k.removeprefix("outputs/"): v for k, v in arrays.items() if k.startswith("outputs/")}
         return cls(images, pixels, outputs)
+
+
+def _decoders(made_with: str) -> str:
+    """The decoder at export and here, and whether Genprint's own policy changed between them."""
+    then, here = decoding_policy(made_with), DECODING_POLICY
+    changed = "" if then == here else f"; Genprint's decoding policy changed from {then} to {here}: export again"
+    return f"{made_with} then, {decoder_version()} here{changed}"
 
 
 def relative_error(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
+from bundle.containers import FORMATS
 from bundle.errors import (
     BrokenImage,
     EmptyImage,
@@ -27,12 +28,13 @@ from bundle.errors import (
 )
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import (
-    FORMATS,
+    DECODING_POLICY,
     MAX_PIXELS_CEILING,
     EncodedImage,
     Limits,
     decode,
     decoder_version,
+    decoding_policy,
     make_views,
     pixels_digest,
 )
@@ -193,12 +195,13 @@ class TestOrientation:
         broken = struct.pack("<HHII", 0x10F, 2, 5000, 4000)  # a text of 5000 bytes that is not there
         assert decode(encode(PICTURE, "JPEG", exif=b"Exif\0\0" + two_entries + broken)).orientation == 6
 
-    def test_xmp_counts_where_exif_has_none(self) -> None:
+    @pytest.mark.parametrize("name", ["JPEG", "WEBP", "AVIF"])
+    def test_xmp_does_not_count_as_in_browsers(self, name: str) -> None:
         xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 3
-        assert decode(encode(PICTURE, "JPEG", xmp=xmp)).orientation == 6
-        assert decode(encode(PICTURE, "JPEG", xmp=xmp, exif=exif)).orientation == 3
+        assert decode(encode(PICTURE, name, xmp=xmp)).orientation == 1
+        assert decode(encode(PICTURE, name, xmp=xmp, exif=exif)).orientation == 3
 
 
 class TestColour:
@@ -271,12 +274,15 @@ class TestColour:
             (1, 0, b"\0\x40", (1,), [0, 255]),
             (8, 0, b"\0\x07\x09", (7,), [255, 9]),
             (8, 2, b"\0\x07\x08\x09\x09\x09\x09", (7, 8, 9), [255, 9]),
-            (2, 0, b"\0\x60", (1,), [85, 170]),
-            (4, 0, b"\0\x1f", (1,), [17, 255]),
-            (16, 0, b"\0\x12\x34\x34\x34", (0x1234,), [0x12, 0x34]),
+            (2, 0, b"\0\x60", (1,), [255, 170]),
+            (4, 0, b"\0\x12", (1,), [255, 34]),
+            (4, 0, b"\0\x12", (0xF1,), [255, 34]),
+            (8, 0, b"\0\x07\x09", (0x107,), [255, 9]),
+            (8, 2, b"\0\x07\x08\x09\x09\x09\x09", (7, 8, 0x109), [255, 9]),
+            (16, 0, b"\0\x12\x34\x12\x35", (0x1234,), [255, 0x12]),
             (16, 2, b"\0" + b"\x12\x34" * 3 + b"\x34\x34" * 3, (0x1234,) * 3, [0x12, 0x34]),
         ],
-        ids=["1", "8", "RGB 8", "2 ignored", "4 ignored", "16 ignored", "RGB 16 ignored"],
+        ids=["1", "8", "RGB 8", "2", "4", "4 high bits", "8 high bits", "RGB 8 high bits", "16", "RGB 16 ignored"],
     )
     def test_colour_key(self, depth: int, colour: int, rows: bytes, key: tuple[int, ...], expected: list[int]) -> None:
         data = png(2, 1, depth, colour, rows, png_chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
@@ -306,10 +312,10 @@ class TestFrames:
         assert decoded.facts.format == name
         assert np.abs(np.asarray(decoded.image).astype(int) - np.asarray(PICTURE)).max() <= 20
 
-    def test_a_png_s_default_image_comes_before_its_animation(self) -> None:
+    def test_a_png_s_default_image_is_not_shown_where_it_is_no_frame(self) -> None:
         data = encode(PICTURE, "PNG", save_all=True, append_images=[SECOND, SECOND.rotate(90)], default_image=True)
         assert decode(data).facts.animated
-        assert np.array_equal(pixels(data), np.asarray(PICTURE))
+        assert np.array_equal(pixels(data), np.asarray(SECOND))
 
     def test_a_multi_picture_jpeg_is_one_photograph(self) -> None:
         decoded = decode(encode(PICTURE, "MPO", save_all=True, append_images=[SECOND]))
@@ -354,39 +360,63 @@ class TestCeilings:
                 Limits(max_pixels=ceiling)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-    def test_decoding_holds_no_more_memory_than_it_says(self) -> None:
-        """Measures the peak of resident memory in a process of its own, the most memory-hungry formats last."""
+    def test_decoding_and_cutting_hold_no_more_memory_than_they_say(self) -> None:
+        """Measures the peak of resident memory, in a process of its own for each file."""
         big = gradient(1600, 1600)
         clear = big.copy()
         clear.putalpha(128)
+        turned = Image.Exif()
+        turned[ExifTags.Base.Orientation] = 6
         files = {
-            "palette": encode(big.quantize(16), "PNG", transparency=1),
+            "turned JPEG": encode(big, "JPEG", exif=turned),
+            "CMYK JPEG": encode(big.convert("CMYK"), "JPEG"),
+            "progressive CMYK JPEG": encode(big.convert("CMYK"), "JPEG", progressive=True),
             "16 bit": encode(Image.fromarray(np.full((1600, 1600), 4660, np.uint16)), "PNG"),
-            "RGBA": encode(clear, "PNG"),
-            "JPEG": encode(big.convert("CMYK"), "JPEG", progressive=True),
-            "AVIF": encode(clear, "AVIF", subsampling="4:4:4", speed=10),
-            "WebP": encode(clear, "WEBP", method=0),
+            "LA": encode(clear.convert("LA"), "PNG"),
+            "turned RGBA": encode(clear, "PNG", exif=turned),
+            "AVIF": encode(clear, "AVIF", subsampling="4:4:4", speed=10, exif=turned),
+            "WebP": encode(clear, "WEBP", method=0, exif=turned),
         }
         script = """
-import struct, sys
-from bundle.preprocess import EncodedImage, Limits
+import sys
+from bundle.manifest import Crop, Preprocessing, Resize, View
+from bundle.preprocess import EncodedImage, Limits, make_views
 
 def peak(reset=False):
     if reset:
         open("/proc/self/clear_refs", "w").write("5")
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 
-while header := sys.stdin.buffer.read(4):
-    image = EncodedImage(sys.stdin.buffer.read(*struct.unpack("<I", header)), Limits())
+recipes = [
+    [],
+    [View(resize=Resize(mode="shorter", size=256), crop=Crop(mode="centre", size=224))],
+    [View(resize=Resize(mode="shorter", size=1800, kernel="bicubic"), crop=Crop(mode="centre", size=224))],
+    [View(crop=Crop(mode="grid", size=224, stride=112, max=100))],
+    *([View(crop=Crop(mode="centre", size=2000), on_small=policy)] for policy in ("upscale", "reflect", "zero_pad")),
+]
+data = sys.stdin.buffer.read()
+make_views(EncodedImage(data, Limits()).decode(), Preprocessing(views=[View(resize=Resize(mode="exact", size=16))]))
+for recipe in recipes:
+    preprocessings = [Preprocessing(views=recipe)] if recipe else []
+    image = EncodedImage(data, Limits())
     before = peak(reset=True)
-    image.decode()
-    print((peak() - before) / image.decoded_bytes)
-    del image
+    decoded = image.decode()
+    views = [make_views(decoded, preprocessing) for preprocessing in preprocessings]
+    print((peak() - before) / image.peak_bytes(preprocessings))
+    del image, decoded, views
 """
-        stdin = b"".join(struct.pack("<I", len(data)) + data for data in files.values())
-        done = subprocess.run([sys.executable, "-c", script], input=stdin, capture_output=True, check=True)
-        shares = dict(zip(files, map(float, done.stdout.split()), strict=True))
-        assert all(0 < share < 1.1 for share in shares.values()), shares
+        for name, data in files.items():
+            done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+            shares = [float(share) for share in done.stdout.split()]
+            assert len(shares) == 7
+            assert all(share < 1.05 for share in shares), (name, shares)
+            assert max(shares) > 0.5, (name, shares)
+
+    def test_what_views_take_is_known_before(self) -> None:
+        line = EncodedImage(encode(Image.new("RGB", (400_000, 1)), "PNG"), Limits())
+        recipe = View(resize=Resize(mode="shorter", size=256), crop=Crop(mode="centre", size=256))
+        with pytest.raises(TooManyPixels, match="400000 x 1 would become 102400000 x 256"):
+            line.peak_bytes([Preprocessing(views=(recipe,))])
 
 
 class TestDamage:
@@ -590,10 +620,16 @@ class TestIdentity:
         assert pixels_digest(change(found)) != pixels_digest(found)
         assert pixels_digest(np.asfortranarray(found)) == pixels_digest(found)
 
+    def test_the_decoder_names_the_policy(self) -> None:
+        assert decoder_version().endswith(f"+policy-{DECODING_POLICY}")
+        assert decoding_policy("pillow-13.0.0+avif-1.4.2+policy-7") == 7
+        assert decoding_policy("pillow-13.0.0+avif-1.4.2") == 1
+
     def test_the_decoder_names_every_library(self) -> None:
         assert decoder_version().split("+")[0].startswith("pillow-")
         for library in ("libjpeg_turbo-", "zlib_ng-", "webp-", "avif-"):
             assert library in decoder_version()
 
     def test_the_caller_learns_what_decoding_takes_before_it(self) -> None:
-        assert EncodedImage(png(7000, 7000, 8, 2, b""), Limits()).decoded_bytes == 7000 * (7000 * 12 + 24)
+        data = png(7000, 7000, 8, 2, b"")
+        assert EncodedImage(data, Limits()).peak_bytes(()) == 7000 * (7000 * 13 + 24) + 3 * len(data)

@@ -39,6 +39,7 @@ def hostile_images() -> Iterator[Hostile]:
     yield from _metadata()
     yield from _animations()
     yield from _unusual()
+    yield from _filled()
 
 
 def valid_images() -> dict[str, bytes]:
@@ -260,6 +261,26 @@ def _unusual() -> Iterator[Hostile]:
     yield _entry("jpeg of 65500 by 1", encoded(Image.new("RGB", (65_500, 1)), "JPEG"), OK)
     for name, data in valid_images().items():
         yield _entry(f"{name}, as it should be", data, OK)
+
+
+def _filled() -> Iterator[Hostile]:
+    """JPEGs whose missing data libjpeg would fill with grey, chunks that are damaged and no pixels, kinds of JPEG."""
+    images = valid_images()
+    for name in ("jpeg", "jpeg-progressive", "jpeg-cmyk", "jpeg-grey-restart"):
+        data = images[name]
+        half = (len(data) + data.index(b"\xff\xda")) // 2
+        yield _entry(f"{name} cut in the middle and closed", data[:half] + b"\xff\xd9", BROKEN)
+        yield _entry(
+            f"{name} with zeros from its middle on", data[:half] + bytes(len(data) - half) + b"\xff\xd9", BROKEN
+        )
+        yield _entry(f"{name} with a short JFIF segment", _with_segment(data, 0xE0, b"JFI"), OK)
+        yield _entry(f"{name} with a lossless frame of 16 bits", _with_segment(data, 0xC3, b"\x10"), UNSUPPORTED)
+    scan = images["jpeg-progressive"]
+    scan = scan[scan.rindex(b"\xff\xda") : -2]
+    yield _entry("jpeg of 10,000 scans", images["jpeg-progressive"][:-2] + scan * 10_000 + b"\xff\xd9", BROKEN)
+    yield _entry("png behind a line break", b"\n" + images["png"], OK)
+    damaged = struct.pack(">I4s", 4, b"gAMA") + bytes(8)
+    yield _entry("png with a damaged gamma", _inserted(images["png"], damaged), OK)
 
 
 def _inserted(data: bytes, chunks: bytes) -> bytes:

@@ -128,12 +128,12 @@ def _serve(pipe: Connection, models: tuple[Model, ...], spoil: Spoil | None) -> 
             pipe.send(f"{type(error).__name__}: {error}"[:300])
             continue
         grown = _peak_bytes() - before
-        pipe.send(Judged(outcome, time.monotonic() - began, grown - _reserved(data)))
+        pipe.send(Judged(outcome, time.monotonic() - began, grown - _reserved(data, models)))
 
 
-def _reserved(data: bytes) -> int:
+def _reserved(data: bytes, models: tuple[Model, ...]) -> int:
     try:
-        return EncodedImage(data, LIMITS).decoded_bytes
+        return EncodedImage(data, LIMITS).peak_bytes(model.preprocessing for model in models)
     except ImageError:
         return 0
 

@@ -20,9 +20,10 @@ import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image
 from pydantic import BaseModel, ConfigDict
 
+from bundle.containers import FORMATS
 from bundle.errors import ImageError
 from bundle.manifest import Preprocessing
-from bundle.preprocess import FORMATS, EncodedImage, ImageFacts, Limits, Views, make_views
+from bundle.preprocess import EncodedImage, ImageFacts, Limits, Views, make_views
 from worker.images.sandbox import give_up_rights
 
 REQUEST: Final = struct.Struct("=QQd")
@@ -62,7 +63,7 @@ class Needs(_Message):
     """The header is read, and decoding needs more memory than was granted."""
 
     kind: Literal["needs"] = "needs"
-    decoded_bytes: int
+    peak_bytes: int
     pixels: int
 
 
@@ -98,9 +99,10 @@ class Decoding:
         try:
             if encoded_bytes or encoded is None:
                 encoded = EncodedImage(self._images[:encoded_bytes], self._limits)
-            if encoded.decoded_bytes > granted_bytes:
+            peak_bytes = encoded.peak_bytes(self._job.preprocessings)
+            if peak_bytes > granted_bytes:
                 self._opened = encoded
-                return Needs(decoded_bytes=encoded.decoded_bytes, pixels=encoded.facts.width * encoded.facts.height)
+                return Needs(peak_bytes=peak_bytes, pixels=encoded.facts.width * encoded.facts.height)
             decoded = encoded.decode()
             counts = self._write(make_views(decoded, each) for each in self._job.preprocessings)
             return Decoded(facts=encoded.facts, counts=counts)

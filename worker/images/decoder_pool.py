@@ -136,7 +136,7 @@ class DecoderPool:
         with self._budget.reserve(self._granted_bytes):
             found = process.decode(data)
         if isinstance(found, Needs):
-            with self._budget.reserve(found.decoded_bytes):
+            with self._budget.reserve(found.peak_bytes):
                 found = process.go_on(found)
         return found
 

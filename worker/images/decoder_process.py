@@ -19,9 +19,10 @@ from typing import Annotated, BinaryIO, Final
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
+from bundle.containers import FORMATS
 from bundle.errors import ImageError
 from bundle.manifest import Preprocessing
-from bundle.preprocess import FORMATS, ImageFacts, Limits, Views, check_encoded_bytes
+from bundle.preprocess import ImageFacts, Limits, Views, check_encoded_bytes
 from worker.errors import DecodeMemory, DecoderCrashed, DecoderError, DecodeTimeout
 from worker.images.decoder import ANSWER_MAX_BYTES, REQUEST, Decoded, Job, Needs, Ready, Refused
 
@@ -141,8 +142,8 @@ class DecoderProcess:
         Raises:
             bundle.errors.ImageError, DecoderError: as ``decode``.
         """
-        self._grant(needs.decoded_bytes)
-        found = self._ask(0, needs.decoded_bytes, needs.pixels)
+        self._grant(needs.peak_bytes)
+        found = self._ask(0, needs.peak_bytes, needs.pixels)
         if isinstance(found, Needs):
             raise DecoderCrashed("its answer makes no sense")
         self._grant(self._granted_bytes)
@@ -168,10 +169,10 @@ class DecoderProcess:
         self._held.callback(mapping.close)
         return descriptor, mapping
 
-    def _grant(self, decoded_bytes: int) -> None:
+    def _grant(self, peak_bytes: int) -> None:
         """Limit the address space of the process to what it had at its start, and so many bytes more."""
         assert self._process is not None  # start
-        most = self._address_bytes + decoded_bytes + _SLACK_BYTES
+        most = self._address_bytes + peak_bytes + _SLACK_BYTES
         _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_AS)
         soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.prlimit(self._process.pid, resource.RLIMIT_AS, (soft, hard))

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bundle.containers import FORMATS
 from bundle.errors import BrokenImage, EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat
 from bundle.manifest import Crop, Preprocessing, Resize, View
-from bundle.preprocess import FORMATS, decode, make_views, pixels_digest
+from bundle.preprocess import decode, make_views, pixels_digest
 from bundle.store import Bundle
 from tests.worker.images.harmful_decoder import HARM, boast, crash, escape, hang, lie, stumble, swallow
 from tests.worker.images.in_process import InProcess
