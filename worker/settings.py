@@ -108,9 +108,10 @@ class KafkaSettings(SettingsSection):
     max_poll_records: PositiveInt = 256
     """Most records that one poll returns."""
     fetch_max_bytes: PositiveInt = 16 * 2**20
-    """Most bytes that one fetch from a broker returns."""
+    """Most bytes that one fetch from a broker returns; a poll ends once it has unpacked or returned as many."""
     max_batch_bytes: PositiveInt = 64 * 2**20
-    """Most bytes of a record batch once decompressed; the records of a larger one become dead letters."""
+    """Most bytes of a record batch once decompressed; a larger one is answered by one dead letter. All batches that are
+    unpacked at a time may have twice as many."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption (SSL) and authentication (SASL) of connections to the brokers."""
     ssl_cafile: FilePath | None = None
@@ -256,7 +257,8 @@ class PipelineSettings(SettingsSection):
     max_in_flight: PositiveInt = 512
     """Most events in flight (slots): admitted, and not yet answered and published."""
     max_in_flight_bytes: PositiveInt = 256 * 2**20
-    """Most encoded bytes inside those events (`fetch.max_held_bytes` limits what is fetched for claim checks)."""
+    """Most bytes that those events and their answers hold: values, keys, headers (`fetch.max_held_bytes` limits what is
+    fetched for claim checks)."""
     drain_s: PositiveSeconds = 5
     """Time to finish the events in flight on SIGTERM."""
     stall_s: PositiveSeconds = 120

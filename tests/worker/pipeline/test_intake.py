@@ -35,9 +35,12 @@ def coordinates(admitted: list[InFlight]) -> list[tuple[str, int]]:
     return [(f"{item.record.partition.topic}/{item.record.partition.number}", item.record.offset) for item in admitted]
 
 
-def answer(admitted: list[InFlight]) -> None:
+ANSWER = Message("verdicts", None, b"yes", (("ce_id", b"1"),))
+
+
+def answer(inbox: Intake, admitted: list[InFlight], message: Message = ANSWER) -> None:
     for item in admitted:
-        item.answer = Message("verdicts", None, b"", ())
+        inbox.answer(item, message)
 
 
 def test_partitions_take_turns() -> None:
@@ -52,12 +55,14 @@ def test_slots_are_free_again_when_their_answers_are_settled() -> None:
     inbox = intake(slots=4)
     inbox.receive(records(IMAGES, 10), OWNED)
     admitted = list(inbox.admit())
-    assert (inbox.in_flight, inbox.held_bytes) == (4, 20)
-    answer(admitted[:3])
+    size = admitted[0].record.held_bytes
+    assert (inbox.in_flight, inbox.held_bytes) == (4, 10 * size)  # those that wait are held too
+    answer(inbox, admitted[:3])
+    assert inbox.held_bytes == 7 * size + 3 * ANSWER.held_bytes
     [progress] = inbox.progress()
     assert progress.next_offset == 3
     assert list(inbox.settle([progress])) == admitted[:3]
-    assert (inbox.in_flight, inbox.held_bytes) == (1, 5)
+    assert (inbox.in_flight, inbox.held_bytes) == (1, 7 * size)
     assert [item.record.offset for item in inbox.admit()] == [4, 5, 6]
 
 
@@ -94,7 +99,7 @@ def test_what_is_beyond_a_share_is_refused_once_and_waits_on_the_retry_topic() -
     assert coordinates(refused) == [("images/0", 2), ("images/0", 3)]
     inbox.receive(records(RETRY, 2, tenant="a"), OWNED)
     assert list(inbox.admit()) == []
-    answer(admitted)
+    answer(inbox, admitted)
     list(inbox.settle(inbox.progress()))
     assert coordinates(list(inbox.admit())) == [("images.retry/0", 0), ("images.retry/0", 1)]
 
@@ -119,9 +124,9 @@ def test_choked_is_full_of_answers_that_wait() -> None:
     inbox = intake(slots=4)
     inbox.receive(records(IMAGES, 10), OWNED)
     admitted = list(inbox.admit())
-    answer(admitted[1:])
+    answer(inbox, admitted[1:])
     assert not inbox.is_choked()  # none of these answers can be published yet
-    answer(admitted[:1])
+    answer(inbox, admitted[:1])
     assert inbox.is_choked()
 
 
@@ -132,9 +137,9 @@ def test_events_before_an_answered_one_hold_it_up_once_their_patience_is_over() 
     for item in (admitted[0], admitted[2], admitted[4]):
         item.admitted -= 101
     assert list(inbox.holding_up()) == []
-    answer([admitted[1]])
+    answer(inbox, [admitted[1]])
     assert list(inbox.holding_up()) == [admitted[0]]
-    answer([admitted[3]])
+    answer(inbox, [admitted[3]])
     assert list(inbox.holding_up()) == [admitted[0], admitted[2]]
 
 
@@ -143,5 +148,5 @@ def test_deferred_events_hold_nothing_up() -> None:
     inbox.receive(records(RETRY, 2), OWNED)
     admitted = list(inbox.admit())
     admitted[0].admitted -= 101
-    answer(admitted[1:])
+    answer(inbox, admitted[1:])
     assert list(inbox.holding_up()) == []
