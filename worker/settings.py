@@ -308,6 +308,24 @@ class Settings(SettingsSection):
     policy: PolicySettings = PolicySettings()
     http: HttpSettings = HttpSettings()
 
+    @property
+    def memory_bytes(self) -> int:
+        """Most bytes that a worker holds of what others send, beside Python, the model and the template library.
+
+        Of fetches there are: four set aside for paused partitions, two coming in, one polled, two deferred and not yet
+        due; of batches: two unpacked, one in the making; of the largest message: one beyond the events in flight, and
+        what is being published, with the client's copy.
+        """
+        kafka = self.kafka
+        return (
+            9 * kafka.fetch_max_bytes
+            + 3 * kafka.max_batch_bytes
+            + self.pipeline.max_in_flight_bytes
+            + 5 * kafka.max_message_bytes
+            + self.fetch.max_held_bytes
+            + self.images.memory_bytes
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.events.inline_max_bytes > self.kafka.max_message_bytes:

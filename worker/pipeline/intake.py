@@ -131,7 +131,7 @@ class Intake:
     def unanswered(self, partition: Partition) -> int:
         """Offsets of a partition that were consumed and not yet settled."""
         lane = self._lanes.get(partition)
-        return lane.unanswered if lane else 0
+        return lane.unanswered if lane is not None else 0  # a lane with nothing in flight is false
 
     @property
     def waiting(self) -> int:

@@ -1,4 +1,5 @@
 import struct
+import time
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,18 @@ from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchB
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
-from worker.kafka.record_batches import Allowance, Ceilings, LenientRecords, Unread, read_leniently
+from tests.hostile import records as hostile
+from worker.errors import EventTooLarge
+from worker.kafka.record_batches import (
+    Allowance,
+    AmplifiedHeaders,
+    Ceilings,
+    LenientRecords,
+    Unread,
+    read_leniently,
+)
+from worker.messages.records import Partition, Record
+from worker.settings import KafkaSettings
 
 TOPIC_PARTITION = TopicPartition("images", 0)
 COUNT = 5
@@ -56,10 +68,12 @@ def patched(data: bytes, find: bytes, by: bytes, times: int = 1) -> bytes:
     return data.replace(find, by, times)
 
 
-def read(batches: Iterable[bytes], *, fetch_offset: int = 0, aborted: Iterable[Any] = ()) -> list[Any]:
+def read(
+    batches: Iterable[bytes], *, fetch_offset: int = 0, aborted: Iterable[Any] = (), ceilings: Ceilings = CEILINGS
+) -> list[Any]:
     """Read as the client does: fetch from its position, again and again, until it is at the end."""
     fetcher = SimpleNamespace(PartitionRecords=Fetcher.PartitionRecords, _append=None)
-    read_leniently(SimpleNamespace(_fetcher=fetcher), Allowance(CEILINGS))
+    read_leniently(SimpleNamespace(_fetcher=fetcher), Allowance(ceilings))
     log = list(batches)
     found: list[Any] = []
     for _ in range(10):
@@ -251,3 +265,102 @@ def test_offsets_that_go_back_are_not_believed() -> None:
 def test_a_record_that_compaction_removed_is_not_missed() -> None:
     compacted = put(batch(0), ">i", 23, 6)  # two more offsets than records
     assert offsets(read([mended(compacted), batch(7)])) == [*range(5), *range(7, 12)]
+
+
+def many(count: int, *, codec: int = 4, size: int = 0) -> bytes:
+    """A batch of records that have nothing but a value."""
+    return hostile.batch(b"".join(hostile.record(delta, bytes(size)) for delta in range(count)), count, codec=codec)
+
+
+@pytest.mark.parametrize(
+    ("data", "offsets_together"),
+    [
+        (many(1024), 1),
+        (many(1025), 1025),  # a few dozen bytes
+        (many(2**16, codec=0), 1),
+        (many(2**16 + 1, codec=0), 2**16 + 1),
+        (many(2**20 + 1), 2**20 + 1),
+    ],
+)
+def test_a_batch_of_more_records_than_it_paid_for_is_answered_as_one(data: bytes, offsets_together: int) -> None:
+    found = lenient(data).next_batch()
+    first = next(iter(found))
+    assert first.offset == 0
+    last = first.headers.last_offset if isinstance(first.headers, Unread) else first.offset
+    assert last + 1 == offsets_together
+    assert answered([first, *found]) == list(range(found.last_offset + 1))
+
+
+def test_what_stands_for_many_offsets_begins_where_reading_does_and_goes_on_behind_them() -> None:
+    found = read([batch(0), put(many(2000), ">q", 0, 5), batch(2005)], fetch_offset=700)
+    assert [(r.offset, r.headers.last_offset) for r in found if isinstance(r.headers, Unread)] == [(700, 2004)]
+    assert offsets(found) == [700, *range(2005, 2010)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "value", "why"),
+    [
+        (hostile.varint(3_000_000) + bytes(6_000_000), b"", b"", "3000000 headers"),
+        (hostile.varint(1) + hostile.named(b"h", bytes(200_000)), b"", b"", "header of 200000 bytes"),
+        (hostile.varint(1) + hostile.named(bytes(2_000), b""), b"", b"", "header's name of 2000 bytes"),
+        (b"\0", bytes(200_000), b"", "key of 200000 bytes"),
+        (b"\0", b"", bytes(2**19 + 1), "value of 524289 bytes"),
+    ],
+)
+def test_a_record_above_the_ceilings_is_too_large_and_its_neighbours_are_not(
+    headers: bytes, key: bytes, value: bytes, why: str
+) -> None:
+    ceilings = Ceilings(batch=2**24, poll=2**30, value=2**19)
+    records = [hostile.record(0, b"a"), hostile.record(1, value, key=key, headers=headers), hostile.record(2, b"c")]
+    began = time.process_time()
+    found = read([hostile.batch(b"".join(records), 3)], ceilings=ceilings)
+    assert time.process_time() - began < 0.5  # header by header it took seconds
+    assert [record.value for record in found] == [b"a", None, b"c"]
+    assert isinstance(found[1].headers.why, EventTooLarge)
+    assert str(found[1].headers.why).startswith(why)
+
+
+def test_records_of_a_batch_that_was_sent_packed_say_so() -> None:
+    assert [isinstance(r.headers, AmplifiedHeaders) for r in read([many(2, size=5000)])] == [True, True]
+    assert not isinstance(read([many(1, size=5000, codec=0)])[0].headers, AmplifiedHeaders)
+
+
+def test_batches_of_many_partitions_are_not_all_unpacked_at_a_time_and_a_poll_has_its_share() -> None:
+    partitions = [Partition("images", number) for number in range(8)]
+    logs = {partition: hostile.Log() for partition in partitions}
+    for log in logs.values():
+        log.append(many(60, size=100_000))  # 6 MB, in a kilobyte
+    settings = KafkaSettings(max_batch_bytes=8_000_000, fetch_max_bytes=500_000, max_message_bytes=200_000)
+    broker, consumer = hostile.broker_over(logs, settings, {})
+    found, unpacked, turn = list[Record](), [0], 0
+    while any(consumer.position(partition) < 60 for partition in partitions):
+        broker.pause([partitions[turn % 8]])  # leaves its batch half read
+        polled = broker.poll(0)
+        assert sum(record.held_bytes for record in polled) < 500_000 + 110_000
+        unpacked.append(broker._allowance.unpacked_bytes)
+        found += polled
+        turn += 1
+    assert 8_000_000 < max(unpacked) <= 2 * 8_000_000
+    for partition in partitions:
+        own = [record for record in found if record.partition == partition]
+        assert [record.offset for record in own] == list(range(60))
+        assert {len(record.value or b"") for record in own} == {100_000}
+
+
+def test_what_is_set_aside_for_paused_partitions_is_bounded_and_comes_again() -> None:
+    partitions = [*(Partition("images", n) for n in range(6)), *(Partition("images.retry", n) for n in range(6))]
+    logs = {partition: hostile.Log() for partition in partitions}
+    for log in logs.values():
+        for _ in range(10):
+            log.append(many(1, size=90_000, codec=0))
+    settings = KafkaSettings(fetch_max_bytes=100_000, max_poll_records=1)
+    broker, consumer = hostile.broker_over(logs, settings, {})
+    found, kept = list[Record](), [0]
+    while any(consumer.position(partition) < 10 for partition in partitions):
+        found += broker.poll(0)
+        broker.pause([] if len(kept) % 3 else [record.partition for record in found[-8:]])
+        fetcher = consumer._fetcher
+        kept.append(len({*fetcher._paused_completed_fetches, *fetcher._paused_partition_records}))
+    assert 1 < max(kept) <= 4
+    for partition in partitions:
+        assert [record.offset for record in found if record.partition == partition] == list(range(10))
