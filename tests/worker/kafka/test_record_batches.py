@@ -24,7 +24,10 @@ from worker.kafka.record_batches import (
     Unread,
     read_leniently,
 )
+from worker.kafka.replay import ReplayBroker
+from worker.kafka.span import Point, Span
 from worker.messages.records import Partition, Record
+from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
 TOPIC_PARTITION = TopicPartition("images", 0)
@@ -364,3 +367,18 @@ def test_what_is_set_aside_for_paused_partitions_is_bounded_and_comes_again() ->
     assert 1 < max(kept) <= 4
     for partition in partitions:
         assert [record.offset for record in found if record.partition == partition] == list(range(10))
+
+
+def test_a_replay_answers_for_no_offset_beyond_its_span() -> None:
+    inside, outside = Partition("images", 0), Partition("images", 1)
+    logs = {inside: hostile.Log(), outside: hostile.Log()}
+    for log in logs.values():
+        log.append(many(2000))
+    settings = KafkaSettings()
+    broker = ReplayBroker(settings, Metrics(), Span(Point("0:10"), Point("0:1500")), lambda: None, lambda *_: None)
+    broker._ranges, broker._check_at = {inside: (10, 1500)}, float("inf")
+    broker._consumer = hostile.Consumer(logs, settings, {inside: 10})
+    broker._epochs.update(dict.fromkeys(logs, 1))
+    read_leniently(broker._consumer, broker._allowance)
+    found = [record for _ in range(4) for record in broker.poll(0)]
+    assert [(record.offset, record.next_offset) for record in found] == [(10, 1500)]
