@@ -360,45 +360,41 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             EventTooLarge: nothing of it was copied beyond the ceilings.
             ValueError, IndexError: its parts do not fit.
         """
-        delta_ms, pos = decode_varint(self._buffer, begin + 1)  # a byte of attributes comes first
-        delta, pos = decode_varint(self._buffer, pos)
+        buffer = self._buffer
+        delta_ms, pos = decode_varint(buffer, begin + 1)  # a byte of attributes comes first
+        delta, pos = decode_varint(buffer, pos)
         offset = self.base_offset + delta
         if not self._expected <= offset <= last:
             raise ValueError(f"it claims offset {offset}")
         if offset < self._fetch_offset:
             self._expected = offset + 1
             return None
-        left = 2 * ENVELOPE_MAX_BYTES  # the worker's own headers come on top of an event's
-        key, pos = self._part("key", pos, end, left)
-        value, pos = self._part("value", pos, end, self._allowance.ceilings.value)
-        count, pos = decode_varint(self._buffer, pos)
+        most = 2 * ENVELOPE_MAX_BYTES  # the worker's own headers come on top of an event's
+        key, pos = _part(buffer, "key", pos, end, most)
+        value, pos = _part(buffer, "value", pos, end, self._allowance.ceilings.value)
+        count, pos = decode_varint(buffer, pos)
         if count > 2 * MAX_HEADERS:
             raise EventTooLarge(f"{count} headers, the ceiling is {MAX_HEADERS}")
+        if end - pos > most:
+            raise EventTooLarge(f"headers of {end - pos} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
+        rest, pos = bytes(buffer[pos:end]), 0
         headers: list[Any] = AmplifiedHeaders() if self._is_amplified else []
-        left -= len(key or b"")
         for _ in range(count):
-            name, pos = self._part("header's name", pos, end, min(left, HEADER_NAME_MAX_BYTES))
-            text, pos = self._part("header", pos, end, left - len(name or b""))
-            if name is None:
+            size, pos = decode_varint(rest, pos)
+            if size < 0:
                 raise ValueError("a header has no name")
-            left -= len(name) + len(text or b"")
-            headers.append((name.decode("utf-8", "backslashreplace"), text))
-        if count < 0 or pos != end:
+            if size > HEADER_NAME_MAX_BYTES:
+                raise EventTooLarge(f"header's name of {size} bytes, the ceiling is {HEADER_NAME_MAX_BYTES}")
+            name = rest[pos : pos + size].decode("utf-8", "backslashreplace")
+            pos += size
+            size, pos = decode_varint(rest, pos)
+            headers.append((name, rest[pos : pos + size] if size >= 0 else None))
+            pos += max(0, size)
+        if count < 0 or pos != len(rest):
             raise ValueError("its length is not that of its parts")
         log_append = self.timestamp_type == self.LOG_APPEND_TIME
         timestamp = self.max_timestamp if log_append else self.first_timestamp + delta_ms
         return DefaultRecord(end - begin, offset, timestamp, self.timestamp_type, key, value, headers)
-
-    def _part(self, what: str, pos: int, end: int, max_bytes: int) -> tuple[bytes | None, int]:
-        """Bytes with their length before them, and the position behind them."""
-        length, pos = decode_varint(self._buffer, pos)
-        if length < 0:
-            return None, pos
-        if length > end - pos:
-            raise ValueError(f"a {what} of {length} bytes does not fit into it")
-        if length > max_bytes:
-            raise EventTooLarge(f"{what} of {length} bytes, at most {max_bytes} may follow")
-        return bytes(self._buffer[pos : pos + length]), pos + length
 
     def _undecoded(self, why: EventError) -> Any:
         """A record in place of one that was skipped."""
@@ -411,3 +407,15 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
 
     def _stand_in(self, offset: int, why: EventError, last: int) -> Any:
         return DefaultRecord(0, offset, self.max_timestamp, self.timestamp_type, None, None, Unread(why, last))
+
+
+def _part(buffer: Any, what: str, pos: int, end: int, max_bytes: int) -> tuple[bytes | None, int]:
+    """Bytes with their length before them, and the position behind them."""
+    length, pos = decode_varint(buffer, pos)
+    if length < 0:
+        return None, pos
+    if length > end - pos:
+        raise ValueError(f"a {what} of {length} bytes does not fit into it")
+    if length > max_bytes:
+        raise EventTooLarge(f"{what} of {length} bytes, the ceiling is {max_bytes}")
+    return bytes(buffer[pos : pos + length]), pos + length

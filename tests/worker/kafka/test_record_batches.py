@@ -304,7 +304,7 @@ def test_what_stands_for_many_offsets_begins_where_reading_does_and_goes_on_behi
     ("headers", "key", "value", "why"),
     [
         (hostile.varint(3_000_000) + bytes(6_000_000), b"", b"", "3000000 headers"),
-        (hostile.varint(1) + hostile.named(b"h", bytes(200_000)), b"", b"", "header of 200000 bytes"),
+        (hostile.varint(1) + hostile.named(b"h", bytes(200_000)), b"", b"", "headers of 200005 bytes"),
         (hostile.varint(1) + hostile.named(bytes(2_000), b""), b"", b"", "header's name of 2000 bytes"),
         (b"\0", bytes(200_000), b"", "key of 200000 bytes"),
         (b"\0", b"", bytes(2**19 + 1), "value of 524289 bytes"),
