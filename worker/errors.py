@@ -5,10 +5,10 @@
     WorkerError
     ├── EventError              reject   the event itself is wrong
     │   ├── EmptyEvent                   a record without a value (a tombstone)
-    │   ├── UndecodableRecord            bytes that cannot be decoded: a corrupt batch, wrong lengths
+    │   ├── UndecodableRecord            a record or batch that cannot be decoded, or a batch above its ceilings
     │   ├── UnknownContentType           neither an image nor a claim check
     │   ├── InvalidEvent                 not a valid CloudEvent or claim check
-    │   ├── EventTooLarge                inline image, claim check, or key and headers above their ceilings
+    │   ├── EventTooLarge                value, claim check, or key and headers above their ceilings
     │   └── Sha256Mismatch               the bytes are not those that the event declares
     ├── SourceError
     │   ├── SourceForbidden     reject   an address outside ``fetch.sources``, or in a private network
@@ -73,7 +73,7 @@ class EmptyEvent(EventError):
 
 
 class UndecodableRecord(EventError):
-    """The bytes of the record cannot be decoded."""
+    """A record or batch that cannot be decoded, or a batch that holds too much; its records were not read."""
 
     reason = "undecodable_record"
 
@@ -91,7 +91,7 @@ class InvalidEvent(EventError):
 
 
 class EventTooLarge(EventError):
-    """An inline image, a claim check, or key and headers above their ceilings."""
+    """A value, a claim check, or key and headers above their ceilings."""
 
     reason = "event_too_large"
 

@@ -108,9 +108,10 @@ class KafkaSettings(SettingsSection):
     max_poll_records: PositiveInt = 256
     """Most records that one poll returns."""
     fetch_max_bytes: PositiveInt = 16 * 2**20
-    """Most bytes that one fetch from a broker returns."""
+    """Most bytes that one fetch from a broker returns; a poll ends once it has unpacked or returned as many."""
     max_batch_bytes: PositiveInt = 64 * 2**20
-    """Most bytes of a record batch once decompressed; the records of a larger one become dead letters."""
+    """Most bytes of a record batch once decompressed; a larger one is answered by one dead letter. All batches that are
+    unpacked at a time may have twice as many."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption (SSL) and authentication (SASL) of connections to the brokers."""
     ssl_cafile: FilePath | None = None
@@ -259,7 +260,8 @@ class PipelineSettings(SettingsSection):
     max_in_flight: PositiveInt = 512
     """Most events in flight (slots): admitted, and not yet answered and published."""
     max_in_flight_bytes: PositiveInt = 256 * 2**20
-    """Most encoded bytes inside those events (`fetch.max_held_bytes` limits what is fetched for claim checks)."""
+    """Most bytes that those events and their answers hold: values, keys, headers (`fetch.max_held_bytes` limits what is
+    fetched for claim checks)."""
     drain_s: PositiveSeconds = 5
     """Time to finish the events in flight on SIGTERM."""
     stall_s: PositiveSeconds = 120
@@ -308,6 +310,24 @@ class Settings(SettingsSection):
     pipeline: PipelineSettings = PipelineSettings()
     policy: PolicySettings = PolicySettings()
     http: HttpSettings = HttpSettings()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Most bytes that a worker holds of what others send, beside Python, the model and the template library.
+
+        Of fetches there are: four set aside for paused partitions, two coming in, one polled, two deferred and not yet
+        due; of batches: two unpacked, one in the making; of the largest message: one beyond the events in flight, and
+        what is being published, with the client's copy.
+        """
+        kafka = self.kafka
+        return (
+            9 * kafka.fetch_max_bytes
+            + 3 * kafka.max_batch_bytes
+            + self.pipeline.max_in_flight_bytes
+            + 5 * kafka.max_message_bytes
+            + self.fetch.max_held_bytes
+            + self.images.memory_bytes
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

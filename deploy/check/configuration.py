@@ -100,7 +100,8 @@ def _worker(pods: PodTemplate, path: str, container: Mapping[str, Any], found: S
     for mount in container.get("volumeMounts", ()):
         if found.bundle is not None and found.bundle.is_relative_to(mount["mountPath"]) and not mount.get("readOnly"):
             yield owner.problem(f"{path}.volumeMounts[{mount['name']}].readOnly", "expected true for the bundle")
-    needed, limit = memory_bytes(found), bytes_of(str(at(container, "resources.limits.memory", "0")))
+    needed = found.memory_bytes + found.images.decode_processes * _DECODER_BYTES + _REST_BYTES
+    limit = bytes_of(str(at(container, "resources.limits.memory", "0")))
     if limit < needed:
         why = f"{limit} bytes: the settings allow the worker {needed}"
         yield owner.problem(f"{path}.resources.limits.memory", why)
@@ -108,18 +109,6 @@ def _worker(pods: PodTemplate, path: str, container: Mapping[str, Any], found: S
     if is_cuda != bool(at(container, "resources.limits", {}).get("nvidia.com/gpu")):
         why = f"inference.device is {found.inference.device}"
         yield owner.problem(f"{path}.resources.limits[nvidia.com/gpu]", why)
-
-
-def memory_bytes(found: Settings) -> int:
-    """What the settings allow the worker to hold at a time."""
-    return (
-        found.pipeline.max_in_flight_bytes
-        + found.fetch.max_held_bytes
-        + found.images.memory_bytes
-        + found.images.decode_processes * _DECODER_BYTES
-        + 2 * found.kafka.fetch_max_bytes
-        + _REST_BYTES
-    )
 
 
 def bytes_of(quantity: str) -> int:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from deploy.check import prometheus_rule
 from deploy.check.__main__ import app
-from deploy.check.configuration import bytes_of, memory_bytes
+from deploy.check.configuration import bytes_of
 from deploy.check.kubernetes import KUBERNETES, check_rendered, overlays
 from deploy.check.lifecycle import METRICS, PROBES, ending_s
 from deploy.check.manifests import Manifest, Overlay, RenderError, render
@@ -480,7 +480,7 @@ def test_time_to_end_follows_the_settings() -> None:
 
 def test_memory_follows_the_settings() -> None:
     more = load_settings(environment={"GENPRINT_IMAGES__MEMORY_BYTES": str(2**31)})
-    assert memory_bytes(more) - memory_bytes(Settings()) == 2**30
+    assert more.memory_bytes - Settings().memory_bytes == 2**30
 
 
 @pytest.mark.parametrize(

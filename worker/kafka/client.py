@@ -15,6 +15,7 @@ seen to lose or repeat events:
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -37,7 +38,7 @@ from worker.errors import (
 from worker.kafka.assignor import PerTopicAssignor
 from worker.kafka.closing import close_consumer, close_producer
 from worker.kafka.connection import ACCESS_DENIED, check_topics, connect, reach, silent_client, start_error
-from worker.kafka.record_batches import UndecodableHeaders, read_leniently
+from worker.kafka.record_batches import Allowance, AmplifiedHeaders, Ceilings, Unread, read_leniently
 from worker.messages.records import Message, Partition, Progress, Record
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
@@ -54,6 +55,8 @@ _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
 """How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
 _LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
 """The broker answers the requests of a connection in order, so that this one waits behind a fetch under way."""
+_MOST_SET_ASIDE = 4
+"""Fetches whose responses the client may keep for paused partitions."""
 _TOPIC_LIMIT = "max.message.bytes"
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
@@ -76,6 +79,7 @@ class KafkaBroker:
         self._member = ""
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._max_message_bytes = settings.max_message_bytes
+        self._allowance = Allowance(Ceilings.of(settings))
 
     @silent_client()
     def start(self) -> None:
@@ -102,7 +106,7 @@ class KafkaBroker:
                 fetch_max_wait_ms=_SHORT_FETCH_MS,
                 metadata_max_age_ms=_METADATA_AGE_MS,
             )
-            read_leniently(self._consumer, s.max_batch_bytes)
+            read_leniently(self._consumer, self._allowance)
             _fetch_in_time(self._consumer)
             check_topics(s)
             self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
@@ -123,6 +127,7 @@ class KafkaBroker:
     def poll(self, timeout_s: float) -> list[Record]:
         """See ``Broker``."""
         self._release_stalled_fetch()
+        self._allowance.begin_poll()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
@@ -136,17 +141,9 @@ class KafkaBroker:
             return []
         self._check_member()
         self._finish_rebalance()
+        self._limit_set_aside()
         return [
-            Record(
-                partition=partition,
-                offset=record.offset,
-                epoch=self._epochs[partition],
-                timestamp_ms=record.timestamp,
-                key=record.key,
-                value=record.value,
-                headers=tuple(record.headers),
-                undecodable=record.headers.why if isinstance(record.headers, UndecodableHeaders) else None,
-            )
+            _record(partition, self._epochs[partition], record)
             for tp, records in polled.items()
             if (partition := Partition(*tp)) in self._epochs
             for record in records
@@ -257,6 +254,24 @@ class KafkaBroker:
         if in_line is not None and not in_line:
             fetcher._next_partition_records = None  # noqa: SLF001 - what the fetcher does itself after another fetch
 
+    def _limit_set_aside(self) -> None:
+        """Drop records of paused partitions beyond a few fetches' worth; they are fetched again.
+
+        kafka-python (3.0.12) sets a response aside for each partition that was paused after it was requested. Those of
+        the retry topic go first: they may have to wait for long.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - no public access to what is set aside
+        parsed, raw = fetcher._paused_partition_records, fetcher._paused_completed_fetches  # noqa: SLF001 - see above
+        sizes = {tp: part.fetched_bytes for tp, part in parsed.items()}
+        sizes |= {tp: len(completion.partition_data.records or b"") for tp, completion in raw.items()}
+        left = _MOST_SET_ASIDE * self._settings.fetch_max_bytes
+        for tp in sorted(sizes, key=lambda tp: tp.topic == self._settings.retry_topic):
+            left -= sizes[tp]
+            if left < 0:
+                raw.pop(tp, None)
+                if part := parsed.pop(tp, None):
+                    part.drain()
+
     def _finish_rebalance(self) -> None:
         """Make the client finish a rebalance that it would abandon half-way.
 
@@ -333,6 +348,24 @@ class KafkaBroker:
             return "unknown position"
         tp = records.topic_partition
         return f"{tp.topic}/{tp.partition}/{records.next_fetch_offset}"
+
+
+def _record(partition: Partition, epoch: int, found: Any) -> Record:
+    """A record of kafka-python as the worker's."""
+    headers = found.headers
+    record = Record(
+        partition,
+        found.offset,
+        epoch,
+        found.timestamp,
+        found.key,
+        found.value,
+        tuple(headers),
+        amplified=isinstance(headers, AmplifiedHeaders),
+    )
+    if isinstance(headers, Unread):
+        return replace(record, unread=headers.why, count=headers.last_offset - found.offset + 1)
+    return record
 
 
 def _fetch_in_time(consumer: Any) -> None:

@@ -1,4 +1,7 @@
-"""Decompression of a record batch up to a ceiling, since kafka-python would unpack kilobytes to gigabytes."""
+"""Decompression of a record batch up to a ceiling, since kafka-python would unpack kilobytes to gigabytes.
+
+The work is bounded as the result is: it grows with the bytes that go in and come out, in however many parts they are.
+"""
 
 import zlib
 from collections.abc import Iterator
@@ -11,6 +14,11 @@ _GZIP = 16 + zlib.MAX_WBITS
 _XERIAL = b"\x82SNAPPY\x00"
 """The magic bytes of Java's Snappy: they, two version numbers, then blocks with their lengths."""
 _XERIAL_HEADER = 16
+_MOST_PARTS = 2**16
+"""Most members of gzip and blocks of Snappy in a batch: each costs more than its bytes. Clients write one member, and
+blocks of 32 KiB."""
+_PORTION = 4 * 1024
+"""Bytes that are given to gzip at a time: what follows the end of a member is copied."""
 
 
 class TooLarge(ValueError):
@@ -20,7 +28,7 @@ class TooLarge(ValueError):
         super().__init__(f"it unpacks to more than {max_bytes} bytes")
 
 
-def unpack(codec: int, data: bytes, max_bytes: int) -> bytes:
+def unpack(codec: int, data: bytes, max_bytes: int) -> bytes | bytearray:
     """Decompress the records of a batch.
 
     Args:
@@ -32,6 +40,7 @@ def unpack(codec: int, data: bytes, max_bytes: int) -> bytes:
         TooLarge: the result would have more than ``max_bytes``.
         ValueError, OSError, RuntimeError, zlib.error, zstandard.ZstdError, snappy.UncompressError: damaged data.
     """
+    unpacked: bytes | bytearray
     match codec:
         case 1:
             unpacked = _gzip(data, max_bytes + 1)
@@ -49,14 +58,17 @@ def unpack(codec: int, data: bytes, max_bytes: int) -> bytes:
     return unpacked
 
 
-def _gzip(data: bytes, most: int) -> bytes:
-    unpacked = b""
-    while data and len(unpacked) < most:
+def _gzip(data: bytes, most: int) -> bytearray:
+    unpacked, position, members = bytearray(), 0, 0
+    while position < len(data) and len(unpacked) < most:
+        members = _counted(members)
         member = zlib.decompressobj(_GZIP)
-        unpacked += member.decompress(data, most - len(unpacked))
-        if not member.eof and len(unpacked) < most:
-            raise ValueError("truncated data")
-        data = member.unused_data
+        while not member.eof and len(unpacked) < most:
+            portion = data[position : position + _PORTION]
+            if not portion:
+                raise ValueError("truncated data")
+            unpacked += member.decompress(portion, most - len(unpacked))
+            position += len(portion) - len(member.unused_data)
     return unpacked
 
 
@@ -77,8 +89,9 @@ def _snappy(data: bytes, max_bytes: int) -> bytes:
 
 
 def _xerial_blocks(data: bytes) -> Iterator[bytes]:
-    position = _XERIAL_HEADER
+    position, blocks = _XERIAL_HEADER, 0
     while position < len(data):
+        blocks = _counted(blocks)
         begin = position + 4
         position = begin + int.from_bytes(data[position:begin])
         if position > len(data):
@@ -94,3 +107,10 @@ def _snappy_length(block: bytes) -> int:
         if byte < 0x80:
             return length
     raise ValueError("a Snappy block without its length")
+
+
+def _counted(parts: int) -> int:
+    """One more than ``parts``, unless they are too many."""
+    if parts >= _MOST_PARTS:
+        raise ValueError(f"it has more than {_MOST_PARTS} parts")
+    return parts + 1

@@ -7,6 +7,7 @@ goes on where it was, to the end that it had when it began.
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -77,12 +78,15 @@ class ReplayBroker(KafkaBroker):
     def poll(self, timeout_s: float) -> list[Record]:
         """See ``Broker``."""
         records = []
-        for record in super().poll(timeout_s):
-            if record.offset >= self._end(record.partition):
-                self._reached.add(record.partition)
-            else:
+        for found in super().poll(timeout_s):
+            end = self._end(found.partition)
+            if found.next_offset > end:
+                self._reached.add(found.partition)
+            if found.offset < end:
+                # A batch that is answered as one may go beyond the span.
+                record = replace(found, count=int(min(found.next_offset, end)) - found.offset)
                 records.append(record)
-                self._delivered[record.partition, record.epoch] = record.offset + 1
+                self._delivered[record.partition, record.epoch] = record.next_offset
         if time.monotonic() >= self._check_at:
             self._check_at = time.monotonic() + _CHECK_EVERY_S
             self._check_progress()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from worker.errors import EmptyEvent, EventTooLarge, InvalidEvent, UndecodableRecord, UnknownContentType
+from worker.errors import EmptyEvent, EventTooLarge, InvalidEvent, UnknownContentType
 from worker.messages.records import Message, Record
 
 EVENT_TYPE = "genprint.image.v1"
@@ -28,8 +28,18 @@ _JSON = "application/json"
 ENVELOPE_MAX_BYTES = 64 * 1024
 """Most bytes of key and headers together, and of a claim check. CloudEvents promises no more, and a deferral or verdict
 that carries them must fit into a message."""
+MAX_HEADERS = 256
+"""Most headers of an event; each costs more than its bytes."""
+HEADER_NAME_MAX_BYTES = 1024
+"""Most bytes of a header's name."""
 TEXT_MAX_BYTES = 8 * 1024
 """Most bytes of an address, and of an attribute that goes into the verdict."""
+
+_MOST_JSON_PARTS = 8 * 1024
+"""Most members and elements in the JSON of an event: each costs far more than its bytes. Base64 has none of the signs
+that begin or end them."""
+_AMPLIFIED_MAX_BYTES = 1024
+"""Most bytes of a dead letter for an event that was sent much smaller than it is (see ``Record.amplified``)."""
 
 # The worker's own headers on deferrals and dead letters; all others there are the event's. Headers with this prefix (in
 # upper or lower case) that an uploader sends are dropped, since they could only pretend to be the worker's.
@@ -120,16 +130,12 @@ def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowe
     Raises:
         UndecodableRecord, EmptyEvent, UnknownContentType, InvalidEvent, EventTooLarge: the event's own fault.
     """
-    if record.undecodable is not None:
-        raise UndecodableRecord(record.undecodable)
+    if record.unread is not None:
+        raise record.unread
     came = _as_it_came(record, delivery)
     if came.value is None:
         raise EmptyEvent("the record has no value")
-    envelope_bytes = len(came.key or b"")
-    for name, value in came.headers:
-        envelope_bytes += len(name.encode()) + len(value or b"")
-    if envelope_bytes > ENVELOPE_MAX_BYTES:
-        raise EventTooLarge(f"key and headers of {envelope_bytes} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
+    _check_envelope(came)
     headers = {name.lower(): value for name, value in came.headers if value is not None}
     content_type = _media_type(_text(headers, "content-type"))
     if content_type == _STRUCTURED:
@@ -153,6 +159,17 @@ def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowe
     )
 
 
+def _check_envelope(came: Record) -> None:
+    if len(came.headers) > MAX_HEADERS:
+        raise EventTooLarge(f"{len(came.headers)} headers, the ceiling is {MAX_HEADERS}")
+    names = [len(name.encode()) for name, _ in came.headers]
+    if max(names, default=0) > HEADER_NAME_MAX_BYTES:
+        raise EventTooLarge(f"header's name of {max(names)} bytes, the ceiling is {HEADER_NAME_MAX_BYTES}")
+    envelope_bytes = len(came.key or b"") + sum(names) + sum(len(value or b"") for _, value in came.headers)
+    if envelope_bytes > ENVELOPE_MAX_BYTES:
+        raise EventTooLarge(f"key and headers of {envelope_bytes} bytes, the ceiling is {ENVELOPE_MAX_BYTES}")
+
+
 def deferral(
     record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str, not_before_ms: int
 ) -> Message:
@@ -167,19 +184,19 @@ def deferral(
     return _carried(record, delivery, topic, own)
 
 
-def dead_letter(record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str) -> Message:
-    """The event for the topic of dead letters, as it came, with the reason of its rejection."""
+def dead_letter(record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str, max_bytes: int) -> Message:
+    """The event for the topic of dead letters, as it came, with the reason of its rejection.
+
+    Without its value, as a pointer to its origin, if it would have more than ``max_bytes``, or if the event was sent
+    much smaller than it is: a letter must not cost much more than its event did.
+    """
     own = {ORIGIN: delivery.origin, ATTEMPT: str(delivery.attempt), REASON: reason, DETAIL: detail}
-    return _carried(record, delivery, topic, own)
-
-
-def pointer(message: Message, max_bytes: int) -> Message | None:
-    """The letter without its value if it is larger than ``max_bytes``; None if it fits."""
-    headers_bytes = sum(len(name.encode()) + len(value) + 10 for name, value in message.headers)
-    size = len(message.value) + len(message.key or b"") + headers_bytes + 100
-    if size <= max_bytes:
-        return None
-    return without_value(message)
+    letter = _carried(record, delivery, topic, own)
+    if record.amplified:
+        max_bytes = min(max_bytes, _AMPLIFIED_MAX_BYTES)
+    headers_bytes = sum(len(name.encode()) + len(value) + 10 for name, value in letter.headers)
+    size = len(letter.value) + len(letter.key or b"") + headers_bytes + 100
+    return without_value(letter) if size > max_bytes else letter
 
 
 def without_value(message: Message) -> Message:
@@ -202,8 +219,9 @@ def _carried(record: Record, delivery: Delivery, topic: str, added: dict[str, st
     came = _as_it_came(record, delivery)
     own = [(name, _clean(text).encode()) for name, text in added.items()]
     nulls = [i for i, (_, value) in enumerate(came.headers) if value is None]
-    if record.undecodable is not None:
-        own.append((ENCODING, json.dumps({"undecodable": True}).encode()))
+    if record.unread is not None:
+        encoding = {"undecodable": True} | ({"last_offset": record.next_offset - 1} if record.count > 1 else {})
+        own.append((ENCODING, json.dumps(encoding).encode()))
     elif nulls or came.value is None:
         own.append((ENCODING, json.dumps({"null_headers": nulls, "null_value": came.value is None}).encode()))
     theirs = [(name, value or b"") for name, value in came.headers]
@@ -291,6 +309,8 @@ def _carriable(name: str, text: str) -> str:
 def _json_object(value: bytes, what: str, max_bytes: int) -> dict[str, Any]:
     if len(value) > max_bytes:
         raise EventTooLarge(f"{what} of {len(value)} bytes, the ceiling is {max_bytes}")
+    if sum(map(value.count, (b",", b"[", b"{"))) > _MOST_JSON_PARTS:
+        raise InvalidEvent(f"the {what} has more than {_MOST_JSON_PARTS} members and elements")
     try:
         found = json.loads(value, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

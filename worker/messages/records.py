@@ -8,7 +8,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from worker.errors import EventError
+
 Headers = tuple[tuple[str, bytes | None], ...]
+
+_RECORD_BYTES, _HEADER_BYTES = 512, 160
+"""What Python needs to hold a record or message, and one of its headers, beside their bytes."""
+
+
+def held_bytes(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
+    """Bytes of memory that a record or message takes."""
+    parts = sum(len(name) + len(text or b"") for name, text in headers)
+    return len(key or b"") + len(value or b"") + parts + len(headers) * _HEADER_BYTES + _RECORD_BYTES
 
 
 class Partition(NamedTuple):
@@ -33,8 +44,22 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
-    undecodable: str | None = None
-    """Why the record could not be decoded; then only its coordinates are known."""
+    unread: EventError | None = None
+    """Why it was not read; then only its coordinates are known."""
+    count: int = 1
+    """Offsets that it stands for; more than one where a batch could not be listed record by record."""
+    amplified: bool = False
+    """Whether it came in a batch that was a small part of its size."""
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that follows the last one that it stands for."""
+        return self.offset + self.count
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that it takes."""
+        return held_bytes(self.key, self.value, self.headers)
 
     @property
     def coordinates(self) -> str:
@@ -50,6 +75,11 @@ class Message:
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that it takes; more than it has on its way."""
+        return held_bytes(self.key, self.value, self.headers)
 
 
 @dataclass(frozen=True, slots=True)

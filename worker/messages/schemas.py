@@ -239,7 +239,12 @@ def _encoding() -> Schema:
             },
             "undecodable": {
                 "type": "boolean",
-                "description": "The record cannot be decoded: only its origin is known.",
+                "description": "The record was not read: only its origin is known.",
+            },
+            "last_offset": {
+                "type": "integer",
+                "description": "The letter answers for all offsets from its origin's to this one, as for a batch that "
+                "cannot be listed record by record.",
             },
         },
     }

@@ -72,7 +72,9 @@ class Metrics:
         )
         self.batch_images = self._histogram("batch_images", "Images in one inference batch.", _BATCH)
         self.in_flight = self._gauge("in_flight_events", "Events admitted and not yet published.")
-        self.in_flight_bytes = self._gauge("in_flight_bytes", "Encoded bytes of those events.")
+        self.in_flight_bytes = self._gauge(
+            "in_flight_bytes", "Bytes of those events, of polled ones that wait, and of their answers."
+        )
         self.queue_events = self._gauge(
             "queue_events",
             "Events that wait: for a slot (polled), for the fetch of their image (fetch), for the cache (lookup), for "

@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterator, Mapping
 
 from worker.errors import OverShare, WorkerError
 from worker.messages.events import read_delivery, read_event
-from worker.messages.records import Partition, Progress, Record
+from worker.messages.records import Message, Partition, Progress, Record
 from worker.pipeline.fairness import Shares
 from worker.pipeline.lanes import InFlight, Lane
 from worker.settings import Settings
 
-_LANE_BYTES = 4 * 2**20
-"""Most bytes of one partition in one publication: dead letters may be large, and must be through before a time-out."""
+_LANE_BYTES, _PUBLICATION_BYTES = 4 * 2**20, 16 * 2**20
+"""Most bytes of one partition, and of all, in one publication, one message apart: dead letters may be large, and must
+be through before a time-out."""
 
 
 class Intake:
@@ -27,8 +28,7 @@ class Intake:
         self._retry_room = max(1, settings.pipeline.max_in_flight // 2)
         self.in_flight = 0
         """Slots taken: events admitted and not yet settled."""
-        self.held_bytes = 0
-        """Encoded bytes inside those events."""
+        self._in_flight_bytes = 0
         self._retries = 0
 
     def receive(self, records: list[Record], owned: Mapping[Partition, int]) -> None:
@@ -38,7 +38,7 @@ class Intake:
                 continue
             if record.partition not in self._lanes:
                 self._lanes[record.partition] = Lane(record.partition, record.epoch)
-            self._lanes[record.partition].waiting.append(record)
+            self._lanes[record.partition].receive(record)
 
     def forget_revoked(self, owned: Mapping[Partition, int]) -> None:
         """Drop what is in flight on partitions that were taken away: their next owner reads those events again."""
@@ -52,8 +52,7 @@ class Intake:
     def forget_waiting(self) -> None:
         """Forget what was polled and not yet admitted."""
         for lane in self._lanes.values():
-            lane.waiting.clear()
-            lane.next = None
+            lane.forget_waiting()
 
     def admit(self) -> Iterator[InFlight]:
         """Admit one event of each partition in turn, while there is room, and yield it."""
@@ -66,16 +65,35 @@ class Intake:
                     progressing = True
                     yield item
 
+    def answer(self, item: InFlight, message: Message) -> None:
+        """Set the answer of an event."""
+        if not item.dropped:
+            self._in_flight_bytes -= item.held_bytes
+            item.settle_for(message)
+            self._in_flight_bytes += item.held_bytes
+
     def to_pause(self, owned: Collection[Partition]) -> list[Partition]:
-        """Partitions to pause: those with waiting records; all of them when there is no room."""
+        """Partitions to pause: those with waiting records; all of them when there is no room.
+
+        Deferred events may wait long, so that no more of them are polled once a poll's worth waits.
+        """
         if not self.has_room():
             return list(owned)
-        return [lane.partition for lane in self._lanes.values() if lane.waiting]
+        waiting = {lane.partition for lane in self._lanes.values() if lane.waiting}
+        deferred_bytes = sum(lane.waiting_bytes for lane in self._lanes.values() if self._is_retry(lane.partition))
+        if deferred_bytes >= self._settings.kafka.fetch_max_bytes:
+            waiting |= {partition for partition in owned if self._is_retry(partition)}
+        return list(waiting)
 
     def has_room(self) -> bool:
         """Whether another event may be admitted."""
         limits = self._settings.pipeline
-        return self.in_flight < limits.max_in_flight and self.held_bytes < limits.max_in_flight_bytes
+        return self.in_flight < limits.max_in_flight and self._in_flight_bytes < limits.max_in_flight_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all events that wait or are in flight, and of their answers."""
+        return self._in_flight_bytes + sum(lane.waiting_bytes for lane in self._lanes.values())
 
     def is_choked(self) -> bool:
         """Whether there is no room, and at least half of the slots hold answers that only wait to be published."""
@@ -85,12 +103,18 @@ class Intake:
         """Fresh events without an answer after ``fetch.patience_s``, before others that have one already."""
         before = time.monotonic() - self._settings.fetch.patience_s
         for lane in self._lanes.values():
-            if not self._is_retry(lane):
+            if not self._is_retry(lane.partition):
                 yield from (item for item in lane.holding_up() if item.admitted < before)
 
     def progress(self) -> list[Progress]:
-        """Answers that can be published now, by partition."""
-        return [found for lane in self._lanes.values() if (found := lane.progress(_LANE_BYTES))]
+        """Answers that can be published now, by partition; those that came in first go first."""
+        found: list[Progress] = []
+        left = _PUBLICATION_BYTES
+        for lane in sorted(self._lanes.values(), key=lambda lane: lane.first_admitted):
+            if left > 0 and (part := lane.progress(min(left, _LANE_BYTES))):
+                found.append(part)
+                left -= sum(message.held_bytes for message in part.messages)
+        return found
 
     def published_by(self, progress: list[Progress], index: int) -> InFlight:
         """The event whose answer is the message at ``index`` among all of ``progress``."""
@@ -105,9 +129,9 @@ class Intake:
                 yield item
 
     def unanswered(self, partition: Partition) -> int:
-        """Events of a partition that were consumed and not yet settled."""
+        """Offsets of a partition that were consumed and not yet settled."""
         lane = self._lanes.get(partition)
-        return len(lane) + len(lane.waiting) if lane else 0
+        return lane.unanswered if lane is not None else 0  # a lane with nothing in flight is false
 
     @property
     def waiting(self) -> int:
@@ -122,7 +146,7 @@ class Intake:
     def _take(self, lane: Lane) -> InFlight | None:
         """Admit the first waiting event of a lane; None if it, and so the lane, has to wait longer."""
         item = lane.next = lane.next or self._parse(lane.waiting[0])
-        is_retry = self._is_retry(lane)
+        is_retry = self._is_retry(lane.partition)
         if is_retry and (self._retries >= self._retry_room or not self._is_due(item)):
             return None
         if item.event is not None:
@@ -135,11 +159,10 @@ class Intake:
             else:
                 item.refused = OverShare("its tenant holds its share of the slots, and other tenants are active")
             self._shares.see(tenant)
-        lane.waiting.popleft()
-        lane.next = None
+        lane.dequeue()
         lane.admit(item)
         self.in_flight += 1
-        self.held_bytes += item.held_bytes
+        self._in_flight_bytes += item.held_bytes
         self._retries += is_retry
         return item
 
@@ -154,13 +177,13 @@ class Intake:
 
     def _leave(self, item: InFlight) -> None:
         self.in_flight -= 1
-        self.held_bytes -= item.held_bytes
-        self._retries -= item.record.partition.topic == self._settings.kafka.retry_topic
+        self._in_flight_bytes -= item.held_bytes
+        self._retries -= self._is_retry(item.record.partition)
         if item.tenant is not None:
             self._shares.give_back(item.tenant)
 
-    def _is_retry(self, lane: Lane) -> bool:
-        return lane.partition.topic == self._settings.kafka.retry_topic
+    def _is_retry(self, partition: Partition) -> bool:
+        return partition.topic == self._settings.kafka.retry_topic
 
     def _is_due(self, item: InFlight) -> bool:
         """Whether its time has come, or is so far beyond the retry delay that the clock which set it was wrong."""

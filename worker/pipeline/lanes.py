@@ -8,7 +8,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import Counter
 
@@ -42,8 +42,17 @@ class InFlight:
 
     @property
     def held_bytes(self) -> int:
-        """Encoded bytes that are kept for a possible dead letter."""
-        return len(self.record.value or b"")
+        """Bytes of its record, kept for a possible dead letter, and of an image decoded from it; then of its answer."""
+        if self.answer is not None:
+            return self.answer.held_bytes
+        content = self.event.content if self.event else None
+        decoded = content.data if isinstance(content, InlineImage) and content.data is not self.record.value else b""
+        return self.record.held_bytes + len(decoded)
+
+    def settle_for(self, answer: Message) -> None:
+        """Keep the answer, and let go of what it was made from."""
+        self.answer, self.event = answer, None
+        self.record = replace(self.record, key=None, value=None, headers=())
 
     @property
     def queue_ms(self) -> float:
@@ -64,9 +73,25 @@ class Lane:
         self.epoch = epoch
         self.waiting: deque[Record] = deque()
         """Consumed and not yet admitted; while there are any, the partition is paused."""
+        self.waiting_bytes = 0
         self.next: InFlight | None = None
         """The first waiting record, once it is parsed."""
         self._in_flight: deque[InFlight] = deque()
+
+    def receive(self, record: Record) -> None:
+        """Let a record wait."""
+        self.waiting.append(record)
+        self.waiting_bytes += record.held_bytes
+
+    def dequeue(self) -> None:
+        """Let the first record wait no longer."""
+        self.waiting_bytes -= self.waiting.popleft().held_bytes
+        self.next = None
+
+    def forget_waiting(self) -> None:
+        """Forget what waits."""
+        self.waiting.clear()
+        self.waiting_bytes, self.next = 0, None
 
     def admit(self, item: InFlight) -> None:
         """Take an event in flight; the order of calls is the order of offsets."""
@@ -78,18 +103,28 @@ class Lane:
         messages: list[Message] = []
         last: InFlight | None = None
         for item in self._in_flight:
-            if item.answer is None or (messages and max_bytes < len(item.answer.value)):
+            if item.answer is None or (messages and max_bytes < item.answer.held_bytes):
                 break
-            max_bytes -= len(item.answer.value)
+            max_bytes -= item.answer.held_bytes
             messages.append(item.answer)
             last = item
         if last is None:
             return None
-        return Progress(self.partition, self.epoch, last.record.offset + 1, tuple(messages))
+        return Progress(self.partition, self.epoch, last.record.next_offset, tuple(messages))
 
     def settle(self, progress: Progress) -> list[InFlight]:
         """Remove the events whose answers have been published, and return them."""
         return [self._in_flight.popleft() for _ in progress.messages]
+
+    @property
+    def first_admitted(self) -> float:
+        """Monotonic time at which the first event was admitted; infinity if there is none."""
+        return self._in_flight[0].admitted if self._in_flight else float("inf")
+
+    @property
+    def unanswered(self) -> int:
+        """Offsets of the records that wait or are in flight."""
+        return sum(record.count for record in (*(item.record for item in self._in_flight), *self.waiting))
 
     @property
     def answered(self) -> int:

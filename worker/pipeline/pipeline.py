@@ -25,7 +25,7 @@ from worker.errors import (
     SourceExhausted,
     WorkerError,
 )
-from worker.messages.events import ImageEvent, dead_letter, deferral, pointer, without_value
+from worker.messages.events import ImageEvent, dead_letter, deferral, without_value
 from worker.messages.records import Broker, Message, Progress, Record
 from worker.messages.verdict import Decision, Verdict, verdict_message
 from worker.operations.health import Health, Watchdog
@@ -111,7 +111,7 @@ class Pipeline:
         for item in self._intake.admit():
             self._seconds["queue"].observe(item.queue_ms / 1000)
             if item.refused is not None:
-                item.answer = self._failed(item, item.refused)
+                self._intake.answer(item, self._failed(item, item.refused))
             else:
                 self._stages.submit(item)
         self._broker.pause(self._intake.to_pause(self._broker.owned()))
@@ -130,13 +130,14 @@ class Pipeline:
                 assert item.event is not None
                 scored.append((item, item.event, result))
             else:
-                item.answer = self._failed(item, result)
+                self._intake.answer(item, self._failed(item, result))
         topic = self._settings.kafka.verdicts_topic
         verdicts = self._attributor.verdicts([(event, result) for _, event, result in scored])
         for (item, event, _), verdict in zip(scored, verdicts, strict=True):
             self._observe(item, verdict)
             key, traceparent = item.record.key, event.traceparent
-            item.answer = verdict_message(verdict, topic=topic, key=key, traceparent=traceparent)
+            answer = verdict_message(verdict, topic=topic, key=key, traceparent=traceparent)
+            self._intake.answer(item, answer)
 
     def _failed(self, item: InFlight, error: WorkerError | ImageError) -> Message:
         """The deferral or dead letter that answers an event, by the disposition of its error."""
@@ -168,8 +169,14 @@ class Pipeline:
                 not_before_ms=not_before_ms,
             )
         item.counter = self._metrics.rejects.labels(error.reason)
-        letter = dead_letter(item.record, item.delivery, topic=kafka.dead_topic, reason=error.reason, detail=str(error))
-        return pointer(letter, self._broker.max_message_bytes) or letter
+        return dead_letter(
+            item.record,
+            item.delivery,
+            topic=kafka.dead_topic,
+            reason=error.reason,
+            detail=str(error),
+            max_bytes=self._broker.max_message_bytes,
+        )
 
     def _publish(self) -> None:
         now = time.monotonic()
@@ -201,7 +208,7 @@ class Pipeline:
         if item.answer.topic != self._settings.kafka.dead_topic or not item.answer.value:
             raise error
         _log.warning("dead letter becomes a pointer", origin=item.delivery.origin, why=str(error))
-        item.answer = without_value(item.answer)
+        self._intake.answer(item, without_value(item.answer))
         self._publish_at = 0.0
 
     def _settle(self, progress: list[Progress]) -> None:

@@ -5,13 +5,14 @@ from contextlib import closing
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # documented there
+from kafka import KafkaProducer
 from kafka.structs import MemberState
 
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.harm import harm_batch
 from tests.worker.messages.edges import KafkaEdge, until
-from worker.errors import MessageTooLarge
+from worker.errors import EventTooLarge, MessageTooLarge, UndecodableRecord
 from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS
 from worker.messages.records import Message, Partition, Progress, Record
 
@@ -67,7 +68,38 @@ def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(
     assert [record.offset for record in found] == [0, 1, 2, 3]
     assert [record.value for record in found] == [b"good", b"odd-name", None, b"fine"]
     assert found[1].headers == ((r"header-\xff\xfe\xff-name", b"x"),)
-    assert [record.undecodable for record in found] == [None, None, "the checksum of its batch is wrong", None]
+    assert [str(record.unread) for record in found] == ["None", "None", "the checksum of its batch is wrong", "None"]
+
+
+def test_a_batch_of_more_records_than_it_paid_for_is_passed_as_one_record(
+    apache_kafka: ApacheKafka, edge: KafkaEdge
+) -> None:
+    topic, count = edge.settings.images_topic, 5_000
+    options = {"bootstrap_servers": apache_kafka.bootstrap, "compression_type": "zstd", "batch_size": 2**20}
+    with closing(KafkaProducer(**options, linger_ms=10_000)) as producer:
+        for _ in range(count):
+            producer.send(topic, value=b"", partition=0)
+        producer.flush()
+        producer.send(topic, value=b"x", headers=[("h", b"")] * 100_000, partition=0)
+        producer.flush()
+    broker = edge.broker()
+    broker.start()
+    found: list[Record] = []
+
+    def all_offsets() -> bool:
+        found.extend(broker.poll(0.05))
+        return sum(record.count for record in found) == count + 1
+
+    try:
+        until(all_offsets, "an answerable record for each offset")
+        where = Partition(topic, 0)
+        assert [record.offset for record in found] == [0, *(record.next_offset for record in found[:-1])]
+        assert isinstance(found[0].unread, UndecodableRecord)
+        assert isinstance(found[-1].unread, EventTooLarge)
+        assert len(found) < 10  # the client may have made more than one batch
+        until(lambda: (broker.lag() or {}).get(where) == 0, "the position behind all of them")
+    finally:
+        broker.close()
 
 
 def test_a_rebalance_that_the_client_has_abandoned_is_finished(edge: KafkaEdge) -> None:

@@ -1,5 +1,6 @@
 """Decompression of what kafka-python's own encoders write."""
 
+import time
 import tracemalloc
 import zlib
 from contextlib import suppress
@@ -56,6 +57,19 @@ def test_snappy_as_other_clients_write_it() -> None:
 
 def test_gzip_in_several_members() -> None:
     assert unpack(GZIP, kafka_codec.gzip_encode(b"a") + kafka_codec.gzip_encode(b"b"), MAX_BYTES) == b"ab"
+
+
+def test_many_parts_cost_no_more_than_their_bytes() -> None:
+    xerial = b"\x82SNAPPY\x00" + bytes(8)
+    block = snappy.compress(b"xy")
+    parts = {GZIP: zlib.compress(b"xy", wbits=31), SNAPPY: len(block).to_bytes(4) + block}
+    began = time.process_time()
+    for codec, part in parts.items():
+        head = xerial if codec == SNAPPY else b""
+        assert unpack(codec, head + part * 30_000, MAX_BYTES) == b"xy" * 30_000
+        with pytest.raises(ValueError, match="more than 65536 parts"):
+            unpack(codec, head + part * 600_000, 2**30)
+    assert time.process_time() - began < 5  # gzip took half a minute for an eighth of that
 
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4])

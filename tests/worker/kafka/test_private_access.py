@@ -18,6 +18,7 @@ import worker.kafka
 
 LOOKED_AT = "3.0.12"
 PRIVATE: dict[str, tuple[type, ...]] = {
+    "_append": (Fetcher,),
     "_buffer": (MemoryRecords,),
     "_build_transport": (KafkaConnectionManager,),
     "_client": (KafkaConsumer, Sender),
@@ -26,6 +27,8 @@ PRIVATE: dict[str, tuple[type, ...]] = {
     "_fetchable_partitions": (Fetcher,),
     "_fetcher": (KafkaConsumer,),
     "_next_partition_records": (Fetcher,),
+    "_paused_completed_fetches": (Fetcher,),
+    "_paused_partition_records": (Fetcher,),
     "_send_fetches_async": (Fetcher,),
     "_sender": (KafkaProducer,),
     "_sock_recv": (KafkaTCPTransport, KafkaSSLTransport),

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from worker.messages.events import (
     DETAIL,
     ENCODING,
     ENVELOPE_MAX_BYTES,
+    HEADER_NAME_MAX_BYTES,
+    MAX_HEADERS,
     NOT_BEFORE,
     ORIGIN,
     REASON,
@@ -29,7 +32,6 @@ from worker.messages.events import (
     InlineImage,
     dead_letter,
     deferral,
-    pointer,
     public_uri,
     read_delivery,
     read_event,
@@ -194,7 +196,7 @@ def test_a_bad_event_is_rejected_with_a_short_printable_reason(what: str) -> Non
         read(value, headers)
     assert type(caught.value) is error
     letter = dead_letter(
-        record(value, headers), Delivery("o/0/0", 1, 0), topic="d", reason="r", detail=str(caught.value)
+        record(value, headers), Delivery("o/0/0", 1, 0), topic="d", reason="r", detail=str(caught.value), max_bytes=MAX
     )
     detail = dict(letter.headers)[DETAIL].decode()
     assert detail.isprintable()
@@ -275,9 +277,11 @@ def defer(came: Record, detail: str = "slow") -> Record:
     return returned(letter)
 
 
-def bury(came: Record) -> Message:
+def bury(came: Record, max_bytes: int = 10 * MAX) -> Message:
     delivery = read_delivery(came, "images.retry")
-    return dead_letter(came, delivery, topic="images.dead", reason="empty", detail="what\nwas wrong")
+    return dead_letter(
+        came, delivery, topic="images.dead", reason="empty", detail="what\nwas wrong", max_bytes=max_bytes
+    )
 
 
 @pytest.mark.parametrize("times", [0, 1, 2])
@@ -361,11 +365,10 @@ def test_garbage_on_the_retry_topic_counts_as_nothing(name: str, value: bytes | 
 
 
 def test_a_letter_too_large_becomes_a_pointer_without_value_key_and_their_headers() -> None:
-    letter = bury(record(bytes(1000), (("é" * 200, None), *IMAGE), key=bytes(50)))
-    assert pointer(letter, 5000) is None
-    found = pointer(letter, 1500)
-    assert found == without_value(letter)
-    assert found is not None
+    came = record(bytes(1000), (("é" * 200, None), *IMAGE), key=bytes(50))
+    assert bury(came, 5000).value == bytes(1000)
+    found = bury(came, 1500)
+    assert found == without_value(bury(came))
     assert (found.key, found.value) == (None, b"")
     ours = dict(found.headers)
     assert ours.keys() == {ORIGIN, ATTEMPT, REASON, DETAIL, ENCODING}
@@ -373,8 +376,15 @@ def test_a_letter_too_large_becomes_a_pointer_without_value_key_and_their_header
 
 
 def test_the_size_of_a_letter_counts_bytes_and_not_characters() -> None:
-    letter = bury(record(b"", (("é" * 1000, b""),)))
-    assert pointer(letter, 1500) is not None
+    assert ENCODING in dict(bury(record(b"", (("é" * 1000, b""),)), 1500).headers)
+
+
+def test_a_letter_costs_no_more_than_its_event_did_when_that_was_sent_packed() -> None:
+    came = record(bytes(10_000), IMAGE)
+    assert bury(came).value == came.value
+    assert bury(replace(came, amplified=True)).value == b""
+    small = replace(record(b"{}", IMAGE), amplified=True)
+    assert bury(small).value == b"{}"
 
 
 # Addresses and verdicts ----------------------------------------------------------------------------------------------
@@ -446,7 +456,7 @@ def test_a_verdict_of_the_longest_event_stays_small() -> None:
     event = read(b"x", (*IMAGE, ("ce_source", b"a"), *more))
     verdict = make_verdict(subject=event.subject, event_id=event.id, attributes=event.attributes)
     message = verdict_message(verdict, topic="v", key=None, traceparent=event.traceparent)
-    assert pointer(message, 500_000) is None
+    assert message.held_bytes < 500_000
 
 
 def test_a_verdict_id_is_stable_across_releases_and_differs_by_each_of_its_parts() -> None:
@@ -464,12 +474,45 @@ def test_timestamps_are_rfc_3339() -> None:
 
 
 def test_a_record_that_nobody_can_read_is_rejected_by_a_pointer() -> None:
-    came = replace(record(None), key=None, undecodable="its lengths do not fit")
+    came = replace(record(None), key=None, unread=UndecodableRecord("its lengths do not fit"))
     delivery = read_delivery(came, "images.retry")
     with pytest.raises(UndecodableRecord, match="its lengths do not fit"):
         read_event(came, delivery, MAX, ())
-    letter = dead_letter(came, delivery, topic="images.dead", reason=UndecodableRecord.reason, detail="x")
+    letter = dead_letter(
+        came, delivery, topic="images.dead", reason=UndecodableRecord.reason, detail="x", max_bytes=MAX
+    )
     headers = dict(letter.headers)
     assert letter.value == b""
     assert headers[ORIGIN] == b"images/1/5"
     assert json.loads(headers[ENCODING]) == {"undecodable": True}
+    whole = replace(came, count=2**20 + 1)
+    letter = dead_letter(
+        whole, delivery, topic="images.dead", reason=UndecodableRecord.reason, detail="x", max_bytes=MAX
+    )
+    headers = dict(letter.headers)
+    assert headers[ORIGIN] == b"images/1/5"
+    assert json.loads(headers[ENCODING]) == {"undecodable": True, "last_offset": 5 + 2**20}
+    assert whole.next_offset == 5 + 2**20 + 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        (tuple((f"x{n}", b"") for n in range(MAX_HEADERS)), f"{MAX_HEADERS + 1} headers"),
+        ((("x" * (HEADER_NAME_MAX_BYTES + 1), b""),), "header's name of 1025 bytes"),
+        ((("x", bytes(ENVELOPE_MAX_BYTES)),), "key and headers of"),
+    ],
+)
+def test_ceilings_of_headers(headers: Headers, why: str) -> None:
+    with pytest.raises(EventTooLarge, match=why):
+        read(b"x", (*IMAGE, *headers))
+    assert read(b"x", (*IMAGE, *headers[1:])).content == InlineImage(b"x")
+
+
+@pytest.mark.parametrize("part", [b"[]", b"{}", b"1", b'{"a":1}'])
+def test_an_envelope_of_many_parts_is_refused_before_it_is_taken_apart(part: bytes) -> None:
+    value = b'{"id":"1","source":"s","x":[' + b",".join([part] * (8_000_000 // (len(part) + 1))) + b"]}"
+    began = time.process_time()
+    with pytest.raises(InvalidEvent, match="more than 8192"):
+        read_event(record(value, STRUCTURED), Delivery("o/0/0", 1, 0), 8 * 2**20, ())
+    assert time.process_time() - began < 0.2  # apart it took seconds

@@ -374,7 +374,7 @@ def test_headers_of_letters_follow_the_schema() -> None:
     came = record(None, {"content-type": "image/png", "x": None})
     delivery = read_delivery(came, "images.retry")
     late = deferral(came, delivery, topic="r", reason="source_busy", detail="d", not_before_ms=5)
-    dead = dead_letter(came, delivery, topic="d", reason="empty_event", detail="d")
+    dead = dead_letter(came, delivery, topic="d", reason="empty_event", detail="d", max_bytes=2**20)
     letters = ((late, "DeferredHeaders"), (dead, "DeadLetterHeaders"), (without_value(dead), "DeadLetterHeaders"))
     for message, name in letters:
         headers = text_headers(message)

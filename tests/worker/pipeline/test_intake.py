@@ -1,9 +1,11 @@
 """Which event is admitted next, and which has to wait."""
 
+import base64
+import json
 import time
 from typing import Any
 
-from worker.errors import OverShare
+from worker.errors import OverShare, UndecodableRecord
 from worker.messages.events import NOT_BEFORE
 from worker.messages.records import Message, Partition, Record
 from worker.pipeline.intake import Intake
@@ -35,9 +37,12 @@ def coordinates(admitted: list[InFlight]) -> list[tuple[str, int]]:
     return [(f"{item.record.partition.topic}/{item.record.partition.number}", item.record.offset) for item in admitted]
 
 
-def answer(admitted: list[InFlight]) -> None:
+ANSWER = Message("verdicts", None, b"yes", (("ce_id", b"1"),))
+
+
+def answer(inbox: Intake, admitted: list[InFlight], message: Message = ANSWER) -> None:
     for item in admitted:
-        item.answer = Message("verdicts", None, b"", ())
+        inbox.answer(item, message)
 
 
 def test_partitions_take_turns() -> None:
@@ -52,12 +57,14 @@ def test_slots_are_free_again_when_their_answers_are_settled() -> None:
     inbox = intake(slots=4)
     inbox.receive(records(IMAGES, 10), OWNED)
     admitted = list(inbox.admit())
-    assert (inbox.in_flight, inbox.held_bytes) == (4, 20)
-    answer(admitted[:3])
+    size = admitted[0].record.held_bytes
+    assert (inbox.in_flight, inbox.held_bytes) == (4, 10 * size)  # those that wait are held too
+    answer(inbox, admitted[:3])
+    assert inbox.held_bytes == 7 * size + 3 * ANSWER.held_bytes
     [progress] = inbox.progress()
     assert progress.next_offset == 3
     assert list(inbox.settle([progress])) == admitted[:3]
-    assert (inbox.in_flight, inbox.held_bytes) == (1, 5)
+    assert (inbox.in_flight, inbox.held_bytes) == (1, 7 * size)
     assert [item.record.offset for item in inbox.admit()] == [4, 5, 6]
 
 
@@ -94,7 +101,7 @@ def test_what_is_beyond_a_share_is_refused_once_and_waits_on_the_retry_topic() -
     assert coordinates(refused) == [("images/0", 2), ("images/0", 3)]
     inbox.receive(records(RETRY, 2, tenant="a"), OWNED)
     assert list(inbox.admit()) == []
-    answer(admitted)
+    answer(inbox, admitted)
     list(inbox.settle(inbox.progress()))
     assert coordinates(list(inbox.admit())) == [("images.retry/0", 0), ("images.retry/0", 1)]
 
@@ -119,9 +126,9 @@ def test_choked_is_full_of_answers_that_wait() -> None:
     inbox = intake(slots=4)
     inbox.receive(records(IMAGES, 10), OWNED)
     admitted = list(inbox.admit())
-    answer(admitted[1:])
+    answer(inbox, admitted[1:])
     assert not inbox.is_choked()  # none of these answers can be published yet
-    answer(admitted[:1])
+    answer(inbox, admitted[:1])
     assert inbox.is_choked()
 
 
@@ -132,9 +139,9 @@ def test_events_before_an_answered_one_hold_it_up_once_their_patience_is_over() 
     for item in (admitted[0], admitted[2], admitted[4]):
         item.admitted -= 101
     assert list(inbox.holding_up()) == []
-    answer([admitted[1]])
+    answer(inbox, [admitted[1]])
     assert list(inbox.holding_up()) == [admitted[0]]
-    answer([admitted[3]])
+    answer(inbox, [admitted[3]])
     assert list(inbox.holding_up()) == [admitted[0], admitted[2]]
 
 
@@ -143,5 +150,75 @@ def test_deferred_events_hold_nothing_up() -> None:
     inbox.receive(records(RETRY, 2), OWNED)
     admitted = list(inbox.admit())
     admitted[0].admitted -= 101
-    answer(admitted[1:])
+    answer(inbox, admitted[1:])
     assert list(inbox.holding_up()) == []
+
+
+def test_what_is_held_counts_headers_and_a_decoded_image_and_falls_to_the_answer() -> None:
+    image = base64.b64encode(bytes(30_000)).decode()
+    fields = {"id": "1", "source": "s", "datacontenttype": "image/png", "data_base64": image}
+    structured = json.dumps(fields).encode()
+    headers = (("content-type", b"application/cloudevents+json"), ("x", bytes(20_000)))
+    inbox = intake()
+    inbox.receive([Record(IMAGES, 0, 1, 0, b"k" * 1000, structured, headers)], OWNED)
+    assert 61_000 < inbox.held_bytes < 62_500
+    [item] = inbox.admit()
+    assert 91_000 < inbox.held_bytes < 92_500
+    answer(inbox, [item])
+    assert inbox.held_bytes == ANSWER.held_bytes
+    assert (item.record.value, item.record.headers, item.event) == (None, (), None)
+    list(inbox.settle(inbox.progress()))
+    assert inbox.held_bytes == 0
+
+
+def test_answers_to_what_was_taken_away_count_for_nothing() -> None:
+    inbox = intake()
+    inbox.receive(records(IMAGES, 2), OWNED)
+    admitted = list(inbox.admit())
+    inbox.forget_revoked({})
+    answer(inbox, admitted)
+    assert (inbox.in_flight, inbox.held_bytes) == (0, 0)
+
+
+def test_once_a_polls_worth_of_deferred_events_waits_no_more_of_them_are_polled() -> None:
+    inbox, other = intake(kafka={"fetch_max_bytes": 2000}), Partition("images.retry", 1)
+    owned = {**OWNED, other: 1}
+    later = int(time.time() * 1000) + 20_000
+    for count, paused in ((1, {RETRY}), (2, {RETRY, other})):
+        inbox.receive(records(RETRY, count, not_before_ms=later), owned)
+        assert list(inbox.admit()) == []
+        assert set(inbox.to_pause(owned)) == paused
+
+
+def test_a_publication_is_bounded_over_all_partitions_and_what_came_in_first_goes_first() -> None:
+    partitions = [Partition("images", number) for number in range(8)]
+    owned = dict.fromkeys(partitions, 1)
+    inbox = intake(slots=100)
+    for partition in partitions:
+        inbox.receive(records(partition, 2), owned)
+    admitted = list(inbox.admit())
+    letter = Message("images.dead", b"k", bytes(2**21), (("x", bytes(2**20)),))
+    answer(inbox, admitted, letter)
+    published: list[Partition] = []
+    while progress := inbox.progress():
+        size = sum(message.held_bytes for part in progress for message in part.messages)
+        assert size <= 16 * 2**20 + letter.held_bytes
+        published += [part.partition for part in progress]
+        list(inbox.settle(progress))
+    assert published == partitions * 2
+    assert inbox.held_bytes == 0
+
+
+def test_a_record_for_many_offsets_is_passed_as_a_whole() -> None:
+    inbox = intake()
+    batch = Record(IMAGES, 10, 1, 0, None, None, (), unread=UndecodableRecord("too many"), count=2**20 + 1)
+    inbox.receive([batch, *records(IMAGES, 1, first=2**20 + 11)], OWNED)
+    assert inbox.unanswered(IMAGES) == 2**20 + 2
+    first, _ = inbox.admit()
+    assert isinstance(first.refused, UndecodableRecord)
+    assert inbox.unanswered(IMAGES) == 2**20 + 2
+    answer(inbox, [first])
+    [progress] = inbox.progress()
+    assert (progress.next_offset, len(progress.messages)) == (2**20 + 11, 1)
+    list(inbox.settle([progress]))
+    assert inbox.unanswered(IMAGES) == 1
