@@ -28,6 +28,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("decision",),
         ("kafka", "scoring"),
         ("images", "operations"),
+        ("fairness",),
         ("messages", "settings"),
         ("errors",),
     ),

@@ -12,11 +12,12 @@
     │   └── Sha256Mismatch               the bytes are not those that the event declares
     ├── SourceError
     │   ├── SourceForbidden     reject   an address outside ``fetch.sources``, or in a private network
-    │   ├── SourceRefused       reject   the source refuses (404, 403, no such object)
+    │   ├── SourceRefused       reject   the source refuses (HTTP 404 or 403, no such object)
     │   ├── SourceTooLarge      reject   more bytes than ``fetch.max_bytes``
     │   ├── SourceExhausted     reject   deferred as often as ``fetch.attempts`` allows
     │   ├── SourceUnavailable   defer    slow, down, or answering 5xx
-    │   └── SourceBusy          defer    not tried: its host has just failed for other events
+    │   ├── SourceDenied        defer    a store or folder that the worker has no right to read
+    │   └── SourceBusy          defer    not tried: its host has just failed, or other fetches took all the time
     ├── OverShare               defer    its tenant holds its share of the slots already
     ├── DecoderError
     │   ├── DecoderCrashed      reject   the process that decodes the image ends, twice
@@ -138,16 +139,31 @@ class SourceUnavailable(SourceError):
     disposition = Disposition.DEFER
     reason = "source_unavailable"
 
+    def __init__(self, detail: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+        """How long it asked to be left alone."""
+
+
+class SourceDenied(SourceError):
+    """A store or folder denies access: rights that the operator can mend, or (S3) no such object."""
+
+    disposition = Disposition.DEFER
+    reason = "source_denied"
+
 
 class SourceBusy(SourceError):
-    """The source was not tried, because its host failed several times in a row."""
+    """The source was not tried: its host failed several times in a row or asked for a pause, or others came first.
+
+    The last is no failure of the host, even where it was asked in the end.
+    """
 
     disposition = Disposition.DEFER
     reason = "source_busy"
 
 
 class OverShare(WorkerError):
-    """An event beyond its tenant's share, deferred while other tenants are active; see ``worker.pipeline.fairness``."""
+    """An event beyond its tenant's share, deferred while other tenants are active; see ``worker.fairness``."""
 
     disposition = Disposition.DEFER
     reason = "over_share"

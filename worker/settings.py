@@ -192,13 +192,22 @@ class FetchSettings(SettingsSection):
     attempts: PositiveInt = 5
     """Attempts before an event becomes a dead letter."""
     retry_delay_s: PositiveSeconds = 30
-    """Time between attempts; the same for all, so that events become due in the order of the retry topic."""
+    """Time between attempts; the same for all, so that events become due in the order of the retry topic. Also the
+    longest time for which a host's `Retry-After` is heeded."""
     max_held_bytes: PositiveInt = 256 * 2**20
-    """Most fetched bytes that wait for decoding; above it no fetch begins (those under way go on)."""
+    """Most bytes of images that are being fetched or wait for decoding. A body is read once there is room for its
+    declared length, or for `fetch.max_bytes` where it declares none. At least `fetch.max_bytes`."""
     concurrency: PositiveInt = 64
-    """Most fetches at a time."""
+    """Most fetches at a time; of one tenant `fairness.max_share` of them while others fetch, here as in the two limits
+    beside it."""
     per_host: PositiveInt = 16
     """Most fetches at a time from one host."""
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> Self:
+        if self.max_held_bytes < self.max_bytes:
+            raise ValueError("fetch.max_held_bytes is less than fetch.max_bytes: such an image would never fit")
+        return self
 
 
 class EventSettings(SettingsSection):
@@ -217,7 +226,8 @@ class FairnessSettings(SettingsSection):
     """The attribute that names a tenant, one of `events.attributes`; events without it count as one tenant."""
     max_share: float = Field(default=0.25, gt=0, le=1)
     """Share of `pipeline.max_in_flight` that one tenant may hold while others are active; its further events are
-    deferred. 1 switches fair sharing off."""
+    deferred. Also its share of `fetch.concurrency`, of `fetch.per_host` at each host, and of `fetch.max_held_bytes`;
+    there its fetches wait. 1 switches fair sharing off."""
     window_s: PositiveSeconds = 60
     """How long after its last event a tenant counts as active."""
 

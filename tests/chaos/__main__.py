@@ -29,6 +29,7 @@ SCENARIOS: Final[dict[str, Callable[[Rig], Iterator[Result]]]] = {
     "hanging": event_faults.hanging,
     "poison": event_faults.poison,
     "slow host": event_faults.slow_host,
+    "tenant": event_faults.tenant,
     "rejects": event_faults.rejects,
 }
 _PLAIN_WIDTH = 120

@@ -1,14 +1,15 @@
 """Events: records that nobody can read, hosts that hang, and nothing but broken images."""
 
 import re
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from tests.chaos.events import Event
-from tests.chaos.hosts import FAST, SLOW, Hosts
+from tests.chaos.events import Event, of_tenant
+from tests.chaos.hosts import FAST, MANY_SLOW, SLOW, Hosts
 from tests.chaos.report import Result
 from tests.chaos.rig import Case, Rig
 from tests.harm import harm_batch
@@ -18,6 +19,12 @@ _REJECTS = 10_000
 _CLAIM_CHECKS, _FEWEST = 6_000, 3_000
 _FAST_PER_S = 400.0
 _LEAST_SHARE = 0.9
+_EVENTS_OF_TENANT, _OTHER_PER_S = 400, 20.0
+_HANGING_S, _HANGING_PER_S = 20, 40.0
+_SLOTS_OF_TENANT = 16
+_SETTLED_S = 6.0
+"""After fetch.deadline_s what a tenant took while it was alone is free again."""
+_MEDIAN_S = 1.0
 _HANDED_OVER_S = 10.0
 _DRAIN_S = 5.0
 _PNG = ("content-type", b"image/png")
@@ -103,6 +110,48 @@ def slow_host(rig: Rig) -> Iterator[Result]:
                 share = rates[1] / rates[0]
                 case.figures["of its own throughput"] = share
                 case.require(share >= _LEAST_SHARE, f"the fast half had {share:.2f} of its throughput")
+            hosts.recover()
+            yield case.finish(180)
+
+
+def tenant(rig: Rig) -> Iterator[Result]:
+    """One tenant's images are at hosts that hang, ever new ones; another's are in another partition."""
+    count = rig.events(_EVENTS_OF_TENANT)
+    patient = {"FETCH__RETRY_DELAY_S": "3", "FETCH__ATTEMPTS": "1000"}
+    for name, beside in (("tenant: alone, for comparison", False), ("tenant: beside one whose hosts hang", True)):
+        promise = (
+            f"a median of at most {_MEDIAN_S} s; the other holds no more than its {_SLOTS_OF_TENANT} of 64 fetch slots"
+        )
+        with rig.case(name, promise) as case, Hosts(case.pictures, MANY_SLOW) as hosts:
+            case.settings.update(hosts.settings | patient)
+            hosts.hang()
+            case.fleet.grow(1)
+            case.until(case.fleet.ready, "the worker ready")
+            if beside:
+                hanging = hosts.events(int(_HANGING_PER_S) * _HANGING_S, *MANY_SLOW)
+                case.feed.send(of_tenant(hanging, "hanging"), _HANGING_PER_S, partition=0)
+                case.until(lambda hosts=hosts: hosts.waiting > _SLOTS_OF_TENANT, "alone it may take all slots")  # type: ignore[misc]
+            case.feed.send(of_tenant(hosts.events(count, FAST), "other"), _OTHER_PER_S, partition=1)
+            case.let_pass(_SETTLED_S)
+            held: list[int] = []
+            own = f"{case.stream.topic('images')}/1/"
+
+            def answered(case: Case = case, hosts: Hosts = hosts, own: str = own, held: list[int] = held) -> bool:
+                held.append(hosts.waiting)
+                return sum(answer.is_final and answer.origin.startswith(own) for answer in case.answers.found) >= count
+
+            case.until(answered, "the other tenant's events answered")
+            took = [
+                answer.at - case.feed.sent[answer.origin].at
+                for answer in case.answers.found
+                if answer.is_final and answer.origin.startswith(own)
+            ]
+            case.figures["median s"] = median = statistics.median(took)
+            case.require(median <= _MEDIAN_S, f"a median of {median:.2f} s")
+            if beside:
+                # Not the most: when many end at a time, their successors may come before we see them end.
+                case.figures["fetches that hang"] = hang = statistics.median(held)
+                case.require(0 < hang <= _SLOTS_OF_TENANT, f"the other held {hang} slots")
             hosts.recover()
             yield case.finish(180)
 

@@ -3,8 +3,8 @@
 import io
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -68,6 +68,13 @@ class Pictures:
 def claim_check(uri: str, logit: float | str) -> Event:
     """An event that says where its image is."""
     return Event(json.dumps({"uri": uri}).encode(), (("content-type", b"application/json"),), logit)
+
+
+def of_tenant(events: Iterable[Event], tenant: str) -> Iterator[Event]:
+    """The same, as CloudEvents of a tenant."""
+    for number, event in enumerate(events):
+        own = {"ce_id": f"{tenant}-{number}", "ce_source": "urn:chaos", "ce_tenant": tenant}
+        yield replace(event, headers=(*event.headers, *((name, text.encode()) for name, text in own.items())))
 
 
 def _logit(data: bytes) -> float:

@@ -81,7 +81,9 @@ class Metrics:
             "a decoder (decode), for a batch (inference).",
             ["queue"],
         )
-        self.fetched_bytes = self._gauge("fetched_bytes", "Bytes fetched for claim checks and not yet decoded.")
+        self.fetched_bytes = self._gauge(
+            "fetched_bytes", "Bytes of claim checks that have arrived, and are not yet decoded."
+        )
         self.decoding_bytes = self._gauge("decoding_bytes", "Bytes reserved for decoding.")
         self.decoder_ends = self._counter(
             "decoder_ends",

@@ -7,9 +7,9 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 
 from worker.errors import OverShare, WorkerError
+from worker.fairness import Shares
 from worker.messages.events import read_delivery, read_event
 from worker.messages.records import Message, Partition, Progress, Record
-from worker.pipeline.fairness import Shares
 from worker.pipeline.lanes import InFlight, Lane
 from worker.settings import Settings
 

@@ -134,7 +134,8 @@ class Stages:
                 self._received.put(_Received(item, data, fetch_s=None))
             case ClaimCheck(uri):
                 started = time.monotonic()
-                fetch = self._fetches[item] = self._fetcher.fetch(uri, deferred=item.delivery.attempt > 1)
+                fetch = self._fetcher.fetch(uri, tenant=item.tenant or "", deferred=item.delivery.attempt > 1)
+                self._fetches[item] = fetch
                 fetch.future.add_done_callback(lambda future: self._fetched(item, started, future))
 
     def give_up_fetch(self, item: InFlight) -> None:
@@ -228,7 +229,7 @@ class Stages:
 
     def _release(self, received: _Received) -> None:
         if received.fetch_s is not None:
-            self._fetcher.release(len(received.data))
+            self._fetcher.release(len(received.data), tenant=received.item.tenant or "")
 
     def _infer(self) -> None:
         for batch, upload in self._uploads():

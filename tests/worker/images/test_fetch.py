@@ -5,12 +5,14 @@ import errno
 import gzip
 import os
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from inspect import getmembers, isclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 import obstore.exceptions
@@ -22,14 +24,17 @@ from tests.worker.messages.edges import until
 from worker.errors import (
     Disposition,
     SourceBusy,
+    SourceDenied,
     SourceError,
     SourceForbidden,
     SourceRefused,
     SourceTooLarge,
     SourceUnavailable,
 )
-from worker.images import fetch as sources
-from worker.images.fetch import Fetcher, SlowHosts, is_public, translate
+from worker.images import web
+from worker.images.addresses import is_public
+from worker.images.fetch import Fetcher, translate
+from worker.images.web import retry_after_s
 from worker.settings import FetchSettings
 
 MAX = 50_000
@@ -92,6 +97,14 @@ class Site:
             "/huge": then_silence(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"),
             "/endless": endless,
             "/short": plain("200 OK\r\nContent-Length: 100", b"x"),
+            "/head-large": plain(f"200 OK\r\nContent-Length: {len(BODY)}\r\nX: {'x' * 200_000}", BODY),
+            "/head-many": plain("200 OK\r\n" + "X: y\r\n" * 100 + f"Content-Length: {len(BODY)}", BODY),
+            "/head-too-large": plain("200 OK" + f"\r\nX: {'x' * 60_000}" * 9),
+            "/encoded-empty": plain("200 OK\r\nContent-Encoding:", BODY),
+            "/encoded-identity": plain("200 OK\r\nContent-Encoding: Identity", BODY),
+            "/encoded-aws": plain("200 OK\r\nContent-Encoding: aws-chunked", BODY),
+            "/encoded-aws-comma": plain("200 OK\r\nContent-Encoding: aws-chunked,\r\nContent-Encoding:", BODY),
+            "/encoded-twice": plain("200 OK\r\nContent-Encoding: aws-chunked\r\nContent-Encoding: gzip", BODY),
             "/gzip": plain("200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b"),
             "/gzip-bomb": plain("200 OK\r\nContent-Encoding: gzip", gzip.compress(bytes(20_000_000))),
             "/drip": drip,
@@ -178,7 +191,11 @@ def refused(fetcher: Fetcher, uri: str) -> type[SourceError]:
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/ok", BODY), ("/until-closed", BODY), ("/empty", b""), ("/full", bytes(MAX)), ("/to-ok", BODY)],
+    [
+        *((path, BODY) for path in ("/ok", "/until-closed", "/to-ok", "/head-large", "/head-many")),
+        *((f"/encoded-{how}", BODY) for how in ("empty", "identity", "aws", "aws-comma")),
+        *(("/empty", b""), ("/full", bytes(MAX))),
+    ],
 )
 def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes) -> None:
     assert start().fetch(site.url(path)).future.result(20) == body
@@ -193,6 +210,8 @@ def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes
         ("/huge", SourceTooLarge),
         ("/endless", SourceTooLarge),
         ("/short", SourceUnavailable),
+        ("/encoded-twice", SourceRefused),
+        ("/head-too-large", SourceRefused),
         ("/gzip", SourceRefused),
         ("/gzip-bomb", SourceRefused),
         ("/chain/0", SourceRefused),
@@ -211,6 +230,45 @@ def test_the_deadline_ends_a_slow_answer(site: Site, start: Start, path: str) ->
     fetcher, began = start(deadline_s=QUICK_S), time.monotonic()
     assert refused(fetcher, site.url(path)) is SourceUnavailable
     assert time.monotonic() - began < 4.5
+
+
+SIGNED = [
+    "/a%7Eb", "/a%2fb", "/a?x=%2B", "/a?x=a+b%20c", "/a?credential=AK%2F2020%2Fs3", "/a?credential=AK/2020/s3",
+    "/a?s=x%3d%3D==", "/a?x='()*!%27%28%29", "/100%.png", "/%E9?%E9", "/a;b=c?x=1;y=2", "/a?x=a%3ab%3Ac", "/a?x=~%7e",
+    "/x//a", "/a|b?c|d", "/a?x=%zz&", "/a?x?y=/z",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SIGNED)
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_signed_address_is_asked_for_byte_by_byte(site: Site, start: Start, path: str, redirected: bool) -> None:
+    site.answers |= {path.partition("?")[0]: site.answers["/ok"], "/signed": redirect(path)}
+    assert start().fetch(site.url("/signed" if redirected else path)).future.result(20) == BODY
+    assert site.heads[-1].split()[1] == path
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [("/ü b?ö", "/%C3%BC%20b?%C3%B6"), ("/x/../a?%7e", "/a?~"), ("/./a", "/a"), ("/%2e/a", "/a"), ("/a#secret", "/a")],
+)
+def test_what_no_request_can_carry_is_encoded(site: Site, start: Start, path: str, sent: str) -> None:
+    site.answers |= dict.fromkeys(("/a", "/%C3%BC%20b"), site.answers["/ok"])
+    assert start().fetch(site.url(path)).future.result(20) == BODY
+    assert site.heads[-1].split()[1] == sent
+
+
+def test_a_redirect_may_name_bytes_that_are_no_text(site: Site, start: Start) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: /to/\xe9\r\nContent-Length: 0\r\n\r\n")
+
+    site.answers |= {"/latin": answer, "/to/%E9": site.answers["/ok"]}
+    assert start().fetch(site.url("/latin")).future.result(20) == BODY
+
+
+@pytest.mark.parametrize("address", ["/a\r\nX: secret", "/a\nb", "/a\tb"])
+def test_nothing_can_be_added_to_a_request(site: Site, start: Start, address: str) -> None:
+    assert refused(start(), site.url(address)) is SourceForbidden
+    assert site.heads == []
 
 
 def test_nothing_is_asked_for_that_could_be_unpacked_or_remembered(site: Site, start: Start) -> None:
@@ -299,7 +357,7 @@ def test_a_name_that_changes_its_address_between_check_and_connection(
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(sources, "is_public", lambda address: address == "192.0.2.1")
+    monkeypatch.setattr(web, "is_public", lambda address: address == "192.0.2.1")
     fetcher = start(allow_private_addresses=False, deadline_s=QUICK_S)
     assert refused(fetcher, site.url("/ok", "rebinding.example")) is SourceUnavailable  # no server there; it was public
     fetcher = start(allow_private_addresses=False)
@@ -324,7 +382,7 @@ REDIRECTS = {
 
 @pytest.mark.parametrize("to", REDIRECTS)
 def test_every_redirect_passes_the_fence(site: Site, start: Start, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
-    monkeypatch.setattr(sources, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.1")
     site.answers["/in/redirect"] = redirect(REDIRECTS[to].format(port=site.port))
     # Each target would pass one of the two checks; the other has to stop it.
     prefixes = (site.url("/in"), "http://169.254.169.254", f"http://127.0.0.2:{site.port}")
@@ -392,9 +450,9 @@ def test_what_no_prefix_covers_is_forbidden(start: Start, uri: str) -> None:
     assert refused(start(sources=PREFIXES, open_store=unreachable), uri) is SourceForbidden
 
 
-@pytest.mark.parametrize("path", ["/in/ok", "/in//ok", "/in/x/../ok", "/in/%6fk"])
+@pytest.mark.parametrize("path", ["/in/ok", "/in//ok", "/in/x/../ok", "/in/%6fk", "/i%6E/ok"])
 def test_what_a_prefix_covers_is_fetched(site: Site, start: Start, path: str) -> None:
-    site.answers |= dict.fromkeys(("/in/ok", "/in//ok"), site.answers["/ok"])
+    site.answers |= dict.fromkeys(("/in/ok", "/in//ok", "/in/%6fk", "/i%6E/ok"), site.answers["/ok"])
     for prefix in (site.url("/in"), site.url(""), "http://"):
         for spelling in (site.url(path), site.url(path).replace("http", "HTTP"), site.url(path, "me:secret@127.0.0.1")):
             assert start(sources=(prefix,)).fetch(spelling).future.result(20) == BODY
@@ -409,7 +467,7 @@ def test_waiting_for_a_slot_counts_against_the_deadline(site: Site, start: Start
     waiting = [
         fetcher.fetch(site.url(path, host)).future for path, host in (("/hang-up", "127.0.0.1"), ("/ok", "localhost"))
     ]
-    assert [type(future.exception(20)) for future in waiting] == [SourceUnavailable, SourceUnavailable]
+    assert [type(future.exception(20)) for future in waiting] == [SourceUnavailable, SourceBusy]
     assert time.monotonic() - began < 4.5
 
 
@@ -450,18 +508,233 @@ def test_fresh_events_do_not_wait_for_a_host_that_failed_several_times(site: Sit
     assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY  # and with that it is one like others
 
 
-def test_a_mark_on_a_host_ends_with_time() -> None:
-    now = 0.0
-    hosts = SlowHosts(30, lambda: now)
+# Tenants -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hanging_at(site: Site, hosts: int) -> Iterator[list[str]]:
+    """Addresses at so many hosts of the same site that never answer."""
+    names = [f"127.0.1.{number}" for number in range(1, hosts + 1)]
+    server = StreamServer(site._serve, *((name, site.port) for name in names))
+    server.start()
+    try:
+        yield [site.url("/hang-up", name) for name in names]
+    finally:
+        server.close()
+
+
+def test_a_tenant_whose_hosts_hang_leaves_slots_to_the_others(site: Site, start: Start) -> None:
+    fetcher = start(deadline_s=60)
+    with hanging_at(site, 100) as addresses:
+        assert fetcher.fetch(site.url("/ok"), tenant="b").future.result(20) == BODY
+        hanging = [fetcher.fetch(address, tenant="a") for address in addresses]
+        until(lambda: fetcher._slots.taken == 16, "the tenant has its share of the 64 slots")
+        for _ in range(50):
+            assert fetcher.fetch(site.url("/ok"), tenant="b").future.result(20) == BODY
+        assert fetcher._slots.taken == 16
+        assert not any(fetch.future.done() for fetch in hanging)
+
+
+def test_a_tenant_that_hangs_at_a_host_leaves_slots_of_it_to_the_others(site: Site, start: Start) -> None:
+    fetcher = start(deadline_s=60, per_host=4)
+    assert fetcher.fetch(site.url("/ok"), tenant="b").future.result(20) == BODY
+    hanging = [fetcher.fetch(site.url("/hang-up"), tenant="a") for _ in range(20)]
+    until(lambda: site.paths.count("/hang-up") == 1, "the tenant has its share of the 4 slots")
+    for _ in range(10):
+        assert fetcher.fetch(site.url("/ok"), tenant="b").future.result(20) == BODY
+    assert site.paths.count("/hang-up") == 1
+    assert not any(fetch.future.done() for fetch in hanging)
+
+
+def test_a_redirect_takes_a_slot_of_the_host_that_it_leads_to(site: Site, start: Start) -> None:
+    fetcher = start(deadline_s=60, per_host=1)
+    site.answers |= {"/away": redirect(site.url("/hang-up", "localhost"))}
+    fetcher.fetch(site.url("/hang-up", "localhost"))
+    until(lambda: site.paths == ["/hang-up"], "the other host hangs")
+    away = fetcher.fetch(site.url("/away"))
+    until(lambda: "/away" in site.paths, "redirected")
+    assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY  # the slot of the first host is free again
+    assert site.paths == ["/hang-up", "/away", "/ok"]
+    assert not away.future.done()
+
+
+def test_one_tenants_failures_do_not_defer_anothers_events(site: Site, start: Start) -> None:
+    fetcher = start()
     for _ in range(5):
-        assert "h" not in hosts
-        hosts.failed("h")
-    assert "h" in hosts
-    now = 30.0
-    assert "h" not in hosts
-    for number in range(5000):
-        hosts.failed(str(number))
-    assert len(hosts._failures) == 1024
+        with pytest.raises(SourceUnavailable):
+            fetcher.fetch(site.url("/503"), tenant="a").future.result(20)
+    with pytest.raises(SourceBusy):
+        fetcher.fetch(site.url("/ok"), tenant="a").future.result(20)
+    assert fetcher.fetch(site.url("/ok"), tenant="b").future.result(20) == BODY
+
+
+def test_waiting_for_others_is_no_failure_of_a_host(site: Site, start: Start) -> None:
+    fetcher = start(deadline_s=QUICK_S, concurrency=1)
+    with hanging_at(site, 1) as (address,):
+        fetches = [fetcher.fetch(address), *(fetcher.fetch(site.url("/ok")) for _ in range(10))]
+        assert {type(fetch.future.exception(20)) for fetch in fetches[1:]} <= {SourceBusy, type(None)}
+        assert isinstance(fetches[0].future.exception(20), SourceUnavailable)
+    assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY
+
+
+def test_an_event_given_up_while_it_waits_is_no_failure_of_its_host(site: Site, start: Start) -> None:
+    fetcher = start(deadline_s=60, per_host=1)
+    fetcher.fetch(site.url("/hang-up"))
+    until(lambda: site.paths == ["/hang-up"], "the slot is taken")
+    for _ in range(6):
+        fetch = fetcher.fetch(site.url("/ok"))
+        until(lambda fetch=fetch: fetch.give_up() or fetch.future.done(), "given up")  # type: ignore[misc]
+        assert isinstance(fetch.future.exception(), SourceBusy)
+        assert "other fetches" in str(fetch.future.exception())
+
+
+def test_a_refusal_shows_that_a_host_answers(site: Site, start: Start) -> None:
+    fetcher = start()
+    for path in ("/503", "/503", "/404", "/503", "/503", "/503"):
+        failure(fetcher, site.url(path))
+    assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_heeded_by_fresh_and_deferred_events(site: Site, start: Start, status: int) -> None:
+    site.answers["/later"] = plain(f"{status} X\r\nRetry-After: 3600\r\nContent-Length: 0")
+    fetcher = start(retry_delay_s=30)
+    assert refused(fetcher, site.url("/later")) is SourceUnavailable
+    for deferred in (False, True):
+        with pytest.raises(SourceBusy, match="left alone"):
+            fetcher.fetch(site.url("/ok"), deferred=deferred).future.result(20)
+    assert site.paths == ["/later"]
+    assert fetcher.fetch(site.url("/ok"), tenant="b").future.result(20) == BODY
+    assert fetcher.fetch(site.url("/ok", "localhost")).future.result(20) == BODY
+
+
+def test_retry_after_is_over_after_a_deferral(site: Site, start: Start) -> None:
+    site.answers["/later"] = plain("503 X\r\nRetry-After: 3600\r\nContent-Length: 0")
+    fetcher = start(retry_delay_s=0.05)
+    assert refused(fetcher, site.url("/later")) is SourceUnavailable
+    until(lambda: fetcher.fetch(site.url("/ok")).future.exception(20) is None, "asked again")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("7", 7), (" 120 ", 120), ("0", 0), ("", 0), ("-1", 0), ("soon", 0), ("1e3", 0), ("9" * 400, 0)),
+        *(("Wed, 21 Oct 2015 07:28:30 GMT", 30), ("Wed, 21 Oct 2015 07:27:00 GMT", 0), ("Wed, 99 Oct 2015", 0)),
+    ],
+)
+def test_forms_of_retry_after(text: str, seconds: float) -> None:
+    assert retry_after_s(text, 1445412480.0) == seconds  # 07:28:00
+
+
+# Bytes ---------------------------------------------------------------------------------------------------------------
+
+
+def stalled(size: int, *, declared: bool) -> Answer:
+    """All but the last byte of so many, then silence."""
+    length = f"\r\nContent-Length: {size}" if declared else ""
+    return then_silence(f"HTTP/1.1 200 OK{length}\r\n\r\n".encode() + bytes(size - 1))
+
+
+@pytest.mark.parametrize(("declared", "bodies"), [(True, 5), (False, 2)])
+def test_bytes_of_bodies_that_stop_are_counted_and_bounded(
+    site: Site, start: Start, declared: bool, bodies: int
+) -> None:
+    site.answers["/stalled"] = stalled(10_000, declared=declared)
+    # As many as fit by their declared length, or by the ceiling.
+    fetcher = start(max_bytes=25_000, max_held_bytes=50_000, deadline_s=60, per_host=64)
+    fetches = [fetcher.fetch(site.url("/stalled")) for _ in range(20)]
+    until(lambda: fetcher.held_bytes == bodies * 9_999, "as much as there is room for")
+    until(lambda: site.paths.count("/stalled") == 20, "all are asked for")
+    assert fetcher.held_bytes == bodies * 9_999
+    for fetch in fetches:
+        until(lambda fetch=fetch: fetch.give_up() or fetch.future.done(), "given up")  # type: ignore[misc]
+    until(lambda: fetcher.held_bytes == 0, "nothing is held")
+    assert fetcher.fetch(site.url("/ok", "localhost")).future.result(20) == BODY
+
+
+def test_a_tenant_whose_bodies_stop_leaves_room_to_the_others(site: Site, start: Start) -> None:
+    site.answers["/stalled"] = stalled(10_000, declared=True)
+    fetcher = start(max_bytes=10_000, max_held_bytes=80_000, deadline_s=60)
+    assert fetcher.fetch(site.url("/ok", "localhost"), tenant="b").future.result(20) == BODY
+    fetcher.release(len(BODY), tenant="b")
+    for _ in range(10):
+        fetcher.fetch(site.url("/stalled"), tenant="a")
+    until(lambda: fetcher.held_bytes == 2 * 9_999, "its share of a quarter")
+    for _ in range(10):
+        assert fetcher.fetch(site.url("/ok", "localhost"), tenant="b").future.result(20) == BODY
+        fetcher.release(len(BODY), tenant="b")
+    until(lambda: fetcher.held_bytes == 2 * 9_999, "released")
+
+
+def test_what_is_not_released_holds_up_the_next_body_and_is_no_failure_of_its_host(site: Site, start: Start) -> None:
+    fetcher = start(max_held_bytes=MAX, deadline_s=QUICK_S)
+    for _ in range(2):
+        assert fetcher.fetch(site.url("/full")).future.result(20) == bytes(MAX)
+        assert [refused(fetcher, site.url("/ok")) for _ in range(5)] == [SourceBusy] * 5
+        fetcher.release(MAX)
+
+
+def test_an_error_keeps_nothing_of_what_has_arrived(site: Site, start: Start) -> None:
+    site.answers["/stalled"] = stalled(40_000, declared=True)
+    error = failure(start(deadline_s=QUICK_S), site.url("/stalled"))
+    assert error.__cause__ is error.__context__ is None
+    held = []
+    frame = error.__traceback__
+    while frame:
+        held += [value for value in frame.tb_frame.f_locals.values() if isinstance(value, bytes | bytearray)]
+        frame = frame.tb_next
+    assert held == []
+
+
+def test_room_for_less_than_one_image_stops_the_start() -> None:
+    with pytest.raises(ValueError, match="would never fit"):
+        FetchSettings(max_bytes=1000, max_held_bytes=999)
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Names that begin with ``silent`` are looked up until the event is set; others are this machine."""
+    answered = threading.Event()
+    real = socket.getaddrinfo
+
+    def resolve(host: str, *arguments: Any, **named: Any) -> Any:
+        if str(host).startswith("silent"):
+            answered.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "later")
+        return real("127.0.0.1", *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    yield answered
+    answered.set()
+
+
+def test_names_that_nobody_answers_for_hold_up_no_others(
+    site: Site, start: Start, silent_names: threading.Event
+) -> None:
+    fetcher = start(concurrency=2, deadline_s=QUICK_S)
+    assert fetcher.fetch(site.url("/ok", "cdn.example"), tenant="b").future.result(20) == BODY
+    for number in range(8):
+        fetch = fetcher.fetch(f"http://silent-{number}.example/", tenant="a")
+        expected = SourceUnavailable if number < 4 else SourceBusy  # its share of 16 threads, each longer than a slot
+        assert type(fetch.future.exception(20)) is expected
+        assert fetcher._slots.taken == 0
+        assert fetcher.fetch(site.url("/ok", f"cdn-{number}.example"), tenant="b").future.result(20) == BODY
+    assert fetcher._threads.busy == 4
+    silent_names.set()
+    until(lambda: fetcher._threads.busy == 0, "the threads are free again")
+
+
+def test_a_name_that_nobody_answers_for_does_not_keep_the_process(silent_names: threading.Event, start: Start) -> None:
+    fetcher = start(deadline_s=QUICK_S)
+    assert refused(fetcher, "http://silent.example/") is SourceUnavailable
+    began = time.monotonic()
+    fetcher.close()
+    assert time.monotonic() - began < 20
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "fetch-call")
+    assert not silent_names.is_set()
 
 
 def test_closing_drops_what_hangs(site: Site, start: Start) -> None:
@@ -486,6 +759,8 @@ def folder(tmp_path: Path) -> Path:
     inside = tmp_path / "in side"
     (inside / "sub").mkdir(parents=True)
     (inside / "a b%.png").write_bytes(BODY)
+    (inside / os.fsdecode(b"\xe9.png")).write_bytes(b"1")
+    (inside / "%E9.png").write_bytes(b"another")
     (inside / "full").write_bytes(bytes(MAX))
     (inside / "large").write_bytes(bytes(MAX + 1))
     (tmp_path / "outside").write_bytes(b"secret")
@@ -498,7 +773,10 @@ def folder(tmp_path: Path) -> Path:
     return inside
 
 
-@pytest.mark.parametrize(("name", "size"), [("a%20b%25.png", len(BODY)), ("full", MAX), ("link", MAX), ("./full", MAX)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("a%20b%25.png", len(BODY)), ("%e9.png", 1), ("full", MAX), ("link", MAX), ("./full", MAX)],
+)
 def test_files_in_the_folder_are_read(folder: Path, start: Start, name: str, size: int) -> None:
     fetcher = start(sources=(folder.as_uri(),))
     for uri in (f"{folder.as_uri()}/{name}", f"FILE://localhost{folder.as_uri()[7:]}/{name}"):
@@ -515,6 +793,8 @@ def test_files_in_the_folder_are_read(folder: Path, start: Start, name: str, siz
         ("up/outside", SourceForbidden),
         ("zero", SourceForbidden),
         ("a%00b", SourceForbidden),
+        ("full?secret", SourceForbidden),
+        ("full#secret", SourceForbidden),
         ("large", SourceTooLarge),
         ("missing", SourceRefused),
         ("full/x", SourceRefused),
@@ -556,9 +836,44 @@ def test_objects_are_read_by_their_decoded_key_and_a_bucket_is_opened_once(start
 
     fetcher = start(sources=("s3://uploads/a",), open_store=open_store)
     for _ in range(2):
-        assert fetcher.fetch("s3://uploads/a/%C3%BC%20%25.png?secret").future.result(20) == BODY
+        assert fetcher.fetch("s3://uploads/a/%C3%BC%20%25.png").future.result(20) == BODY
     assert opened == ["s3://uploads"]
-    assert refused(fetcher, "s3://uploads/a/missing?secret") is SourceRefused
+    assert refused(fetcher, "s3://uploads/a/missing") is SourceRefused
+
+
+OPAQUE = {
+    "a/b.png": b"1",
+    "b.png": b"2",
+    "dir": b"3",
+    "dot.png": b"4",
+    "a": b"5",
+    "%2e%2e": b"6",
+    "...": b"7",
+    "a+b": b"8",
+}
+
+
+@pytest.mark.parametrize("key", ["%252e%252e", "%252E%252E".lower(), "...", "a+b", "a%2Bb", "a/b.png", "a%2fb.png"])
+def test_exactly_the_object_of_the_key_is_asked_for(start: Start, key: str) -> None:
+    store = MemoryStore()
+    for name, body in OPAQUE.items():
+        store.put(name, body)
+    fetcher = start(sources=("s3://",), open_store=lambda _: store)
+    assert fetcher.fetch(f"s3://bucket/{key}").future.result(20) == OPAQUE[unquote(key)]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", "/", "/b.png", "%2Fb.png", "a//b.png", "a/%2Fb.png", "dir/", "dir%2F", "./dot.png", "%2e/dot.png"),
+        *("a/./b.png", "a/.", "a?b.png", "a?", "a#b.png", "%FF", "a%00b", "a%0Ab", "a\nb", "a/b.png?versionId=secret"),
+    ],
+)
+def test_a_key_that_cannot_be_asked_for_exactly_is_refused(start: Start, key: str) -> None:
+    store = MemoryStore()
+    for name, body in OPAQUE.items():
+        store.put(name, body)
+    assert refused(start(sources=("s3://",), open_store=lambda _: store), f"s3://bucket/{key}") is SourceForbidden
 
 
 class LyingStore:
@@ -609,14 +924,15 @@ def raised_by(module: Any) -> list[type[Exception]]:
     return [c for _, c in getmembers(module, isclass) if issubclass(c, Exception) and not issubclass(c, Warning)]
 
 
-REJECTED = {
+KNOWN = {
     aiohttp.InvalidURL: SourceForbidden,
     aiohttp.NonHttpUrlClientError: SourceForbidden,
     obstore.exceptions.InvalidPathError: SourceForbidden,
     obstore.exceptions.NotFoundError: SourceRefused,
-    obstore.exceptions.PermissionDeniedError: SourceRefused,
+    obstore.exceptions.PermissionDeniedError: SourceDenied,
+    obstore.exceptions.UnauthenticatedError: SourceDenied,
     FileNotFoundError: SourceRefused,
-    PermissionError: SourceRefused,
+    PermissionError: SourceDenied,
     IsADirectoryError: SourceRefused,
     NotADirectoryError: SourceRefused,
     ValueError: SourceForbidden,
@@ -625,7 +941,7 @@ REJECTED = {
 OTHERS: list[type[Exception]] = [OSError, ConnectionResetError, BlockingIOError, RuntimeError, MemoryError]
 
 
-@pytest.mark.parametrize("cls", [*raised_by(aiohttp), *raised_by(obstore.exceptions), *OTHERS, *REJECTED])
+@pytest.mark.parametrize("cls", [*raised_by(aiohttp), *raised_by(obstore.exceptions), *OTHERS, *KNOWN])
 def test_every_exception_of_the_libraries_has_a_disposition(cls: type[Exception]) -> None:
     error = cls.__new__(cls)
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -633,12 +949,13 @@ def test_every_exception_of_the_libraries_has_a_disposition(cls: type[Exception]
     error.args = ("https://user:secret@h/?secret",)
     found = translate(error)
     # A certificate error is a ValueError, too; what aiohttp says comes first.
-    parents = [p for p in REJECTED if issubclass(cls, p)]
+    parents = [p for p in KNOWN if issubclass(cls, p)]
     if issubclass(cls, aiohttp.ClientError):
         parents = [p for p in parents if issubclass(p, aiohttp.ClientError)]
-    expected = REJECTED[parents[0]] if parents else SourceUnavailable
+    expected = KNOWN[parents[0]] if parents else SourceUnavailable
     assert type(found) is expected
-    assert found.disposition is (Disposition.DEFER if expected is SourceUnavailable else Disposition.REJECT)
+    deferred = expected in (SourceUnavailable, SourceDenied)
+    assert found.disposition is (Disposition.DEFER if deferred else Disposition.REJECT)
     assert "secret" not in str(found)
 
 

@@ -1,5 +1,6 @@
 """Claim checks in S3: a server of that protocol, and credentials from the environment."""
 
+import asyncio
 from collections.abc import Iterator
 
 import boto3
@@ -7,8 +8,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from deploy.local.ports import LOOPBACK, free_port
+from tests.stream_server import StreamServer
 from tests.worker.messages.edges import until
-from worker.errors import SourceError, SourceForbidden, SourceRefused, SourceTooLarge, SourceUnavailable
+from worker.errors import SourceDenied, SourceError, SourceForbidden, SourceRefused, SourceTooLarge, SourceUnavailable
 from worker.images.fetch import Fetcher
 from worker.settings import FetchSettings
 
@@ -31,6 +33,9 @@ def server() -> Iterator[str]:
     client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     for key, body in {"a/image.png": BODY, "a/ü %.png": BODY[:10], "a/empty": b"", "a/large": bytes(MAX + 1)}.items():
         client.put_object(Bucket=BUCKET, Key=key, Body=body)
+    for key in ("a//image.png", "a/image.png/", "a/./image.png"):  # what S3 allows
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"another")
+    client.put_object(Bucket=BUCKET, Key="a/chunked", Body=BODY, ContentEncoding="aws-chunked")
     yield url
     client.close()
     server.stop()
@@ -57,7 +62,9 @@ def started(endpoint: str, monkeypatch: pytest.MonkeyPatch, deadline_s: float = 
     fetcher.close()
 
 
-@pytest.mark.parametrize(("key", "body"), [("a/image.png", BODY), ("a/%C3%BC%20%25.png", BODY[:10]), ("a/empty", b"")])
+@pytest.mark.parametrize(
+    ("key", "body"), [("a/image.png", BODY), ("a/%C3%BC%20%25.png", BODY[:10]), ("a/empty", b""), ("a/chunked", BODY)]
+)
 def test_an_object_is_fetched(fetcher: Fetcher, key: str, body: bytes) -> None:
     assert fetcher.fetch(f"s3://{BUCKET}/{key}").future.result(70) == body
 
@@ -70,6 +77,9 @@ def test_an_object_is_fetched(fetcher: Fetcher, key: str, body: bytes) -> None:
         (f"s3://{BUCKET}/a/large", SourceTooLarge),
         (f"s3://{BUCKET}/b/image.png", SourceForbidden),
         (f"s3://{BUCKET}/a/../b", SourceForbidden),
+        (f"s3://{BUCKET}/a//image.png", SourceForbidden),
+        (f"s3://{BUCKET}/a/image.png/", SourceForbidden),
+        (f"s3://{BUCKET}/a/./image.png", SourceForbidden),
         ("s3://others/a/image.png", SourceForbidden),
     ],
 )
@@ -84,6 +94,28 @@ def test_a_store_that_is_away_defers_within_the_deadline(monkeypatch: pytest.Mon
         with pytest.raises(SourceUnavailable) as caught:
             fetcher.fetch(f"s3://{BUCKET}/a/image.png").future.result(20)
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_store_that_denies_access_defers_and_is_asked_again(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    asked: list[bytes] = []
+
+    async def deny(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 %d Denied\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+        await writer.drain()
+        writer.close()
+
+    server = StreamServer(deny, (LOOPBACK, 0))
+    server.start()
+    try:
+        for fetcher in started(f"http://{LOOPBACK}:{server.port}", monkeypatch):
+            for _ in range(7):  # a key that is not there may look the same, so it says nothing about the others
+                with pytest.raises(SourceDenied):
+                    fetcher.fetch(f"s3://{BUCKET}/a/image.png").future.result(20)
+        assert len(asked) == 7
+    finally:
+        server.close()
 
 
 def test_many_objects_come_at_a_time(fetcher: Fetcher) -> None:

@@ -124,15 +124,9 @@ def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dic
     engine.start()
     edge = MemoryEdge()
     broker = MemoryBroker(edge.cluster, settings.kafka)
-    limits = Limits(settings.fetch.max_bytes, settings.images.max_pixels)
-    stages = Stages(
-        settings,
-        InProcess(bundle.manifest.models, limits),
-        engine,
-        cache or NoCache(),
-        Fetcher(settings.fetch),
-        metrics,
-    )
+    fetcher = Fetcher(settings.fetch, fairness=settings.fairness)
+    decoders = InProcess(bundle.manifest.models, Limits(settings.fetch.max_bytes, settings.images.max_pixels))
+    stages = Stages(settings, decoders, engine, cache or NoCache(), fetcher, metrics)
     attributor = Attributor(bundle, settings.policy, settings.run_id)
     pipeline = Pipeline(settings, broker, stages, attributor, Health(60), metrics)
     return Worker(settings, edge, broker, pipeline, metrics, engine)
