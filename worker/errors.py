@@ -9,7 +9,8 @@
     │   ├── UnknownContentType           neither an image nor a claim check
     │   ├── InvalidEvent                 not a valid CloudEvent or claim check
     │   ├── EventTooLarge                value, claim check, or key and headers above their ceilings
-    │   └── Sha256Mismatch               the bytes are not those that the event declares
+    │   ├── Sha256Mismatch               the bytes are not those that the event declares
+    │   └── WorkerKilled                 processes ended while it was in flight, and nothing else was
     ├── SourceError
     │   ├── SourceForbidden     reject   an address outside ``fetch.sources``, or in a private network
     │   ├── SourceRefused       reject   the source refuses (HTTP 404 or 403, no such object)
@@ -101,6 +102,12 @@ class Sha256Mismatch(EventError):
     """The bytes do not have the sha256 that the event declares."""
 
     reason = "sha256_mismatch"
+
+
+class WorkerKilled(EventError):
+    """Processes ended while the event was in flight, and nothing else was; see ``worker.pipeline.journal``."""
+
+    reason = "worker_killed"
 
 
 class SourceError(WorkerError):

@@ -272,6 +272,10 @@ class PipelineSettings(SettingsSection):
     max_in_flight_bytes: PositiveInt = 256 * 2**20
     """Most bytes that those events and their answers hold: values, keys, headers (`fetch.max_held_bytes` limits what is
     fetched for claim checks)."""
+    journal: FilePath | None = None
+    """File that says what was in flight when the process was killed, so that an event which kills is found and
+    rejected; it must outlive the process (in Kubernetes on an emptyDir). Without it such an event kills every worker
+    that gets it."""
     drain_s: PositiveSeconds = 5
     """Time to finish the events in flight on SIGTERM."""
     stall_s: PositiveSeconds = 120

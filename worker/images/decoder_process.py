@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ class DecoderProcess:
         self._granted_bytes = granted_bytes
         self._held = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
-        self._address_bytes = 0
+        self._address_bytes = self._peak_bytes = 0
         self._encoded_bytes = 0
 
     def start(self) -> str | None:
@@ -91,7 +90,7 @@ class DecoderProcess:
             views, self._views = self._shared(
                 theirs, sum(each.most_views * each.size**2 * 3 for each in self._preprocessings)
             )
-            self._stderr: BinaryIO = self._held.enter_context(tempfile.TemporaryFile())
+            self._stderr: BinaryIO = self._held.enter_context(os.fdopen(os.memfd_create("decoder-stderr"), "w+b"))
             job = Job(
                 requests=requests,
                 answers=answers,
@@ -117,7 +116,6 @@ class DecoderProcess:
         if not isinstance(ready, Ready):
             raise DecoderCrashed("its answer makes no sense")
         self._address_bytes = ready.address_bytes
-        self._grant(self._granted_bytes)
         return ready.unprotected
 
     def is_running(self) -> bool:
@@ -132,6 +130,7 @@ class DecoderProcess:
             DecoderError: the process has ended or is of no use any more.
         """
         check_encoded_bytes(data, self._limits)
+        self._grant(self._granted_bytes)
         self._images[: len(data)] = data
         self._encoded_bytes = len(data)
         return self._ask(len(data), self._granted_bytes, self._granted_bytes // _LEAST_BYTES_A_PIXEL)
@@ -146,7 +145,6 @@ class DecoderProcess:
         found = self._ask(0, needs.peak_bytes, needs.pixels)
         if isinstance(found, Needs):
             raise DecoderCrashed("its answer makes no sense")
-        self._grant(self._granted_bytes)
         return found
 
     def kill(self) -> None:
@@ -162,7 +160,7 @@ class DecoderProcess:
 
     def _shared(self, theirs: ExitStack, size: int) -> tuple[int, mmap.mmap]:
         """Memory that both processes see: a file descriptor for the decoder, and the mapping of this process."""
-        descriptor = os.memfd_create("genprint-decoder")  # /dev/shm has 64 MiB in a container
+        descriptor = os.memfd_create("decoder-images")  # /dev/shm has 64 MiB in a container
         theirs.callback(os.close, descriptor)
         os.ftruncate(descriptor, max(1, size))
         mapping = mmap.mmap(descriptor, 0)
@@ -172,6 +170,9 @@ class DecoderProcess:
     def _grant(self, peak_bytes: int) -> None:
         """Limit the address space of the process to what it had at its start, and so many bytes more."""
         assert self._process is not None  # start
+        if peak_bytes == self._peak_bytes:
+            return
+        self._peak_bytes = peak_bytes
         most = self._address_bytes + peak_bytes + _SLACK_BYTES
         _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_AS)
         soft = most if hard == resource.RLIM_INFINITY else min(most, hard)

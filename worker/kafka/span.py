@@ -87,7 +87,8 @@ def replay_settings(settings: Settings, run_id: str, topic: str | None) -> Setti
     )
     # A live worker on this machine has the port already; to scrape a replay, set http.port.
     http = settings.http if "port" in settings.http.model_fields_set else settings.http.model_copy(update={"port": 0})
-    return settings.model_copy(update={"run_id": run_id, "kafka": kafka, "http": http})
+    pipeline = settings.pipeline.model_copy(update={"journal": None})  # it is the live worker's
+    return settings.model_copy(update={"run_id": run_id, "kafka": kafka, "http": http, "pipeline": pipeline})
 
 
 def _point(option: str, text: str) -> Point:

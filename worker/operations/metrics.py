@@ -13,6 +13,7 @@ from worker.errors import (
     DeviceFailed,
     InferenceFailed,
     InvalidOutput,
+    WorkerKilled,
 )
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -137,7 +138,7 @@ class Metrics:
             self.publications.labels(result)
         for kind in ("assigned", "revoked", "lost"):
             self.rebalances.labels(kind)
-        for error in (InvalidOutput, InferenceFailed, DecoderCrashed, DecodeTimeout, DecodeMemory):
+        for error in (InvalidOutput, InferenceFailed, DecoderCrashed, DecodeTimeout, DecodeMemory, WorkerKilled):
             self.rejects.labels(error.reason)
         for end in (DecoderCrashed, DecodeTimeout, DecodeMemory):
             self.decoder_ends.labels(end.reason)

@@ -6,10 +6,11 @@ An event holds a slot from its admission until its answer is published, since of
 import time
 from collections.abc import Collection, Iterator, Mapping
 
-from worker.errors import OverShare, WorkerError
+from worker.errors import OverShare, WorkerError, WorkerKilled
 from worker.fairness import Shares
 from worker.messages.events import read_delivery, read_event
 from worker.messages.records import Message, Partition, Progress, Record
+from worker.pipeline.journal import KILLS, Journal
 from worker.pipeline.lanes import InFlight, Lane
 from worker.settings import Settings
 
@@ -21,8 +22,9 @@ be through before a time-out."""
 class Intake:
     """The lanes of all owned partitions and the room that they share; used by the pipeline's thread alone."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, journal: Journal | None = None) -> None:
         self._settings = settings
+        self._journal = journal or Journal(None, 0)
         self._lanes: dict[Partition, Lane] = {}
         self._shares = Shares(settings.fairness, settings.pipeline.max_in_flight)
         self._retry_room = max(1, settings.pipeline.max_in_flight // 2)
@@ -30,6 +32,9 @@ class Intake:
         """Slots taken: events admitted and not yet settled."""
         self._in_flight_bytes = 0
         self._retries = 0
+        self._unanswered = 0
+        self._is_alone = False
+        """Whether an event is in the stages that must be alone there."""
 
     def receive(self, records: list[Record], owned: Mapping[Partition, int]) -> None:
         """Queue polled records; those of an assignment that has ended are left to the partition's next owner."""
@@ -38,6 +43,7 @@ class Intake:
                 continue
             if record.partition not in self._lanes:
                 self._lanes[record.partition] = Lane(record.partition, record.epoch)
+                self._journal.forget(record.partition, before=record.offset)  # what was committed is answered
             self._lanes[record.partition].receive(record)
 
     def forget_revoked(self, owned: Mapping[Partition, int]) -> None:
@@ -48,6 +54,7 @@ class Intake:
                     item.dropped = True
                     self._leave(item)
                 del self._lanes[partition]
+                self._journal.forget(partition)
 
     def forget_waiting(self) -> None:
         """Forget what was polled and not yet admitted."""
@@ -69,6 +76,8 @@ class Intake:
         """Set the answer of an event."""
         if not item.dropped:
             self._in_flight_bytes -= item.held_bytes
+            if item.answer is None:
+                self._strike(item)
             item.settle_for(message)
             self._in_flight_bytes += item.held_bytes
 
@@ -145,7 +154,10 @@ class Intake:
 
     def _take(self, lane: Lane) -> InFlight | None:
         """Admit the first waiting event of a lane; None if it, and so the lane, has to wait longer."""
-        item = lane.next = lane.next or self._parse(lane.waiting[0])
+        alone = self._must_be_alone()
+        if self._is_alone or (alone and self._unanswered):
+            return None
+        item = lane.next = lane.next or self._parse(lane.waiting[0], alone=alone)
         is_retry = self._is_retry(lane.partition)
         if is_retry and (self._retries >= self._retry_room or not self._is_due(item)):
             return None
@@ -164,18 +176,42 @@ class Intake:
         self.in_flight += 1
         self._in_flight_bytes += item.held_bytes
         self._retries += is_retry
+        self._journal.note(item.record, alone=alone)
+        self._unanswered += 1
+        self._is_alone = alone
         return item
 
-    def _parse(self, record: Record) -> InFlight:
+    def _must_be_alone(self) -> bool:
+        """Whether an event waits that was in flight when an earlier process was killed."""
+        return any(
+            (lane := self._lanes.get(partition)) is not None and lane.waiting and lane.waiting[0].offset <= offset
+            for partition, offset in self._journal.suspects
+        )
+
+    def _parse(self, record: Record, *, alone: bool) -> InFlight:
         events = self._settings.events
         item = InFlight(record, read_delivery(record, self._settings.kafka.retry_topic))
+        kills = self._journal.kills(record)
+        if kills >= KILLS:
+            item.refused = WorkerKilled(f"{kills} processes ended while it was in flight and nothing else was")
+            return item
+        self._journal.note(record, alone=alone)
         try:
             item.event = read_event(record, item.delivery, events.inline_max_bytes, events.attributes)
         except WorkerError as error:
             item.refused = error
+        self._journal.release(record)
         return item
 
+    def _strike(self, item: InFlight) -> None:
+        """Note that the answer of an event is known, or not wanted any more."""
+        self._journal.strike(item.record)
+        self._unanswered -= 1
+        self._is_alone = False
+
     def _leave(self, item: InFlight) -> None:
+        if item.answer is None:
+            self._strike(item)
         self.in_flight -= 1
         self._in_flight_bytes -= item.held_bytes
         self._retries -= self._is_retry(item.record.partition)

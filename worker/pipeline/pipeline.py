@@ -31,6 +31,7 @@ from worker.messages.verdict import Decision, Verdict, verdict_message
 from worker.operations.health import Health, Watchdog
 from worker.operations.metrics import STAGES, Metrics
 from worker.pipeline.intake import Intake
+from worker.pipeline.journal import Journal
 from worker.pipeline.lanes import InFlight
 from worker.pipeline.stages import Completion, Stages
 from worker.settings import Settings
@@ -55,6 +56,7 @@ class Pipeline:
         attributor: Attributor,
         health: Health,
         metrics: Metrics,
+        journal: Journal | None = None,
     ) -> None:
         self._settings = settings
         self._broker = broker
@@ -63,7 +65,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._watchdog = Watchdog(settings.kafka.publish_deadline_s)
-        self._intake = Intake(settings)
+        self._intake = Intake(settings, journal)
         kafka = settings.kafka
         outcomes = {kafka.verdicts_topic: "verdict", kafka.retry_topic: "deferred", kafka.dead_topic: "rejected"}
         self._outcomes = {topic: metrics.events.labels(outcome) for topic, outcome in outcomes.items()}

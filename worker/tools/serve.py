@@ -16,6 +16,7 @@ from worker.messages.records import Broker
 from worker.operations.health import Health, HealthServer
 from worker.operations.logs import configure_logs
 from worker.operations.metrics import Metrics
+from worker.pipeline.journal import Journal
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.stages import Stages
 from worker.scoring.cache import NoCache, RedisCache, ScoreCache
@@ -73,10 +74,11 @@ def serve(settings: Settings, make_broker: MakeBroker) -> None:
         decoders = DecoderPool(bundle, settings, lambda error: metrics.decoder_ends.labels(error.reason).inc())
         fetcher = Fetcher(settings.fetch, fairness=settings.fairness)
         stages = Stages(settings, decoders, engine, cache, fetcher, metrics)
+        journal = closing.enter_context(Journal(settings.pipeline.journal, 2 * settings.pipeline.max_in_flight))
         health = Health(settings.pipeline.stall_s)
         server = HealthServer(settings.http, health, metrics)
         server.start()
         closing.callback(server.close)
         log.info("serving", **identity, device=engine.device, http_port=server.port, delivery=settings.kafka.delivery)
         attributor = Attributor(bundle, settings.policy, settings.run_id)
-        Pipeline(settings, make_broker(metrics, stop), stages, attributor, health, metrics).run(stop)
+        Pipeline(settings, make_broker(metrics, stop), stages, attributor, health, metrics, journal).run(stop)
