@@ -67,6 +67,8 @@ class DecoderPool:
         self._granted_bytes = min(_GRANTED_BYTES, self._settings.memory_bytes // count)
         self._slots = [_Slot(self._process()) for _ in range(count)]
         self._idle: SimpleQueue[_Slot] = SimpleQueue()
+        for slot in self._slots:
+            self._idle.put(slot)
         self._closed = threading.Event()
 
     @property
@@ -91,9 +93,6 @@ class DecoderPool:
                 list(starting.map(self._fill, self._slots))
         except DecoderError as error:
             raise StartupError(f"images cannot be decoded here: {error}") from error
-        finally:
-            for slot in self._slots:
-                self._idle.put(slot)
 
     def prepare(self, data: bytes) -> PreparedImage:
         """See ``Decoders``."""

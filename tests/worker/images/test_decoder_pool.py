@@ -300,6 +300,12 @@ def test_closing_ends_what_is_under_way(start: Start, processes: Path) -> None:
     pool.close()
 
 
+def test_closing_needs_no_start(bundle: Bundle) -> None:
+    pool = DecoderPool(bundle, Settings())
+    pool.close()
+    pool.close()
+
+
 _WORKER = """
 import sys
 from pathlib import Path
