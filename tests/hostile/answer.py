@@ -24,7 +24,7 @@ SETTINGS = Settings.model_validate(
         "pipeline": {"max_in_flight_bytes": 64 * MIB},
         "kafka": {"fetch_max_bytes": 8 * MIB},
         "images": {"memory_bytes": 1},
-        "fetch": {"max_held_bytes": 1},
+        "fetch": {"max_bytes": 1, "max_held_bytes": 1},
     }
 )
 """Small enough to bind; nothing is decoded or fetched here."""
