@@ -73,6 +73,8 @@ class Pipeline:
         self._scores = {decision: metrics.score.labels(decision) for decision in get_args(Decision)}
         self._publish_at = 0.0
         self._lag_at = 0.0
+        self._is_rebalancing = False
+        """Whether the last publication was refused for that reason."""
         self._quiet_s = _BUSY_POLL_S
         self._turn_at = 0.0
 
@@ -186,6 +188,7 @@ class Pipeline:
             return
         self._intake.forget_revoked(self._broker.owned())
         progress = self._intake.progress()
+        self._is_rebalancing = False
         if not progress:
             return
         self._publish_at = now + self._settings.kafka.commit_interval_s
@@ -195,7 +198,7 @@ class Pipeline:
         except MessageTooLarge as error:
             self._shrink(progress, error)
         except GroupUnstable:
-            pass  # rebalances are counted where they happen
+            self._is_rebalancing = True  # rebalances are counted where they happen
         except PublishAborted as error:
             self._metrics.publications.labels("aborted").inc()
             _log.warning("publication aborted, retrying", why=str(error))
@@ -274,7 +277,9 @@ class Pipeline:
         """
         time.sleep(max(0.0, self._turn_at - time.monotonic()))
         until_publication = self._publish_at - time.monotonic()
-        if not self._intake.has_room():  # all partitions are paused: only answers make room
+        if self._is_rebalancing:  # which goes on inside polls alone, and nothing can be published before it has ended
+            records = self._broker.poll(_IDLE_POLL_S)
+        elif not self._intake.has_room():  # all partitions are paused: only answers make room
             self._stages.wait(min(until_publication, _IDLE_POLL_S) if until_publication > 0 else _IDLE_POLL_S)
             records = self._broker.poll(0)
         elif not self._intake.in_flight:

@@ -18,9 +18,9 @@ from bundle.store import Bundle
 from tests.worker.messages.edges import PARTITIONS, until
 from tests.worker.pipeline.harness import DictionaryCache, Worker, make_worker
 from tests.worker.small_bundle import encoded_image, small_bundle
-from worker.errors import DeviceFailed, PublishAborted, PublishUncertain
+from worker.errors import DeviceFailed, GroupUnstable, PublishAborted, PublishUncertain
 from worker.messages.events import ATTEMPT, NOT_BEFORE, ORIGIN, REASON
-from worker.messages.records import Partition
+from worker.messages.records import Partition, Progress, Record
 from worker.pipeline.lanes import InFlight
 from worker.scoring.cache import CachedScores
 
@@ -183,6 +183,30 @@ def test_an_aborted_publication_is_repeated_once_it_works(bundle: Bundle) -> Non
     worker.answer(20)
     assert len(worker.verdicts()) == 20
     assert worker.metrics.publications.labels("aborted")._value.get() == 2
+
+
+def test_a_rebalance_has_time_to_end_while_there_is_no_room(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker(bundle, pipeline={"max_in_flight": 2})
+    poll, publish = worker.broker.poll, worker.broker.publish
+    refused, waited = threading.Event(), threading.Event()
+
+    def polled(timeout_s: float) -> list[Record]:
+        if refused.is_set() and timeout_s > 0.1:  # without time, kafka-python never joins its group
+            waited.set()
+        return poll(timeout_s)
+
+    def published(progress: Sequence[Progress]) -> None:
+        if not waited.is_set():
+            refused.set()
+            raise GroupUnstable("the group is rebalancing")
+        publish(progress)
+
+    monkeypatch.setattr(worker.broker, "poll", polled)
+    monkeypatch.setattr(worker.broker, "publish", published)
+    for seed in range(6):
+        worker.send(encoded_image(40, seed=seed))
+    worker.answer(6)
+    assert len(worker.verdicts()) == 6
 
 
 def test_an_uncertain_publication_ends_the_worker(bundle: Bundle) -> None:
