@@ -86,6 +86,8 @@ class DecoderProcess:
         with ExitStack() as theirs:
             requests, self._requests = _pipe(theirs, self._held)
             self._answers, answers = _pipe(self._held, theirs)
+            self._answered = select.poll()
+            self._answered.register(self._answers, select.POLLIN)
             images, self._images = self._shared(theirs, self._limits.max_bytes)
             views, self._views = self._shared(
                 theirs, sum(each.most_views * each.size**2 * 3 for each in self._preprocessings)
@@ -190,14 +192,13 @@ class DecoderProcess:
         try:
             return self._result(answer, granted_bytes)
         finally:
-            for mapping in (self._images, self._views):
-                if len(mapping) > _KEPT_BYTES:
-                    mapping.madvise(mmap.MADV_REMOVE, _KEPT_BYTES)
+            if granted_bytes > self._granted_bytes or self._encoded_bytes > _KEPT_BYTES:
+                for mapping in (self._images, self._views):
+                    if len(mapping) > _KEPT_BYTES:
+                        mapping.madvise(mmap.MADV_REMOVE, _KEPT_BYTES)
 
     def _answer(self, limit_s: float) -> Answer:
-        waiting = select.poll()
-        waiting.register(self._answers, select.POLLIN)
-        if not waiting.poll(limit_s * 1000):
+        if not self._answered.poll(limit_s * 1000):
             raise DecodeTimeout(f"no answer within {limit_s:.0f} s")
         text = os.read(self._answers, ANSWER_MAX_BYTES)
         if not text:
