@@ -44,6 +44,8 @@ class Portions(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to ``size`` bytes, and up to the next stop."""
+        if size is not None and size >= 0 and (not self._stops or self.tell() + size <= self._stops[0]):
+            return super().read(size)  # nearly all reads, of which a header needs dozens
         room = min((stop - self.tell() for stop in self._stops if stop > self.tell()), default=-1)
         sizes = [limit for limit in (size, room) if limit is not None and limit >= 0]
         return super().read(min(sizes, default=-1))
