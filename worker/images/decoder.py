@@ -144,7 +144,7 @@ def _mapped(descriptor: int) -> mmap.mmap:
 def _load_everything(job: Job) -> None:
     """Decode an image of each format, and a damaged one: later no module can be imported and no library loaded."""
     Image.init()
-    for name in FORMATS:
+    for name in Image.SAVE.keys() & set(FORMATS):  # Pillow may have been built without AVIF
         buffer, exif = io.BytesIO(), Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
         Image.new("RGB", (16, 16)).save(buffer, name, exif=exif)

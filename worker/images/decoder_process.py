@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Annotated, BinaryIO, Final
 
@@ -21,7 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from bundle.containers import FORMATS
 from bundle.errors import ImageError
 from bundle.manifest import Preprocessing
-from bundle.preprocess import ImageFacts, Limits, Views, check_encoded_bytes
+from bundle.preprocess import MAX_PIXELS_CEILING, ImageFacts, Limits, Views, check_encoded_bytes
 from worker.errors import DecodeMemory, DecoderCrashed, DecoderError, DecodeTimeout
 from worker.images.decoder import ANSWER_MAX_BYTES, REQUEST, Decoded, Job, Needs, Ready, Refused
 
@@ -35,7 +35,8 @@ _GRACE_S = 10.0
 """A decoder that outlives its deadline by so much has lost its worker, and ends by itself."""
 _SLACK_BYTES = 128 * 2**20
 """Address space beyond what is granted: the encoded image, and what the allocator keeps for the next one."""
-_LEAST_BYTES_A_PIXEL = 3
+_LEAST_BYTES_A_PIXEL, _MOST_BYTES_A_PIXEL = 3, 64
+"""Of decoded pixels; the second with room for all that turning and resizing hold beside them."""
 _KEPT_BYTES = 2**20
 """Shared memory that stays allocated between images."""
 _LAST_WORDS = 300
@@ -176,9 +177,10 @@ class DecoderProcess:
             return
         self._peak_bytes = peak_bytes
         most = self._address_bytes + peak_bytes + _SLACK_BYTES
-        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_AS)
-        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.prlimit(self._process.pid, resource.RLIMIT_AS, (soft, hard))
+        with suppress(ProcessLookupError):  # it has just ended, as the next request will tell
+            _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_AS)
+            soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (soft, hard))
 
     def _ask(self, encoded_bytes: int, granted_bytes: int, pixels: int) -> DecodedViews | Needs:
         limit_s = self._deadline_s + _DEADLINE_S_A_MEGAPIXEL * pixels / 1e6
@@ -187,7 +189,7 @@ class DecoderProcess:
         except BrokenPipeError:
             raise self._ended() from None
         answer = self._answer(limit_s)
-        if isinstance(answer, Needs):
+        if isinstance(answer, Needs) and self._may_need(answer):
             return answer
         try:
             return self._result(answer, granted_bytes)
@@ -217,6 +219,11 @@ class DecoderProcess:
             case Refused(error=MemoryError.__name__):
                 raise DecodeMemory(f"decoding takes more than {granted_bytes + _SLACK_BYTES} bytes")
         raise DecoderCrashed("its answer makes no sense")
+
+    def _may_need(self, needs: Needs) -> bool:
+        """Whether an honest decoder could need so much."""
+        most = _MOST_BYTES_A_PIXEL * MAX_PIXELS_CEILING + 2 * len(self._views) + 4 * len(self._images)
+        return 0 < needs.pixels <= self._limits.max_pixels and self._granted_bytes < needs.peak_bytes <= most
 
     def _is_possible(self, facts: ImageFacts, counts: tuple[int, ...]) -> bool:
         """Whether an honest decoder could answer this for the image that it was given."""

@@ -49,6 +49,11 @@ def boast() -> None:
     os.write(_answers(), f'{{"kind": "decoded", "facts": {facts}, "counts": [1000000]}}'.encode())
 
 
+def demand() -> None:
+    """Ask for more memory and time than there is."""
+    os.write(_answers(), b'{"kind": "needs", "peak_bytes": 1000000000000000000000, "pixels": 1000000000000000000000}')
+
+
 def stumble() -> None:
     """Crash in the first process alone."""
     if _number == 1:
@@ -90,6 +95,7 @@ HARM: dict[int, Callable[[], None]] = {
     105: boast,
     106: stumble,
     107: escape,
+    108: demand,
 }
 """Harm by the width of the image in pixels."""
 

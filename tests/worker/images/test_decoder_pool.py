@@ -21,7 +21,7 @@ from bundle.errors import BrokenImage, EmptyImage, ImageTooLarge, TooManyPixels,
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import decode, make_views, pixels_digest
 from bundle.store import Bundle
-from tests.worker.images.harmful_decoder import HARM, boast, crash, escape, hang, lie, stumble, swallow
+from tests.worker.images.harmful_decoder import HARM, boast, crash, demand, escape, hang, lie, stumble, swallow
 from tests.worker.images.in_process import InProcess
 from tests.worker.messages.edges import until
 from tests.worker.small_bundle import encoded_image, small_bundle
@@ -171,6 +171,7 @@ def test_an_image_that_is_at_fault_is_refused_by_name(pool: DecoderPool, data: b
         (swallow, DecodeMemory, "bytes"),
         (lie, DecoderCrashed, "makes no sense"),
         (boast, DecoderCrashed, "makes no sense"),
+        (demand, DecoderCrashed, "makes no sense"),
     ],
 )
 def test_harm_costs_the_image_and_a_process_twice(
