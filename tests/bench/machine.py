@@ -39,11 +39,21 @@ def device() -> str:
 
 
 def cpu_s(pid: int | None) -> float:
-    """User and system seconds of a process so far, all its threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """User and system seconds of a process and its children so far, all their threads together."""
+    ticks = 0
+    for each in _family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def rss_bytes(pid: int | None) -> int:
-    """Resident memory of a process now."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Resident memory of a process and its children now; what they share counts for each."""
+    pages = [int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in _family(pid)]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _family(pid: int | None) -> list[str]:
+    """Ids of a process and of its children: a worker's decoders work for it."""
+    children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [str(pid), *children.split()]
