@@ -51,6 +51,13 @@ def test_ready_is_live_and_joined(health: Health, clock: Clock) -> None:
     assert health.ready() == health.live() == "main loop silent for 61 s"
 
 
+def test_a_pause_is_alive_and_not_ready(health: Health, clock: Clock) -> None:
+    health.beat(oldest_in_flight=clock.now - 1000, joined=True, paused="no decoder works")
+    assert (health.live(), health.ready()) == (None, "no decoder works")
+    health.beat(oldest_in_flight=None, joined=True)
+    assert health.ready() is None
+
+
 @pytest.mark.parametrize(("silent_s", "alive"), [(0, True), (STALL_S, True), (STALL_S + 1, False)])
 def test_a_silent_loop_is_dead(health: Health, clock: Clock, silent_s: float, alive: bool) -> None:
     health.beat(oldest_in_flight=clock.now, joined=True)

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from bundle.store import Bundle
+from tests.worker.images.in_process import InProcess
 from tests.worker.messages.edges import PARTITIONS, until
 from tests.worker.pipeline.harness import DictionaryCache, Worker, make_worker
 from tests.worker.small_bundle import encoded_image, small_bundle
@@ -207,6 +209,19 @@ def test_a_rebalance_has_time_to_end_while_there_is_no_room(bundle: Bundle, monk
         worker.send(encoded_image(40, seed=seed))
     worker.answer(6)
     assert len(worker.verdicts()) == 6
+
+
+def test_while_no_decoder_works_the_worker_is_not_ready(bundle: Bundle) -> None:
+    worker = make_worker(bundle)
+    stages, health = worker.pipeline._stages, worker.pipeline._health
+    working = stages._decoders
+    assert isinstance(working, InProcess)
+    stages._decoders = replace(working, waiting=1)
+    with worker.running():
+        until(lambda: "no decoder works" in (health.ready() or ""), "the pause has been noticed")
+        assert health.live() is None
+        stages._decoders = working
+        until(lambda: health.ready() is None, "it is ready again")
 
 
 def test_an_uncertain_publication_ends_the_worker(bundle: Bundle) -> None:
