@@ -84,15 +84,15 @@ def replay(
 
         span = read_span(start, end)
         settings = replay_settings(_settings(config, assign, bundle), run_id, topic)
-        answered = threading.Event()
+        gone: list[int] = []
         console = Console(stderr=True, markup=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("replaying", total=None)
 
             def make_broker(metrics: "Metrics", stop: threading.Event) -> "Broker":
-                def finish() -> None:
-                    answered.set()
+                def finish(lost: int) -> None:
+                    gone.append(lost)
                     stop.set()
 
                 def show(total: int, left: int) -> None:
@@ -101,8 +101,13 @@ def replay(
                 return ReplayBroker(settings.kafka, metrics, span, finish, show)
 
             serve(settings, make_broker)
-        if not answered.is_set():
+        if not gone:
             raise WorkerError(f"run {run_id} was stopped before its end; the same command goes on with it")
+        if gone[0]:
+            raise WorkerError(
+                f"run {run_id}: {gone[0]} offsets of the span were removed by retention before they were read; "
+                "every event that was left has its answer"
+            )
         console.print(f"run {run_id}: every event of the span has its answer", highlight=False)
 
 

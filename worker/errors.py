@@ -36,6 +36,7 @@
     │   ├── TopicMissing        crash    a topic does not exist
     │   ├── Fenced              crash    another process has taken over this identity
     │   ├── UndecodableBatch    crash    records that cannot be decoded, at unknown offsets
+    │   ├── LogChanged          crash    a replay's topic was made again, or its log cut
     │   └── PublishUncertain    crash    committed or not, only a restart can tell
     └── StartupError            crash    settings, bundle or device cannot be used
 
@@ -275,6 +276,12 @@ class UndecodableBatch(BrokerError):
     """Records at unknown offsets, which cannot be answered; polling again would meet them again."""
 
     reason = "undecodable_batch"
+
+
+class LogChanged(BrokerError):
+    """The log is not the one that a replay began to read, so that its span means something else now."""
+
+    reason = "log_changed"
 
 
 class PublishUncertain(BrokerError):

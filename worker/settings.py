@@ -95,6 +95,10 @@ class KafkaSettings(SettingsSection):
     """Least time between two transactions or offset commits."""
     start_timeout_s: PositiveSeconds = 15
     """Time that start-up waits for a broker."""
+    beyond_end: Literal["stop", "end", "beginning"] = "stop"
+    """What to do with a partition whose committed offset lies beyond its end, where nothing tells why: `stop` reading
+    it until somebody has looked (an alert tells), go on at its `end` (skips what was written since it was cut), or at
+    its `beginning` (answers everything again)."""
     session_timeout_s: PositiveSeconds = 10
     """Silence after which the group gives a worker's partitions to others."""
     max_poll_interval_s: PositiveSeconds = 60

@@ -14,7 +14,6 @@ from kafka.record.util import calc_crc32c, encode_varint
 from kafka.structs import MemberState, TopicPartition
 
 from worker.kafka.client import KafkaBroker
-from worker.kafka.record_batches import read_leniently
 from worker.messages.records import Partition
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
@@ -84,13 +83,14 @@ class Consumer:
         self, logs: Mapping[Partition, Log], settings: KafkaSettings, committed: Mapping[Partition, int]
     ) -> None:
         self._logs, self._max_bytes = logs, settings.fetch_max_bytes
-        self._subscriptions = SubscriptionState("earliest")
-        self._subscriptions.assign_from_user([TopicPartition(*partition) for partition in logs])
-        for tp in self._subscriptions.assignment:
-            self._subscriptions.seek(tp, committed.get(Partition(*tp), 0))
+        self._subscription = SubscriptionState("earliest")
+        self._subscription.assign_from_user([TopicPartition(*partition) for partition in logs])
+        for tp in self._subscription.assignment:
+            self._subscription.seek(tp, committed.get(Partition(*tp), 0))
         client = SimpleNamespace(_manager=SimpleNamespace(_net=None))
-        self._fetcher = Fetcher(client, self._subscriptions, max_poll_records=settings.max_poll_records)
+        self._fetcher = Fetcher(client, self._subscription, max_poll_records=settings.max_poll_records)
         self._coordinator = SimpleNamespace(need_rejoin=lambda: False, state=MemberState.STABLE)
+        self._cluster = SimpleNamespace(topic_id=lambda _: None)
 
     def poll(self, timeout_ms: int) -> Any:
         """What ``KafkaConsumer.poll`` does, with an answer to a fetch always there."""
@@ -103,7 +103,7 @@ class Consumer:
     def _responses(self) -> Iterator[CompletedFetch]:
         left = self._max_bytes
         for tp in self._fetcher._fetchable_partitions():
-            log, position = self._logs[Partition(*tp)], self._subscriptions.position(tp).offset
+            log, position = self._logs[Partition(*tp)], self._subscription.position(tp).offset
             if left > 0 and (data := log.fetch(position, left)):
                 left -= len(data)
                 fields = {"error_code": 0, "high_watermark": log.end, "records": data, "aborted_transactions": None}
@@ -112,25 +112,25 @@ class Consumer:
 
     def position(self, partition: Partition) -> int:
         """The offset from which it goes on."""
-        return int(self._subscriptions.position(TopicPartition(*partition)).offset)
+        return int(self._subscription.position(TopicPartition(*partition)).offset)
 
     def assignment(self) -> set[TopicPartition]:
         """All partitions."""
-        return set(self._subscriptions.assigned_partitions())
+        return set(self._subscription.assigned_partitions())
 
     def paused(self) -> set[TopicPartition]:
         """The paused ones."""
-        return set(self._subscriptions.paused_partitions())
+        return set(self._subscription.paused_partitions())
 
     def pause(self, *partitions: TopicPartition) -> None:
         """Return no records of these."""
         for tp in partitions:
-            self._subscriptions.pause(tp)
+            self._subscription.pause(tp)
 
     def resume(self, *partitions: TopicPartition) -> None:
         """Return records of these again."""
         for tp in partitions:
-            self._subscriptions.resume(tp)
+            self._subscription.resume(tp)
 
     def group_metadata(self) -> Any:
         """A stable group."""
@@ -143,6 +143,6 @@ def broker_over(
     """The worker's client as it is once started and assigned all partitions, from the offsets that are committed."""
     broker, consumer = KafkaBroker(settings, Metrics()), Consumer(logs, settings, committed)
     broker._consumer = consumer
+    broker._prepare_consumer()
     broker._epochs.update(dict.fromkeys(logs, 1))
-    read_leniently(consumer, broker._allowance)
     return broker, consumer

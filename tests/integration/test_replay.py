@@ -108,6 +108,30 @@ def test_a_killed_replay_goes_on_to_the_end_it_had(stream: Stream, bundle: Path)
     assert "this run was begun with --from earliest --to now" in err
 
 
+def test_what_retention_removes_before_it_is_read_is_counted_and_no_success(stream: Stream, bundle: Path) -> None:
+    span = ("--from", "earliest", "--to", "now", "--set", "kafka.commit_interval_s=0.02")
+    first = replay(stream, bundle, *span, "--set", "pipeline.max_in_flight=16")
+    try:
+        until(lambda: sum(ends(stream, "verdicts").values()) > 100, "the first verdicts")
+    finally:
+        first.kill()
+        first.communicate()
+    left = {number: end - 20 for number, end in ends(stream).items()}
+    with AdminClient({"bootstrap.servers": stream.bootstrap}) as admin:
+        places = [TopicPartition(stream.topic("images"), number, at) for number, at in left.items()]
+        for removed in admin.delete_records(places).values():
+            removed.result()
+    status, said = ended(replay(stream, bundle, *span))
+    found = origins(stream, 20 * PARTITIONS)
+    assert set(found.values()) == {1}
+    kept = {f"{stream.topic('images')}/{number}/{at + i}" for number, at in left.items() for i in range(20)}
+    assert kept <= set(found)
+    lost = EVENTS - len(found)
+    assert lost > 0
+    assert status == 2
+    assert f"run audit: {lost} offsets of the span were removed by retention before they were read" in said
+
+
 def test_offsets_bound_it_and_deferred_events_are_waited_for(stream: Stream, bundle: Path) -> None:
     missing = json.dumps({"uri": "http://127.0.0.1:9/x.png"}).encode()  # nobody listens there
     before = ends(stream)

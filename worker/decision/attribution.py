@@ -102,6 +102,7 @@ class Attributor:
                 origin=event.origin,
                 attempt=event.attempt,
                 attributes=event.attributes,
+                origin_topic_id=event.origin_topic_id,
             ),
             run_id=self._run_id,
             image=ImagePart(

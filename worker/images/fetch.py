@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 import aiohttp
 import obstore.exceptions
+import structlog
 from obstore.store import from_url
 
 from worker.errors import (
@@ -37,6 +38,10 @@ from worker.images.threads import CALLER, Caller, Threads
 from worker.images.web import Web
 from worker.settings import FairnessSettings, FetchSettings
 
+_log = structlog.get_logger(__name__)
+
+_CLOSE_S: Final = 20
+"""Fetches end at once when they are cancelled; only a machine that stands still takes longer."""
 _OPEN_STORES: Final = 64
 _CHUNK_BYTES: Final = 256 * 1024
 _RECENT_HOSTS: Final = 1024
@@ -151,10 +156,14 @@ class Fetcher:
         """Cancel fetches under way and stop the thread; safe to call when not started."""
         if self._loop is None or self._thread is None:
             return
-        self._submit(self._close()).result(timeout=5)
+        try:
+            self._submit(self._close()).result(timeout=_CLOSE_S)
+        except TimeoutError:
+            _log.warning("fetches do not end, going on without them", under_way=self.under_way)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
-        self._loop.close()
+        self._thread.join(timeout=_CLOSE_S)
+        if not self._thread.is_alive():
+            self._loop.close()
         self._loop = None
 
     def _submit(self, work: "Coroutine[Any, Any, Any]") -> "Future[Any]":

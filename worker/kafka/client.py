@@ -15,6 +15,7 @@ seen to lose or repeat events:
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -38,8 +39,9 @@ from worker.errors import (
 from worker.kafka.assignor import PerTopicAssignor
 from worker.kafka.closing import close_consumer, close_producer
 from worker.kafka.connection import ACCESS_DENIED, check_topics, connect, reach, silent_client, start_error
+from worker.kafka.positions import POSITION_ERRORS, Change, Positions
 from worker.kafka.record_batches import Allowance, AmplifiedHeaders, Ceilings, Unread, read_leniently
-from worker.messages.records import Message, Partition, Progress, Record
+from worker.messages.records import Lag, Message, Partition, Progress, Record
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
@@ -58,6 +60,8 @@ _LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
 _MOST_SET_ASIDE = 4
 """Fetches whose responses the client may keep for paused partitions."""
 _TOPIC_LIMIT = "max.message.bytes"
+_OFFSETS_KEPT, _RECORDS_KEPT = "offsets.retention.minutes", "retention.ms"
+_LOG_APPEND_TIME = 1
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
 _CLIENT_ERRORS = (errors.KafkaError, RuntimeError, ValueError, TypeError)
@@ -74,12 +78,15 @@ class KafkaBroker:
         self._transactional = settings.delivery == "exactly_once"
         self._consumer: Any = None
         self._producer: Any = None
+        self._positions: Positions  # from the start on
         self._epochs: dict[Partition, int] = {}
         self._assignments = 0
         self._member = ""
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._max_message_bytes = settings.max_message_bytes
         self._allowance = Allowance(Ceilings.of(settings))
+        for topic in (settings.images_topic, settings.retry_topic):
+            metrics.records_lost.labels(topic)
 
     @silent_client()
     def start(self) -> None:
@@ -95,7 +102,7 @@ class KafkaBroker:
                 group_instance_id=s.instance_id,
                 isolation_level="read_committed",
                 enable_auto_commit=False,
-                auto_offset_reset="earliest",
+                auto_offset_reset="none",  # see worker.kafka.positions
                 partition_assignment_strategy=[PerTopicAssignor],
                 session_timeout_ms=int(s.session_timeout_s * 1000),
                 heartbeat_interval_ms=int(min(_HEARTBEAT_S, s.session_timeout_s / 3) * 1000),
@@ -106,10 +113,11 @@ class KafkaBroker:
                 fetch_max_wait_ms=_SHORT_FETCH_MS,
                 metadata_max_age_ms=_METADATA_AGE_MS,
             )
-            read_leniently(self._consumer, self._allowance)
-            _fetch_in_time(self._consumer)
+            self._prepare_consumer()
             check_topics(s)
-            self._max_message_bytes = min(s.max_message_bytes, topic_limit(s))
+            with closing(connect(KafkaAdminClient, s)) as admin:
+                self._max_message_bytes = min(s.max_message_bytes, topic_limit(admin, s))
+                warn_of_short_memory(admin, s)
             self._producer = connect(
                 KafkaProducer,
                 s,
@@ -134,6 +142,9 @@ class KafkaBroker:
             raise UndecodableBatch(f"{self._stuck_at()}: {error}") from error
         except ACCESS_DENIED as error:
             raise start_error(error, self._settings) from error
+        except POSITION_ERRORS as error:
+            self._reposition(error)
+            polled = {}
         except errors.KafkaError as error:
             if not error.retriable:
                 raise BrokerUnreachable(f"the consumer group cannot be joined or read: {error}") from error
@@ -142,10 +153,17 @@ class KafkaBroker:
         self._check_member()
         self._finish_rebalance()
         self._limit_set_aside()
-        return [
-            _record(partition, self._epochs[partition], record)
+        made_again = self._positions.check()
+        current = {
+            partition: records
             for tp, records in polled.items()
-            if (partition := Partition(*tp)) in self._epochs
+            if (partition := Partition(*tp)) in self._epochs and partition.topic not in made_again
+        }
+        self._positions.note_read(current)
+        self._commit_unmarked()
+        return [
+            _record(partition, self._epochs[partition], self._positions.topic_id(partition.topic), record)
+            for partition, records in current.items()
             for record in records
         ]
 
@@ -165,7 +183,7 @@ class KafkaBroker:
     def pause(self, partitions: Collection[Partition]) -> None:
         """See ``Broker``."""
         assigned = self._consumer.assignment()
-        wanted = {TopicPartition(*partition) for partition in partitions} & assigned
+        wanted = {TopicPartition(*partition) for partition in {*partitions, *self._positions.stopped}} & assigned
         paused = self._consumer.paused() & assigned
         if more := wanted - paused:
             self._consumer.pause(*more)
@@ -186,22 +204,25 @@ class KafkaBroker:
             self._publish_transaction(messages, offsets, group)
         else:
             self._publish_then_commit(messages, offsets)
+        for part in current:
+            self._positions.unmarked.pop(part.partition, None)
 
-    def lag(self) -> Mapping[Partition, int] | None:
+    def lag(self) -> Mapping[Partition, Lag] | None:
         """See ``Broker``; the client's position moves over control records, so a drained partition has lag 0.
 
         The end is requested from the broker: a paused partition is not fetched, and its high watermark stands still.
         """
         partitions = [TopicPartition(*partition) for partition in self._epochs]
+        stopped = self._positions.stopped
         try:
             ends = self._consumer.end_offsets(partitions, timeout_ms=_LAG_TIMEOUT_MS) if partitions else {}
-            positions = {tp: self._consumer.position(tp, timeout_ms=_LAG_TIMEOUT_MS) for tp in ends}
+            watermarks = {tp: self._consumer.highwater(tp) or 0 for tp in ends}
         except errors.KafkaError:
             return None
         return {
-            Partition(*tp): max(0, end - position)
+            partition: Lag(max(0, end - position), max(0, watermarks[tp] - end), partition in stopped)
             for tp, end in ends.items()
-            if (position := positions[tp]) is not None
+            if (position := self._positions.offset(partition := Partition(*tp))) is not None
         }
 
     @silent_client()  # it logs errors for requests that the end cuts short
@@ -215,8 +236,56 @@ class KafkaBroker:
         if consumer is not None:
             close_consumer(consumer, 2000)
 
+    def _prepare_consumer(self) -> None:
+        """Teach the new consumer what kafka-python's own does not do."""
+        read_leniently(self._consumer, self._allowance)
+        _fetch_in_time(self._consumer)
+        self._positions = Positions(
+            self._consumer,
+            self._settings,
+            self._metrics,
+            epochs=self._epochs,
+            renew=self._renew,
+            has_published=self._has_published,
+            lost=self._note_lost,
+            changed=self._note_changed,
+        )
+
     def _committed_offset(self, part: Progress) -> Any:
-        return OffsetAndMetadata(part.next_offset, "", -1)
+        return OffsetAndMetadata(part.next_offset, self._positions.mark(part.partition), part.leader_epoch)
+
+    def _reposition(self, error: errors.KafkaError) -> None:
+        try:
+            self._positions.mend(error)
+        except errors.KafkaError as failure:
+            _log.warning("no position found yet, retrying", why=str(failure), after=str(error))
+
+    def _commit_unmarked(self) -> None:
+        """Commit positions to which nothing that is answered has led."""
+        unmarked = self._positions.unmarked
+        for partition in unmarked.keys() - self._epochs.keys():
+            del unmarked[partition]
+        if unmarked and self.joined():
+            try:
+                self.publish(
+                    [Progress(partition, self._epochs[partition], offset, ()) for partition, offset in unmarked.items()]
+                )
+            except PublishAborted as error:
+                _log.debug("position not committed, retrying", why=str(error))
+
+    def _renew(self, partition: Partition) -> None:
+        self._epochs[partition] = self._next_epoch()
+
+    def _has_published(self) -> bool:
+        topic = self._settings.verdicts_topic
+        partitions = [TopicPartition(topic, number) for number in self._producer.partitions_for(topic) or ()]
+        return any(self._consumer.end_offsets(partitions, timeout_ms=_LAG_TIMEOUT_MS).values())
+
+    def _note_lost(self, partition: Partition, first: int, after: int) -> None:
+        """Hear of offsets that were removed before they were read."""
+
+    def _note_changed(self, what: Change, partition: Partition) -> None:
+        """Hear of a log that is not the one that was read before."""
 
     def _transaction_options(self, identity: str) -> dict[str, Any]:
         if not self._transactional:
@@ -350,7 +419,7 @@ class KafkaBroker:
         return f"{tp.topic}/{tp.partition}/{records.next_fetch_offset}"
 
 
-def _record(partition: Partition, epoch: int, found: Any) -> Record:
+def _record(partition: Partition, epoch: int, topic_id: str | None, found: Any) -> Record:
     """A record of kafka-python as the worker's."""
     headers = found.headers
     record = Record(
@@ -362,6 +431,9 @@ def _record(partition: Partition, epoch: int, found: Any) -> Record:
         found.value,
         tuple(headers),
         amplified=isinstance(headers, AmplifiedHeaders),
+        topic_id=topic_id,
+        leader_epoch=found.leader_epoch,
+        is_broker_time=found.timestamp_type == _LOG_APPEND_TIME,
     )
     if isinstance(headers, Unread):
         return replace(record, unread=headers.why, count=headers.last_offset - found.offset + 1)
@@ -513,10 +585,9 @@ def producer_options(settings: KafkaSettings, max_message_bytes: int) -> dict[st
     }
 
 
-def topic_limit(settings: KafkaSettings) -> int:
+def topic_limit(admin: Any, settings: KafkaSettings) -> int:
     """Smallest ``max.message.bytes`` of the topics that a worker writes to; ``kafka.max_message_bytes`` if unknown."""
     topics = (settings.retry_topic, settings.dead_topic, settings.verdicts_topic)
-    admin = connect(KafkaAdminClient, settings)
     try:
         wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, {_TOPIC_LIMIT: None}) for topic in topics]
         found = admin.describe_configs(wanted, config_filter="all")["topic"]
@@ -524,8 +595,34 @@ def topic_limit(settings: KafkaSettings) -> int:
     except (errors.KafkaError, KeyError) as error:  # not authorised, or a broker that does not know the request
         _log.warning("topic limits unknown", why=str(error), assumed=settings.max_message_bytes)
         return settings.max_message_bytes
-    finally:
-        admin.close()
+
+
+def warn_of_short_memory(admin: Any, settings: KafkaSettings) -> None:
+    """Warn if the broker forgets the offsets of a group that stands still before the records of its topics are gone.
+
+    After such a pause all records that are still there would be answered again. A broker that does not tell its
+    settings (that needs a right on the cluster) is not asked again.
+    """
+    topics = (settings.images_topic, settings.retry_topic)
+    try:
+        broker = str(admin.describe_cluster()["brokers"][0]["broker_id"])
+        wanted = [ConfigResource(ConfigResourceType.BROKER, broker, {_OFFSETS_KEPT: None})]
+        wanted += [ConfigResource(ConfigResourceType.TOPIC, topic, {_RECORDS_KEPT: None}) for topic in topics]
+        found = admin.describe_configs(wanted, config_filter="all")
+        offsets_kept_s = 60 * int(found["broker"][broker][_OFFSETS_KEPT]["value"])
+        kept_ms = {topic: int(found["topic"][topic][_RECORDS_KEPT]["value"]) for topic in topics}
+    except (errors.KafkaError, KeyError, IndexError) as error:
+        _log.debug("retention of offsets unknown", why=str(error))
+        return
+    for topic, records_kept_ms in kept_ms.items():
+        if records_kept_ms < 0 or records_kept_ms > 1000 * offsets_kept_s:
+            _log.warning(
+                "the broker forgets offsets before records: after a pause as long as that, all are answered again",
+                topic=topic,
+                records_kept_s=records_kept_ms // 1000 if records_kept_ms >= 0 else "for ever",
+                offsets_kept_s=offsets_kept_s,
+                remedy=f"raise the broker's {_OFFSETS_KEPT}, or lower the topic's {_RECORDS_KEPT}",
+            )
 
 
 def publish_error(error: Exception) -> BrokerError:

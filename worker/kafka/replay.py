@@ -4,7 +4,6 @@ The group's committed offsets are the progress, and their metadata holds the spa
 goes on where it was, to the end that it had when it began.
 """
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -15,10 +14,11 @@ from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 
-from worker.errors import BrokerError, PublishAborted, StartupError, TopicMissing
+from worker.errors import BrokerError, LogChanged, PublishAborted, StartupError, TopicMissing
 from worker.kafka.client import KafkaBroker, topic_limit
 from worker.kafka.closing import close_consumer
 from worker.kafka.connection import connect, reach, silent_client, start_error
+from worker.kafka.positions import Change, mark, read_metadata
 from worker.kafka.span import Point, Span
 from worker.messages.records import Partition, Progress, Record
 from worker.operations.metrics import Metrics
@@ -40,7 +40,8 @@ class ReplayBroker(KafkaBroker):
         settings: with a group and a retry topic of the replay's own; the topic is created if it does not exist.
         metrics: as for any worker.
         span: the span to read.
-        finished: called when every event of the span has its committed answer, deferred ones included.
+        finished: called when every event of the span that could be read has its committed answer, deferred ones
+            included, with the number of offsets that were removed before they were read.
         progress: called now and then with the number of offsets in the span, and of those that are left.
     """
 
@@ -49,7 +50,7 @@ class ReplayBroker(KafkaBroker):
         settings: KafkaSettings,
         metrics: Metrics,
         span: Span,
-        finished: Callable[[], None],
+        finished: Callable[[int], None],
         progress: Callable[[int, int], None],
     ) -> None:
         super().__init__(settings, metrics)
@@ -98,7 +99,23 @@ class ReplayBroker(KafkaBroker):
 
     def _committed_offset(self, part: Progress) -> OffsetAndMetadata:
         offset = super()._committed_offset(part)
-        return offset._replace(metadata=self._metadata(part.partition)) if part.partition in self._ranges else offset
+        if part.partition not in self._ranges:
+            return offset
+        noted = self._noted(self._ranges[part.partition])
+        noted["lost"] = self._positions.marks.get(part.partition, {}).get("lost", 0)
+        return offset._replace(metadata=self._positions.mark(part.partition, noted))
+
+    def _note_lost(self, partition: Partition, first: int, after: int) -> None:
+        """Remember how many offsets of the span are gone; the count is committed with the offset."""
+        begin, end = self._ranges.get(partition, (0, 0))
+        noted = self._positions.marks.setdefault(partition, {})
+        noted["lost"] = noted.get("lost", 0) + max(0, min(after, end) - max(first, begin))
+
+    def _note_changed(self, what: Change, partition: Partition) -> None:
+        raise LogChanged(
+            f"{partition.topic}/{partition.number}: {what.replace('_', ' ')} since the run began; "
+            "what is there now is another span: start another run"
+        )
 
     def _check_progress(self) -> None:
         """Commit offsets up to which no event is left, report progress, and finish when everything is answered."""
@@ -112,16 +129,16 @@ class ReplayBroker(KafkaBroker):
         except (errors.KafkaError, PublishAborted) as error:
             _log.info("progress check failed, retrying", why=str(error))
             return
-        left = {partition: max(0, end - committed[partition]) for partition, end in ends.items()}
+        left = {partition: max(0, end - _offset(committed[partition])) for partition, end in ends.items()}
         total = sum(end - begin for begin, end in self._ranges.values())
         self._progress(total, sum(left[partition] for partition in self._ranges))
         if not any(left.values()):
-            self._finished()
+            self._finished(sum(_metadata(committed[partition]).get("lost", 0) for partition in self._ranges))
 
-    def _drained(self, partition: Partition, committed: Mapping[Partition, int]) -> Progress | None:
+    def _drained(self, partition: Partition, committed: Mapping[Partition, Any]) -> Progress | None:
         """The commit of a partition that has given all its records; only transaction markers precede its end."""
         epoch = self.owned().get(partition)
-        position = self._consumer.position(TopicPartition(*partition), timeout_ms=_TIMEOUT_MS)
+        position = self._positions.offset(partition)
         if epoch is None or position is None:
             return None
         end = self._end(partition)
@@ -130,7 +147,7 @@ class ReplayBroker(KafkaBroker):
         elif partition in self._ranges:
             return None
         target = int(min(position, end))
-        before = committed.get(partition, 0)
+        before = _offset(committed.get(partition))
         if before >= target or self._delivered.get((partition, epoch), 0) > before:
             return None
         return Progress(partition, epoch, target, ())
@@ -139,10 +156,12 @@ class ReplayBroker(KafkaBroker):
         topic = self._settings.retry_topic
         return [TopicPartition(topic, number) for number in _numbers(self._consumer, topic)]
 
-    def _committed(self) -> dict[Partition, int]:
-        """Committed offsets of the whole run, also of partitions that other workers own."""
+    def _committed(self) -> dict[Partition, Any]:
+        """Committed offsets of the whole run with their metadata, also of partitions that other workers own."""
         partitions = [*self._retries(), *(TopicPartition(*partition) for partition in self._ranges)]
-        return {Partition(*tp): self._consumer.committed(tp, timeout_ms=_TIMEOUT_MS) or 0 for tp in partitions}
+        return {
+            Partition(*tp): self._consumer.committed(tp, metadata=True, timeout_ms=_TIMEOUT_MS) for tp in partitions
+        }
 
     def _ends(self) -> dict[Partition, int]:
         """The offsets up to which the whole run must be committed."""
@@ -171,8 +190,8 @@ class ReplayBroker(KafkaBroker):
                 return begun
             ranges = self._resolve(consumer, self._span.partitions(numbers, s.images_topic))
             offsets = {
-                TopicPartition(*partition): OffsetAndMetadata(begin, self._metadata(partition, ranges), -1)
-                for partition, (begin, _) in ranges.items()
+                TopicPartition(*partition): OffsetAndMetadata(span[0], mark(None, self._noted(span)), -1)
+                for partition, span in ranges.items()
             }
             consumer.assign(list(offsets))
             consumer.commit(offsets, timeout_ms=int(s.start_timeout_s * 1000))
@@ -184,9 +203,9 @@ class ReplayBroker(KafkaBroker):
         # A killed process may have left a transaction open; its offsets are given only when that has timed out.
         timeout_ms = int((self._settings.start_timeout_s + self._settings.transaction_timeout_s) * 1000)
         found = consumer.committed(TopicPartition(*partition), metadata=True, timeout_ms=timeout_ms)
-        if found is None or not found.metadata:
+        noted = _metadata(found)
+        if "begin" not in noted:
             return None
-        noted = json.loads(found.metadata)
         if (noted["from"], noted["to"]) != (self._span.start.text, self._span.end.text):
             raise StartupError(
                 f"this run was begun with --from {noted['from']} --to {noted['to']}; "
@@ -194,9 +213,10 @@ class ReplayBroker(KafkaBroker):
             )
         return noted["begin"], noted["end"]
 
-    def _metadata(self, partition: Partition, ranges: OffsetRanges | None = None) -> str:
-        begin, end = (ranges or self._ranges)[partition]
-        return json.dumps({"begin": begin, "end": end, "from": self._span.start.text, "to": self._span.end.text})
+    def _noted(self, span: tuple[int, int]) -> dict[str, object]:
+        """What is committed beside an offset, so that another process can go on."""
+        begin, end = span
+        return {"begin": begin, "end": end, "from": self._span.start.text, "to": self._span.end.text}
 
     def _resolve(self, consumer: Any, numbers: Collection[int]) -> OffsetRanges:
         topic = self._settings.images_topic
@@ -225,9 +245,9 @@ class ReplayBroker(KafkaBroker):
         name = self._settings.retry_topic
         if name in consumer.topics():
             return
-        limit = topic_limit(self._settings.model_copy(update={"retry_topic": self._settings.dead_topic}))
         admin = connect(KafkaAdminClient, self._settings)
         try:
+            limit = topic_limit(admin, self._settings.model_copy(update={"retry_topic": self._settings.dead_topic}))
             topic = {name: {"num_partitions": partitions, "configs": {"max.message.bytes": str(limit)}}}
             admin.create_topics(topic, wait_for_metadata=True)
         except errors.TopicAlreadyExistsError:
@@ -238,6 +258,14 @@ class ReplayBroker(KafkaBroker):
             ) from error
         finally:
             admin.close()
+
+
+def _offset(found: Any) -> int:
+    return 0 if found is None else int(found.offset)
+
+
+def _metadata(found: Any) -> dict[str, Any]:
+    return {} if found is None else read_metadata(found.metadata)
 
 
 def _numbers(consumer: Any, topic: str) -> Sequence[int]:

@@ -110,6 +110,8 @@ def declared_topics(settings: Settings, found: Mapping[str, Topic] | None = None
                 "compression.type": compression,
                 # The smallest of these limits what a worker writes: larger dead letters become pointers.
                 "max.message.bytes": str(kafka.max_message_bytes),
+                # A producer's clock would decide how long its records are kept, and what a replay finds.
+                "message.timestamp.type": "LogAppendTime",
                 "min.insync.replicas": str(max(1, t.replication - 1)),
                 "retention.ms": str(retention_s * 1000),
             },

@@ -44,6 +44,7 @@ _AMPLIFIED_MAX_BYTES = 1024
 # The worker's own headers on deferrals and dead letters; all others there are the event's. Headers with this prefix (in
 # upper or lower case) that an uploader sends are dropped, since they could only pretend to be the worker's.
 ORIGIN, ATTEMPT, NOT_BEFORE = "genprint-origin", "genprint-attempt", "genprint-not-before"
+ORIGIN_TOPIC_ID = "genprint-origin-topic-id"
 REASON, DETAIL, ENCODING = "genprint-reason", "genprint-detail", "genprint-encoding"
 _PREFIX = "genprint-"
 
@@ -69,7 +70,8 @@ class ClaimCheck:
 class ImageEvent:
     """One request for a verdict.
 
-    ``origin`` is the ``topic/partition/offset`` where the event first came in, kept through retries.
+    ``origin`` is the ``topic/partition/offset`` where the event first came in, kept through retries, and
+    ``origin_topic_id`` tells which topic of that name it was.
     """
 
     id: str
@@ -80,10 +82,18 @@ class ImageEvent:
     attributes: dict[str, str]
     traceparent: str | None
     content: InlineImage | ClaimCheck
+    origin_topic_id: str | None = None
 
     def verdict_id(self, run_id: str) -> str:
-        """An id that is equal for the same event in the same run, so that consumers can recognise duplicates."""
-        return str(uuid.uuid5(_NAMESPACE, json.dumps([self.source, self.id, run_id])))
+        """An id that is equal for the same event in the same run, so that consumers can recognise duplicates.
+
+        An event without an id of its own has that of its origin. Since a topic that is made again begins at offset 0
+        once more, the topic's id is then a part of it.
+        """
+        parts = [self.source, self.id, run_id]
+        if self.id == self.origin and self.origin_topic_id is not None:
+            parts.append(self.origin_topic_id)
+        return str(uuid.uuid5(_NAMESPACE, json.dumps(parts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +119,18 @@ class Delivery:
     attempt: int
     not_before_ms: int
     nulls: Nulls = _NO_NULLS
+    topic_id: str | None = None
+    """The id of the origin's topic; None where the broker gave none."""
 
 
 def read_delivery(record: Record, retry_topic: str) -> Delivery:
     """Read the worker's own headers, which count on the retry topic alone, since only workers write there."""
     if record.partition.topic != retry_topic:
-        return Delivery(record.coordinates, 1, 0)
+        return Delivery(record.coordinates, 1, 0, topic_id=record.topic_id)
     own = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers if _is_worker_header(name)}
     return Delivery(
         origin=own.get(ORIGIN) or record.coordinates,
+        topic_id=own.get(ORIGIN_TOPIC_ID) if ORIGIN in own else record.topic_id,
         attempt=_small_number(own.get(ATTEMPT, ""), 1),
         not_before_ms=_small_number(own.get(NOT_BEFORE, ""), 0),
         nulls=_nulls(own.get(ENCODING, "")),
@@ -156,6 +169,7 @@ def read_event(record: Record, delivery: Delivery, inline_max_bytes: int, allowe
         attributes={name: carried[name] for name in allowed if name in carried},
         traceparent=carried["traceparent"] or None,
         content=content,
+        origin_topic_id=delivery.topic_id,
     )
 
 
@@ -217,6 +231,8 @@ def _as_it_came(record: Record, delivery: Delivery) -> Record:
 
 def _carried(record: Record, delivery: Delivery, topic: str, added: dict[str, str]) -> Message:
     came = _as_it_came(record, delivery)
+    if delivery.topic_id is not None:
+        added = {**added, ORIGIN_TOPIC_ID: delivery.topic_id}
     own = [(name, _clean(text).encode()) for name, text in added.items()]
     nulls = [i for i, (_, value) in enumerate(came.headers) if value is None]
     if record.unread is not None:

@@ -50,6 +50,12 @@ class Record:
     """Offsets that it stands for; more than one where a batch could not be listed record by record."""
     amplified: bool = False
     """Whether it came in a batch that was a small part of its size."""
+    topic_id: str | None = None
+    """Which topic of that name it was read from, in hexadecimal; None where the broker gives no ids."""
+    leader_epoch: int = -1
+    """The leader epoch in which it was written; -1 if unknown."""
+    is_broker_time: bool = False
+    """Whether ``timestamp_ms`` is the broker's time of its arrival, and not what its producer says."""
 
     @property
     def next_offset(self) -> int:
@@ -90,6 +96,19 @@ class Progress:
     epoch: int
     next_offset: int
     messages: tuple[Message, ...]
+    leader_epoch: int = -1
+    """Of the last of those records; -1 if unknown."""
+
+
+class Lag(NamedTuple):
+    """How far a worker is behind the end of a partition."""
+
+    behind: int
+    """Records from its position to the end of those that can be read."""
+    withheld: int = 0
+    """Records after them, which a transaction that is not finished keeps from being read."""
+    is_stopped: bool = False
+    """Whether the partition is not read, since the position lies beyond its end (``kafka.beyond_end``)."""
 
 
 class Broker(Protocol):
@@ -133,8 +152,8 @@ class Broker(Protocol):
             Fenced, PublishUncertain, BrokerUnreachable: the process must end.
         """
 
-    def lag(self) -> Mapping[Partition, int] | None:
-        """Records from the position of each owned partition to its end; None if the broker gave no answer in time."""
+    def lag(self) -> Mapping[Partition, Lag] | None:
+        """How far each owned partition is behind its end; None if the broker gave no answer in time."""
 
     def close(self) -> None:
         """Leave the group and disconnect; safe to call twice."""

@@ -18,6 +18,7 @@ from worker.messages.events import (
     EVENT_TYPE,
     NOT_BEFORE,
     ORIGIN,
+    ORIGIN_TOPIC_ID,
     REASON,
     TEXT_MAX_BYTES,
 )
@@ -202,6 +203,9 @@ def _letter_headers(title: str, disposition: Disposition) -> Schema:
     number = {"pattern": "^[0-9]{1,15}$"}
     properties = {
         ORIGIN: _text("topic/partition/offset where the event first came in.", pattern="^.+/[0-9]+/[0-9]+$"),
+        ORIGIN_TOPIC_ID: _text(
+            "Which topic of the origin's name it was, in hexadecimal; absent where the broker gives topics no ids."
+        ),
         ATTEMPT: _text("Which attempt this is." if deferred else "Which attempt was the last.", **number),
         REASON: _text("Reason as a short label; later versions may add labels.", examples=reasons(disposition)),
         DETAIL: _text("One line of explanation for people."),
@@ -218,7 +222,7 @@ def _letter_headers(title: str, disposition: Disposition) -> Schema:
         "description": "Headers added to the event's own; its key and value are as they came.",
         "type": "object",
         "properties": properties,
-        "required": sorted(properties.keys() - {ENCODING}),
+        "required": sorted(properties.keys() - {ENCODING, ORIGIN_TOPIC_ID}),
     }
 
 

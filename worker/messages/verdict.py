@@ -42,6 +42,8 @@ class EventPart(_Part):
     attempt: int
     """Above 1 the event was deferred, and its verdict may be out of its key's order."""
     attributes: dict[str, str]
+    origin_topic_id: str | None = None
+    """Which topic of the origin's name it was, in hexadecimal; null where the broker gives topics no ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +116,16 @@ class BundlePart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class TimingPart(_Part):
-    """Time in milliseconds; `queue` and `total` count from the record's timestamp."""
+    """Time in milliseconds; `queue` and `total` count from the record's timestamp; see `clock`."""
 
     queue: float
     fetch: float
     decode: float
     inference: float
     total: float
+    clock: Annotated[str, _open("broker", "producer")] | None = None
+    """Whose timestamp it was: the broker's, set when the record arrived, or the producer's, which is not believed to be
+    earlier than the worker itself can tell. Null where the image came from no topic."""
 
 
 @dataclass(frozen=True, slots=True)

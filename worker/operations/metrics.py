@@ -107,6 +107,31 @@ class Metrics:
         )
         self.fetches = self._counter("fetches", "Claim checks by result ('ok' or a reason).", ["result"])
         self.lag = self._gauge("lag_records", "Unanswered records of an owned partition.", ["topic", "partition"])
+        self.withheld = self._gauge(
+            "withheld_records",
+            "Records at the end of an owned partition that a transaction which is not finished keeps from being read.",
+            ["topic", "partition"],
+        )
+        self.stopped = self._gauge(
+            "partition_stopped",
+            "1 while an owned partition is not read, since its offset lies beyond its end (kafka.beyond_end).",
+            ["topic", "partition"],
+        )
+        self.positions = self._counter(
+            "positions",
+            "Assigned partitions by what the group had for them: an offset of ours (committed) or of another client "
+            "(foreign), none yet (new), none although the group has published before (vanished).",
+            ["found"],
+        )
+        self.records_lost = self._counter(
+            "records_lost_to_retention", "Offsets that were removed before they were read.", ["topic"]
+        )
+        self.log_changes = self._counter(
+            "log_changes",
+            "Partitions whose log was not the one that had been read: topic_made_again, log_cut (its end was lost), "
+            "beyond_end (the offset is beyond the end).",
+            ["what"],
+        )
         self.publications = self._counter(
             "publications", "Transactions or commits by result (committed, aborted).", ["result"]
         )
@@ -142,6 +167,10 @@ class Metrics:
             self.rejects.labels(error.reason)
         for end in (DecoderCrashed, DecodeTimeout, DecodeMemory):
             self.decoder_ends.labels(end.reason)
+        for found in ("committed", "foreign", "new", "vanished"):
+            self.positions.labels(found)
+        for what in ("topic_made_again", "log_cut", "beyond_end"):
+            self.log_changes.labels(what)
 
     def deferred(self, reason: str, attempt: int) -> Counter:
         """The counter of deferrals for this reason after this attempt."""

@@ -5,6 +5,7 @@ An event holds a slot from its admission until its answer is published, since of
 
 import time
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from worker.errors import OverShare, WorkerError, WorkerKilled
 from worker.fairness import Shares
@@ -17,6 +18,9 @@ from worker.settings import Settings
 _LANE_BYTES, _PUBLICATION_BYTES = 4 * 2**20, 16 * 2**20
 """Most bytes of one partition, and of all, in one publication, one message apart: dead letters may be large, and must
 be through before a time-out."""
+
+_OLDEST_MS = 86_400_000.0
+"""How far back a producer's timestamp is believed where the worker has not seen the end of the partition itself."""
 
 
 class Intake:
@@ -31,6 +35,7 @@ class Intake:
         self.in_flight = 0
         """Slots taken: events admitted and not yet settled."""
         self._in_flight_bytes = 0
+        self._drained_ms: dict[Partition, float] = {}
         self._retries = 0
         self._unanswered = 0
         self._is_alone = False
@@ -44,7 +49,11 @@ class Intake:
             if record.partition not in self._lanes:
                 self._lanes[record.partition] = Lane(record.partition, record.epoch)
                 self._journal.forget(record.partition, before=record.offset)  # what was committed is answered
-            self._lanes[record.partition].receive(record)
+            self._lanes[record.partition].receive(self._with_bounded_time(record))
+
+    def note_drained(self, partition: Partition, at_ms: float) -> None:
+        """Note that all records that a partition had at a time (Unix, milliseconds) have been received."""
+        self._drained_ms[partition] = at_ms
 
     def forget_revoked(self, owned: Mapping[Partition, int]) -> None:
         """Drop what is in flight on partitions that were taken away: their next owner reads those events again."""
@@ -151,6 +160,13 @@ class Intake:
     def oldest(self) -> float | None:
         """Monotonic time at which the oldest event without an answer was admitted."""
         return min((lane.oldest for lane in self._lanes.values() if lane.oldest is not None), default=None)
+
+    def _with_bounded_time(self, record: Record) -> Record:
+        """The record; its producer's timestamp cannot be from before the partition was last seen without it."""
+        if record.is_broker_time:
+            return record
+        earliest_ms = max(self._drained_ms.get(record.partition, 0), time.time() * 1000 - _OLDEST_MS)
+        return replace(record, timestamp_ms=int(earliest_ms)) if record.timestamp_ms < earliest_ms else record
 
     def _take(self, lane: Lane) -> InFlight | None:
         """Admit the first waiting event of a lane; None if it, and so the lane, has to wait longer."""

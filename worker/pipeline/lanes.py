@@ -110,7 +110,8 @@ class Lane:
             last = item
         if last is None:
             return None
-        return Progress(self.partition, self.epoch, last.record.next_offset, tuple(messages))
+        record = last.record
+        return Progress(self.partition, self.epoch, record.next_offset, tuple(messages), record.leader_epoch)
 
     def settle(self, progress: Progress) -> list[InFlight]:
         """Remove the events whose answers have been published, and return them."""

@@ -7,7 +7,7 @@ with their offsets, report health and metrics. This thread owns the broker conne
 import threading
 import time
 from collections import Counter as CounterOf
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import structlog
@@ -26,7 +26,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.messages.events import ImageEvent, dead_letter, deferral, without_value
-from worker.messages.records import Broker, Message, Progress, Record
+from worker.messages.records import Broker, Lag, Message, Partition, Progress, Record
 from worker.messages.verdict import Decision, Verdict, verdict_message
 from worker.operations.health import Health, Watchdog
 from worker.operations.metrics import STAGES, Metrics
@@ -247,12 +247,23 @@ class Pipeline:
         self._metrics.queue_events.labels("polled").set(self._intake.waiting)
         if time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY_S
+            asked_ms = time.time() * 1000
             lag = self._broker.lag()
             if lag is not None:  # until there is an answer, the old numbers can be read
-                self._metrics.lag.clear()
-                for partition, ahead in lag.items():
-                    behind = ahead + self._intake.unanswered(partition)
-                    self._metrics.lag.labels(partition.topic, partition.number).set(behind)
+                self._show_lag(lag)
+                for partition, found in lag.items():
+                    if not found.behind:
+                        self._intake.note_drained(partition, asked_ms)
+
+    def _show_lag(self, lag: Mapping[Partition, Lag]) -> None:
+        metrics = self._metrics
+        gauges = metrics.lag, metrics.withheld, metrics.stopped
+        for gauge in gauges:
+            gauge.clear()
+        for partition, found in lag.items():
+            behind = found.behind + self._intake.unanswered(partition)
+            for gauge, value in zip(gauges, (behind, found.withheld, found.is_stopped), strict=True):
+                gauge.labels(partition.topic, partition.number).set(value)
 
     def _observe(self, item: InFlight, verdict: Verdict) -> None:
         seconds, timing = self._seconds, verdict.timing_ms

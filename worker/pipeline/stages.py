@@ -293,6 +293,7 @@ class Stages:
             decode=round(decode_s * 1000, 3),
             inference=round(inference_s * 1000, 3),
             total=round(item.queue_ms + (time.monotonic() - item.admitted) * 1000, 3),
+            clock="broker" if item.record.is_broker_time else "producer",
         )
         self._done(Completion(item, ScoredImage(digest, entry.facts, entry.scores, cached, timing)))
 

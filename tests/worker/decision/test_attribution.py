@@ -105,6 +105,7 @@ def test_identity_and_facts_are_carried(bundle: Bundle) -> None:
         "origin": "images/1/5",
         "attempt": 2,
         "attributes": {"tenant": "t"},
+        "origin_topic_id": None,
     }
     assert (found.run_id, found.verdict_id) == ("run", EVENT.verdict_id("run"))
     assert (found.image.sha256, found.image.width, found.image.height, found.image.bytes) == ("f" * 64, 30, 20, 500)

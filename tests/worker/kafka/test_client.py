@@ -14,7 +14,7 @@ from tests.harm import harm_batch
 from tests.worker.messages.edges import KafkaEdge, until
 from worker.errors import EventTooLarge, MessageTooLarge, UndecodableRecord
 from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS
-from worker.messages.records import Message, Partition, Progress, Record
+from worker.messages.records import Lag, Message, Partition, Progress, Record
 
 pytestmark = pytest.mark.integration
 
@@ -97,7 +97,7 @@ def test_a_batch_of_more_records_than_it_paid_for_is_passed_as_one_record(
         assert isinstance(found[0].unread, UndecodableRecord)
         assert isinstance(found[-1].unread, EventTooLarge)
         assert len(found) < 10  # the client may have made more than one batch
-        until(lambda: (broker.lag() or {}).get(where) == 0, "the position behind all of them")
+        until(lambda: (broker.lag() or {}).get(where) == Lag(0), "the position behind all of them")
     finally:
         broker.close()
 

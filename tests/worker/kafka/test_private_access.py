@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.sender import Sender
@@ -22,6 +25,7 @@ PRIVATE: dict[str, tuple[type, ...]] = {
     "_buffer": (MemoryRecords,),
     "_build_transport": (KafkaConnectionManager,),
     "_client": (KafkaConsumer, Sender),
+    "_cluster": (KafkaConsumer,),
     "_completed_fetches": (Fetcher,),
     "_coordinator": (KafkaConsumer,),
     "_fetchable_partitions": (Fetcher,),
@@ -32,9 +36,22 @@ PRIVATE: dict[str, tuple[type, ...]] = {
     "_send_fetches_async": (Fetcher,),
     "_sender": (KafkaProducer,),
     "_sock_recv": (KafkaTCPTransport, KafkaSSLTransport),
+    "_subscription": (KafkaConsumer,),
     "_transaction_manager": (KafkaProducer,),
 }
 """Name -> the classes that have it."""
+REACHED = {
+    "assignment": SubscriptionState,
+    "fetch_committed_offsets": ConsumerCoordinator,
+    "fetch_committed_offsets_async": ConsumerCoordinator,
+    "is_assigned": SubscriptionState,
+    "missing_fetch_positions": SubscriptionState,
+    "refresh_committed_offsets_if_needed_async": ConsumerCoordinator,
+    "request_update": ClusterMetadata,
+    "seek": SubscriptionState,
+    "topic_id": ClusterMetadata,
+}
+"""Public names that are reached through private ones, by ``worker.kafka.positions``."""
 PUBLIC = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs"}
 INTERNAL = {
     "kafka.consumer.fetcher",
@@ -87,6 +104,12 @@ def test_the_private_part_is_there(name: str) -> None:
         sources = [inspect.getsource(base) for base in kind.__mro__ if base.__module__.startswith("kafka")]
         pattern = rf"self\.{name}\b|def {name}\("
         assert any(re.search(pattern, source) for source in sources), f"{kind.__name__}.{name} is gone. {ADVICE}"
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_what_is_reached_through_a_private_part_is_there(name: str) -> None:
+    pattern = rf"self\.{name}\b|def {name}\("
+    assert re.search(pattern, inspect.getsource(REACHED[name])), f"{REACHED[name].__name__}.{name} is gone. {ADVICE}"
 
 
 def test_every_internal_module_is_listed() -> None:

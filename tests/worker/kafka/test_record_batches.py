@@ -375,10 +375,10 @@ def test_a_replay_answers_for_no_offset_beyond_its_span() -> None:
     for log in logs.values():
         log.append(many(2000))
     settings = KafkaSettings()
-    broker = ReplayBroker(settings, Metrics(), Span(Point("0:10"), Point("0:1500")), lambda: None, lambda *_: None)
+    broker = ReplayBroker(settings, Metrics(), Span(Point("0:10"), Point("0:1500")), lambda _: None, lambda *_: None)
     broker._ranges, broker._check_at = {inside: (10, 1500)}, float("inf")
     broker._consumer = hostile.Consumer(logs, settings, {inside: 10})
+    broker._prepare_consumer()
     broker._epochs.update(dict.fromkeys(logs, 1))
-    read_leniently(broker._consumer, broker._allowance)
     found = [record for _ in range(4) for record in broker.poll(0)]
     assert [(record.offset, record.next_offset) for record in found] == [(10, 1500)]

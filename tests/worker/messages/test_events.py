@@ -469,6 +469,25 @@ def test_a_verdict_id_is_stable_across_releases_and_differs_by_each_of_its_parts
     assert len({event.verdict_id("live"), event.verdict_id("x"), *(o.verdict_id("live") for o in others)}) == 4
 
 
+def test_an_event_without_an_id_of_its_own_is_another_one_in_a_topic_that_was_made_again() -> None:
+    def answered(headers: Headers, topic_id: str | None) -> ImageEvent:
+        came = replace(record(b"x", headers), topic_id=topic_id)
+        first = read_delivery(came, "images.retry")
+        deferred = deferral(came, first, topic="images.retry", reason="r", detail="d", not_before_ms=1)
+        again = replace(returned(deferred), topic_id="the retry topic's own")
+        events = [read_event(r, read_delivery(r, "images.retry"), MAX, ()) for r in (came, again)]
+        assert events[0].verdict_id("live") == events[1].verdict_id("live")
+        assert events[0].origin_topic_id == topic_id
+        return events[1]
+
+    plain = [answered(IMAGE, topic_id) for topic_id in ("a" * 32, "b" * 32, None)]
+    assert {event.origin for event in plain} == {"images/1/5"}
+    assert [event.origin_topic_id for event in plain][:2] == ["a" * 32, "b" * 32]
+    assert len({event.verdict_id("live") for event in plain}) == 3
+    named = [answered((*CE, *IMAGE), topic_id) for topic_id in ("a" * 32, "b" * 32, None)]
+    assert len({event.verdict_id("live") for event in named}) == 1
+
+
 def test_timestamps_are_rfc_3339() -> None:
     assert timestamp(0.0625) == "1970-01-01T00:00:00.062Z"
 

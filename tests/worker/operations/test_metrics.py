@@ -10,7 +10,7 @@ from bundle.store import Bundle
 from deploy.local.ports import LOOPBACK, free_port
 from tests.worker.pipeline.harness import make_worker
 from tests.worker.small_bundle import encoded_image, small_bundle
-from worker.messages.records import Partition
+from worker.messages.records import Lag, Partition
 from worker.operations.metrics import Metrics
 from worker.scoring.cache import RedisCache
 from worker.settings import RedisSettings
@@ -76,7 +76,7 @@ def test_lag_can_be_read_while_the_broker_is_asked_or_silent(bundle: Bundle, mon
     seen: list[list[str]] = []
     ask = worker.broker.lag
 
-    def lag() -> Mapping[Partition, int] | None:
+    def lag() -> Mapping[Partition, Lag] | None:
         shown = generate_latest(worker.metrics.registry).decode()
         seen.append(re.findall(r"^genprint_lag_records\{.*", shown, re.MULTILINE))
         return ask() if len(seen) == 1 else None

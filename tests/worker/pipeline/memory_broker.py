@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worker.errors import MessageTooLarge, PublishAborted, TopicMissing
-from worker.messages.records import Headers, Partition, Progress, Record
+from worker.messages.records import Headers, Lag, Partition, Progress, Record
 from worker.settings import KafkaSettings
 
 
@@ -115,8 +115,8 @@ class MemoryBroker:
             self._cluster.committed[self._settings.group_id, part.partition] = part.next_offset
         self.publications.append(list(current))
 
-    def lag(self) -> Mapping[Partition, int] | None:
-        return {p: len(self._cluster.logs[p]) - self._positions[p] for p in self._epochs}
+    def lag(self) -> Mapping[Partition, Lag] | None:
+        return {p: Lag(len(self._cluster.logs[p]) - self._positions[p]) for p in self._epochs}
 
     def close(self) -> None:
         members = self._cluster.members[self._settings.group_id]

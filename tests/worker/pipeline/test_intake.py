@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from worker.errors import OverShare, UndecodableRecord
@@ -51,6 +52,20 @@ def test_partitions_take_turns() -> None:
     assert coordinates(list(inbox.admit())) == [("images/0", 0), ("images/1", 0), ("images/0", 1), ("images/1", 1)]
     assert not inbox.has_room()
     assert set(inbox.to_pause(OWNED)) == set(OWNED)
+
+
+def test_what_a_producer_says_of_the_time_is_believed_within_limits() -> None:
+    inbox, now_ms, day_ms = intake(), time.time() * 1000, 86_400_000
+    [old] = records(IMAGES, 1)  # of 1970
+    inbox.receive([old, replace(old, offset=1, timestamp_ms=int(now_ms) - 5_000)], OWNED)
+    never_drained, recent = inbox.admit()
+    assert day_ms - 60_000 < never_drained.queue_ms < day_ms + 60_000
+    assert 5_000 <= recent.queue_ms < 65_000
+    inbox.note_drained(IMAGES, time.time() * 1000)
+    inbox.receive([replace(old, offset=2), replace(old, offset=3, is_broker_time=True)], OWNED)
+    after_the_end_was_seen, of_the_broker = inbox.admit()
+    assert after_the_end_was_seen.queue_ms < 60_000
+    assert of_the_broker.queue_ms > 50 * 365 * day_ms
 
 
 def test_slots_are_free_again_when_their_answers_are_settled() -> None:
