@@ -17,7 +17,7 @@ from bundle.errors import BundleError
 from worker.errors import WorkerError
 
 if TYPE_CHECKING:
-    from worker.messages.records import Broker
+    from worker.messages.records import BatchGuard, Broker
     from worker.operations.metrics import Metrics
     from worker.settings import Settings
 
@@ -60,7 +60,7 @@ def run(config: ConfigOption = None, assign: SetOption = [], bundle: BundleOptio
         from worker.tools.serve import serve
 
         settings = _settings(config, assign, bundle)
-        serve(settings, lambda metrics, _: KafkaBroker(settings.kafka, metrics))
+        serve(settings, lambda metrics, guard, _: KafkaBroker(settings.kafka, metrics, guard))
 
 
 @app.command()
@@ -90,7 +90,7 @@ def replay(
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("replaying", total=None)
 
-            def make_broker(metrics: "Metrics", stop: threading.Event) -> "Broker":
+            def make_broker(metrics: "Metrics", guard: "BatchGuard", stop: threading.Event) -> "Broker":
                 def finish(lost: int) -> None:
                     gone.append(lost)
                     stop.set()
@@ -98,7 +98,7 @@ def replay(
                 def show(total: int, left: int) -> None:
                     bar.update(task, total=total, completed=total - left)
 
-                return ReplayBroker(settings.kafka, metrics, span, finish, show)
+                return ReplayBroker(settings.kafka, metrics, span, finish, show, guard)
 
             serve(settings, make_broker)
         if not gone:

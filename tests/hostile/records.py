@@ -14,7 +14,7 @@ from kafka.record.util import calc_crc32c, encode_varint
 from kafka.structs import MemberState, TopicPartition
 
 from worker.kafka.client import KafkaBroker
-from worker.messages.records import Partition
+from worker.messages.records import BatchGuard, Partition
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
@@ -138,10 +138,13 @@ class Consumer:
 
 
 def broker_over(
-    logs: Mapping[Partition, Log], settings: KafkaSettings, committed: Mapping[Partition, int]
+    logs: Mapping[Partition, Log],
+    settings: KafkaSettings,
+    committed: Mapping[Partition, int],
+    guard: BatchGuard | None = None,
 ) -> tuple[KafkaBroker, Consumer]:
     """The worker's client as it is once started and assigned all partitions, from the offsets that are committed."""
-    broker, consumer = KafkaBroker(settings, Metrics()), Consumer(logs, settings, committed)
+    broker, consumer = KafkaBroker(settings, Metrics(), guard), Consumer(logs, settings, committed)
     broker._consumer = consumer
     broker._prepare_consumer()
     broker._epochs.update(dict.fromkeys(logs, 1))

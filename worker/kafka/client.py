@@ -41,7 +41,7 @@ from worker.kafka.closing import close_consumer, close_producer
 from worker.kafka.connection import ACCESS_DENIED, check_topics, connect, reach, silent_client, start_error
 from worker.kafka.positions import POSITION_ERRORS, Change, Positions
 from worker.kafka.record_batches import Allowance, AmplifiedHeaders, Ceilings, Unread, read_leniently
-from worker.messages.records import Lag, Message, Partition, Progress, Record
+from worker.messages.records import BatchGuard, Lag, Message, Partition, Progress, Record
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
@@ -72,7 +72,7 @@ _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 class KafkaBroker:
     """``Broker`` over kafka-python, exactly once by transactions or at least once."""
 
-    def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: KafkaSettings, metrics: Metrics, guard: BatchGuard | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
         self._transactional = settings.delivery == "exactly_once"
@@ -84,7 +84,7 @@ class KafkaBroker:
         self._member = ""
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._max_message_bytes = settings.max_message_bytes
-        self._allowance = Allowance(Ceilings.of(settings))
+        self._allowance = Allowance(Ceilings.of(settings), guard)
         for topic in (settings.images_topic, settings.retry_topic):
             metrics.records_lost.labels(topic)
 

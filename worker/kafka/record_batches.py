@@ -22,10 +22,10 @@ from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.record.util import decode_varint
 
-from worker.errors import EventError, EventTooLarge, UndecodableRecord
+from worker.errors import EventError, EventTooLarge, UndecodableRecord, WorkerKilled
 from worker.kafka.decompression import unpack
 from worker.messages.events import ENVELOPE_MAX_BYTES, HEADER_NAME_MAX_BYTES, MAX_HEADERS
-from worker.messages.records import held_bytes
+from worker.messages.records import BatchGuard, Partition, held_bytes
 from worker.settings import KafkaSettings
 
 MAX_RECORDS = 2**16
@@ -73,10 +73,15 @@ class Ceilings:
 
 
 class Allowance:
-    """What one consumer has unpacked, of all partitions, and in the poll under way."""
+    """What one consumer has unpacked, of all partitions, and in the poll under way.
 
-    def __init__(self, ceilings: Ceilings) -> None:
-        self.ceilings = ceilings
+    Args:
+        ceilings: how much it may be.
+        guard: remembers the batch that is being unpacked.
+    """
+
+    def __init__(self, ceilings: Ceilings, guard: BatchGuard | None = None) -> None:
+        self.ceilings, self.guard = ceilings, guard
         self._spent = 0
         self._unpacked: WeakKeyDictionary[LenientBatch, int] = WeakKeyDictionary()  # the one unpacked last comes last
 
@@ -144,7 +149,8 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         may_refetch = functools.partial(self._may_refetch, tp, refetched)
         data = records._buffer  # noqa: SLF001 - MemoryRecords has no public access to the fetched bytes
         self.fetched_bytes = len(data)
-        super().__init__(fetch_offset, tp, LenientRecords(data, fetch_offset, may_refetch, allowance), **options)
+        lenient = LenientRecords(data, Partition(*tp), fetch_offset, may_refetch, allowance)
+        super().__init__(fetch_offset, tp, lenient, **options)
         self._allowance, self._records = allowance, self.record_iterator
         self.record_iterator: Any = self
 
@@ -179,20 +185,24 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
 
     Args:
         data: the bytes as fetched.
+        partition: where they were fetched.
         fetch_offset: records before it are not wanted.
         may_refetch: whether to end before the batch at this offset, so that the client fetches it again.
         allowance: what may be unpacked.
     """
 
-    __slots__ = ("_allowance", "_fetch_offset", "_may_refetch")
+    __slots__ = ("_allowance", "_fetch_offset", "_may_refetch", "_partition")
 
     # Private to kafka-python's MemoryRecords (3.0.12); used together with its method _cache_next.
     _buffer: Any
     _next_slice: Any
     _pos: int
 
-    def __init__(self, data: Any, fetch_offset: int, may_refetch: Any, allowance: Allowance) -> None:
-        self._fetch_offset, self._may_refetch, self._allowance = fetch_offset, may_refetch, allowance
+    def __init__(
+        self, data: Any, partition: Partition, fetch_offset: int, may_refetch: Any, allowance: Allowance
+    ) -> None:
+        self._partition, self._fetch_offset = partition, fetch_offset
+        self._may_refetch, self._allowance = may_refetch, allowance
         super().__init__(data)
 
     def next_batch(self, *_: Any) -> Any:
@@ -204,7 +214,7 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
         part = self._next_slice
         if part is None or len(part) < DefaultRecordBatch.HEADER_STRUCT.size or part[self.MAGIC_OFFSET] != 2:
             return super().next_batch()
-        batch = LenientBatch(part, self._fetch_offset, self._allowance)
+        batch = LenientBatch(part, self._partition, self._fetch_offset, self._allowance)
         if not batch.has_right_checksum():
             if self._may_refetch(batch.base_offset):
                 return None
@@ -227,14 +237,14 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
     _num_records: int
     _pos: int
 
-    def __init__(self, data: Any, fetch_offset: int, allowance: Allowance) -> None:
+    def __init__(self, data: Any, partition: Partition, fetch_offset: int, allowance: Allowance) -> None:
         size = self.HEADER_STRUCT.size
         super().__init__(data[:size])
         self._buffer = memoryview(data)  # not a copy
         self._packed = self._buffer[size:]
-        self._fetch_offset, self._allowance = fetch_offset, allowance
+        self._partition, self._fetch_offset, self._allowance = partition, fetch_offset, allowance
         self._is_amplified = False
-        self._why: str | None = None
+        self._why: EventError | None = None
         self._expected = self.base_offset
         self._ahead: Any = None
 
@@ -292,22 +302,32 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         if record is None:
             if self._expected > last or (self._why is None and not self._is_dense()):
                 raise StopIteration
-            return self._unread(UndecodableRecord(self._why or "its batch does not hold it"), last)
+            return self._unread(self._why or UndecodableRecord("its batch does not hold it"), last)
         if record.offset > self._expected and self._is_dense():
             return self._unread(UndecodableRecord("its batch does not hold it"), record.offset - 1)
         self._ahead = None
         self._expected = record.offset + 1
         return record
 
-    def _give_up(self, why: str) -> None:
-        """Treat all that is left of the batch as undecodable."""
+    def _give_up(self, why: str | EventError) -> None:
+        """Treat all that is left of the batch as undecodable, or as what another error says."""
         if self.last_offset_delta < 0:
             raise CorruptRecordError(f"{why}, and it claims {self.last_offset_delta + 1} records")
-        self._why = why
+        self._why = UndecodableRecord(why) if isinstance(why, str) else why
         self.forget_unpacked()
 
     def _unpack(self) -> None:
-        """Decompress as kafka-python does, but up to a ceiling; give the batch up if that cannot be done."""
+        """Decompress as kafka-python does, up to a ceiling; give the batch up if that cannot or must not be done."""
+        guard = self._allowance.guard
+        if guard is None:
+            self._decompress()
+        elif guard.begin_batch(self._partition, self.base_offset):
+            self._decompress()
+            guard.end_batch(self._partition, self.base_offset)
+        else:
+            self._give_up(WorkerKilled("processes ended while its batch was unpacked and nothing else was in flight"))
+
+    def _decompress(self) -> None:
         most = self._allowance.ceilings.batch
         self._allowance.make_room()
         try:

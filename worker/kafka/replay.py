@@ -20,7 +20,7 @@ from worker.kafka.closing import close_consumer
 from worker.kafka.connection import connect, reach, silent_client, start_error
 from worker.kafka.positions import Change, mark, read_metadata
 from worker.kafka.span import Point, Span
-from worker.messages.records import Partition, Progress, Record
+from worker.messages.records import BatchGuard, Partition, Progress, Record
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
@@ -43,6 +43,7 @@ class ReplayBroker(KafkaBroker):
         finished: called when every event of the span that could be read has its committed answer, deferred ones
             included, with the number of offsets that were removed before they were read.
         progress: called now and then with the number of offsets in the span, and of those that are left.
+        guard: remembers the batch that is being unpacked.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class ReplayBroker(KafkaBroker):
         span: Span,
         finished: Callable[[int], None],
         progress: Callable[[int, int], None],
+        guard: BatchGuard | None = None,
     ) -> None:
-        super().__init__(settings, metrics)
+        super().__init__(settings, metrics, guard)
         self._span = span
         self._finished = finished
         self._progress = progress

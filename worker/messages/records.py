@@ -111,6 +111,16 @@ class Lag(NamedTuple):
     """Whether the partition is not read, since the position lies beyond its end (``kafka.beyond_end``)."""
 
 
+class BatchGuard(Protocol):
+    """Remembers, beyond the end of the process, which batch of records is being unpacked."""
+
+    def begin_batch(self, partition: Partition, offset: int) -> bool:
+        """Note that the batch which begins at an offset is about to be unpacked; False if it must not be any more."""
+
+    def end_batch(self, partition: Partition, offset: int) -> None:
+        """Note that it is unpacked, and the process still there."""
+
+
 class Broker(Protocol):
     """Consume, answer, commit. Owned by one thread; nothing here may be called from another."""
 

@@ -54,6 +54,7 @@ class Intake:
     def note_drained(self, partition: Partition, at_ms: float) -> None:
         """Note that all records that a partition had at a time (Unix, milliseconds) have been received."""
         self._drained_ms[partition] = at_ms
+        self._journal.forget_batches(partition)
 
     def forget_revoked(self, owned: Mapping[Partition, int]) -> None:
         """Drop what is in flight on partitions that were taken away: their next owner reads those events again."""
@@ -93,9 +94,11 @@ class Intake:
     def to_pause(self, owned: Collection[Partition]) -> list[Partition]:
         """Partitions to pause: those with waiting records; all of them when there is no room.
 
-        Deferred events may wait long, so that no more of them are polled once a poll's worth waits.
+        Deferred events may wait long, so that no more of them are polled once a poll's worth waits. What is suspected
+        of having killed a process has to be alone: an event while no batch is unpacked, a batch while no event is in
+        flight.
         """
-        if not self.has_room():
+        if not self.has_room() or self._is_alone or (self.in_flight and self._journal.suspects_batch_of(owned)):
             return list(owned)
         waiting = {lane.partition for lane in self._lanes.values() if lane.waiting}
         deferred_bytes = sum(lane.waiting_bytes for lane in self._lanes.values() if self._is_retry(lane.partition))
@@ -200,8 +203,11 @@ class Intake:
     def _must_be_alone(self) -> bool:
         """Whether an event waits that was in flight when an earlier process was killed."""
         return any(
-            (lane := self._lanes.get(partition)) is not None and lane.waiting and lane.waiting[0].offset <= offset
-            for partition, offset in self._journal.suspects
+            (lane := self._lanes.get(suspect.partition)) is not None
+            and lane.waiting
+            and lane.waiting[0].offset <= suspect.offset
+            for suspect in self._journal.suspects
+            if not suspect.is_batch
         )
 
     def _parse(self, record: Record, *, alone: bool) -> InFlight:

@@ -1,9 +1,10 @@
 """What was in flight when the process was killed, in a small file that outlives it.
 
 An event that kills the process (a crash in native code, the kernel when memory is short) would kill the next one that
-reads it, and the next. So each event is noted before it is parsed, and struck out once its answer is known. What a
-start finds noted is suspected: until all of those events are answered, the worker takes one at a time. An event that
-was alone when a process ended, ``KILLS`` times, is rejected unread.
+reads it, and the next. So each event is noted before it is parsed, and struck out once its answer is known; and each
+batch of records before it is unpacked, and struck out afterwards. What a start finds noted is suspected: until all of
+those events are answered and those batches unpacked, the worker does one thing at a time. What was alone when a process
+ended, ``KILLS`` times, is rejected unread.
 
 Notes are written into mapped memory of the file: they cost no system call, and survive the process, not the machine.
 An orderly end strikes out what was in flight; an exception that nobody foresaw counts as a kill.
@@ -14,9 +15,10 @@ import fcntl
 import json
 import mmap
 import os
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import structlog
 
@@ -26,21 +28,27 @@ from worker.messages.records import Partition, Record
 _log = structlog.get_logger(__name__)
 
 KILLS: Final = 2
-"""Processes that one event may end while it is alone. Another may have ended before, with others in flight too."""
+"""Processes that one event or batch may end while it is alone. Another may have ended before, with others in flight
+too."""
 _SLOT_BYTES: Final = 512
 """More than a note with the longest name of a topic (249 characters) has."""
 _BLANK: Final = b" " * _SLOT_BYTES
 
-Key = tuple[Partition, int]
-"""Partition and offset of a record."""
+
+class Suspect(NamedTuple):
+    """A record, or a batch of records, by its first offset."""
+
+    partition: Partition
+    offset: int
+    is_batch: bool = False
 
 
 class Journal:
-    """Notes of records; used by the pipeline's thread alone. Without a path it forgets them with the process.
+    """Notes of records and batches; used by the pipeline's thread alone. Without a path nothing is noted.
 
     Args:
         path: the file; it is made if it is not there.
-        slots: most records that are noted at a time; more are not.
+        slots: most records and batches that are noted at a time; more are not.
     """
 
     def __init__(self, path: Path | None, slots: int) -> None:
@@ -49,10 +57,11 @@ class Journal:
         self._held = contextlib.ExitStack()
         self._memory: mmap.mmap | None = None
         self._free = list(range(slots))
-        self._noted: dict[Key, int] = {}
-        """The slot of each record."""
-        self.suspects: dict[Key, int] = {}
-        """Records that were in flight when a process ended, with how many ended while they were alone."""
+        self._noted: dict[Suspect, int] = {}
+        """The slot of each record or batch."""
+        self._in_flight: set[Suspect] = set()
+        self.suspects: dict[Suspect, int] = {}
+        """What was noted when a process ended, with how many ended while it was alone."""
 
     def __enter__(self) -> Self:
         """Open the file and read what an earlier process left.
@@ -85,15 +94,15 @@ class Journal:
 
     def note(self, record: Record, *, alone: bool) -> None:
         """Note that a record is in flight; ``alone`` if no other is."""
-        self._write((record.partition, record.offset), in_flight=True, alone=alone)
+        self._write(Suspect(record.partition, record.offset), in_flight=True, alone=alone)
 
     def strike(self, record: Record) -> None:
         """Strike a record out: its answer is known, or another worker has it now."""
-        self._strike((record.partition, record.offset))
+        self._strike(Suspect(record.partition, record.offset))
 
     def release(self, record: Record) -> None:
         """Note that a record is in flight no longer, and not answered: it is as suspect as it was before."""
-        key = (record.partition, record.offset)
+        key = Suspect(record.partition, record.offset)
         if key in self.suspects:
             self._write(key, in_flight=False, alone=False)
         else:
@@ -101,12 +110,38 @@ class Journal:
 
     def kills(self, record: Record) -> int:
         """How many processes ended while this record was in flight alone."""
-        return self.suspects.get((record.partition, record.offset), 0)
+        return self.suspects.get(Suspect(record.partition, record.offset), 0)
+
+    def begin_batch(self, partition: Partition, offset: int) -> bool:
+        """See ``BatchGuard``."""
+        batch = Suspect(partition, offset, is_batch=True)
+        if self.suspects.get(batch, 0) >= KILLS:
+            return False
+        self._write(batch, in_flight=True, alone=not self._in_flight)
+        return True
+
+    def end_batch(self, partition: Partition, offset: int) -> None:
+        """See ``BatchGuard``."""
+        self._strike(Suspect(partition, offset, is_batch=True))
+
+    def suspects_batch_of(self, partitions: Collection[Partition]) -> bool:
+        """Whether a batch of these is suspected that will be unpacked once more."""
+        return any(
+            suspect.is_batch and kills < KILLS and suspect.partition in partitions
+            for suspect, kills in self.suspects.items()
+        )
 
     def forget(self, partition: Partition, before: int | None = None) -> None:
         """Suspect nothing of a partition any more, or nothing before an offset."""
-        for key in [key for key in self.suspects if key[0] == partition and (before is None or key[1] < before)]:
-            self._strike(key)
+        own = [suspect for suspect in self.suspects if suspect.partition == partition]
+        for suspect in own:
+            if before is None or suspect.offset < before:
+                self._strike(suspect)
+
+    def forget_batches(self, partition: Partition) -> None:
+        """Suspect no batch of a partition any more: all that it has was unpacked."""
+        for suspect in [suspect for suspect in self.suspects if suspect.partition == partition and suspect.is_batch]:
+            self._strike(suspect)
 
     def _mapped(self, path: Path) -> mmap.mmap:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -120,28 +155,34 @@ class Journal:
         for slot in range(self._slots):
             with contextlib.suppress(ValueError, TypeError):  # an empty slot, or one that was being written
                 text = memory[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES].strip(b" \0")
-                topic, number, offset, kills, in_flight, alone = json.loads(text)
-                self.suspects[Partition(str(topic), int(number)), int(offset)] = int(kills) + bool(in_flight and alone)
+                topic, number, offset, is_batch, kills, in_flight, alone = json.loads(text)
+                suspect = Suspect(Partition(str(topic), int(number)), int(offset), bool(is_batch))
+                self.suspects[suspect] = int(kills) + bool(in_flight and alone)
         memory[:] = _BLANK * self._slots
         for key in self.suspects:
             self._write(key, in_flight=False, alone=False)
         if self.suspects:
-            _log.warning("an earlier process was killed: one event at a time", events=len(self.suspects))
+            _log.warning("an earlier process was killed: one event at a time", suspects=len(self.suspects))
 
-    def _write(self, key: Key, *, in_flight: bool, alone: bool) -> None:
+    def _write(self, key: Suspect, *, in_flight: bool, alone: bool) -> None:
         if self._memory is None:
             return
         if key not in self._noted:
             if not self._free:
                 return
             self._noted[key] = self._free.pop()
-        (topic, number), offset = key
-        text = json.dumps([topic, number, offset, self.suspects.get(key, 0), in_flight, alone])
+        if in_flight:
+            self._in_flight.add(key)
+        else:
+            self._in_flight.discard(key)
+        (topic, number), offset, is_batch = key
+        text = json.dumps([topic, number, offset, is_batch, self.suspects.get(key, 0), in_flight, alone])
         begin = self._noted[key] * _SLOT_BYTES
         self._memory[begin : begin + _SLOT_BYTES] = text.encode().ljust(_SLOT_BYTES)
 
-    def _strike(self, key: Key) -> None:
+    def _strike(self, key: Suspect) -> None:
         self.suspects.pop(key, None)
+        self._in_flight.discard(key)
         slot = self._noted.pop(key, None)
         if slot is not None and self._memory is not None:
             self._memory[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES] = _BLANK

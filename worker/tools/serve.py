@@ -12,7 +12,7 @@ from worker.decision.attribution import Attributor
 from worker.errors import StartupError
 from worker.images.decoder_pool import DecoderPool
 from worker.images.fetch import Fetcher
-from worker.messages.records import Broker
+from worker.messages.records import BatchGuard, Broker
 from worker.operations.health import Health, HealthServer
 from worker.operations.logs import configure_logs
 from worker.operations.metrics import Metrics
@@ -23,7 +23,7 @@ from worker.scoring.cache import NoCache, RedisCache, ScoreCache
 from worker.scoring.engine import Engine
 from worker.settings import Settings
 
-MakeBroker = Callable[[Metrics, threading.Event], Broker]
+MakeBroker = Callable[[Metrics, BatchGuard, threading.Event], Broker]
 """Makes the broker's edge; the broker may set the event, which ends the work."""
 
 
@@ -74,11 +74,12 @@ def serve(settings: Settings, make_broker: MakeBroker) -> None:
         decoders = DecoderPool(bundle, settings, lambda error: metrics.decoder_ends.labels(error.reason).inc())
         fetcher = Fetcher(settings.fetch, fairness=settings.fairness)
         stages = Stages(settings, decoders, engine, cache, fetcher, metrics)
-        journal = closing.enter_context(Journal(settings.pipeline.journal, 2 * settings.pipeline.max_in_flight))
+        journal = closing.enter_context(Journal(settings.pipeline.journal, 2 * settings.pipeline.max_in_flight + 1))
         health = Health(settings.pipeline.stall_s)
         server = HealthServer(settings.http, health, metrics)
         server.start()
         closing.callback(server.close)
         log.info("serving", **identity, device=engine.device, http_port=server.port, delivery=settings.kafka.delivery)
         attributor = Attributor(bundle, settings.policy, settings.run_id)
-        Pipeline(settings, make_broker(metrics, stop), stages, attributor, health, metrics, journal).run(stop)
+        broker = make_broker(metrics, journal, stop)
+        Pipeline(settings, broker, stages, attributor, health, metrics, journal).run(stop)

@@ -123,7 +123,7 @@ def answered(records: Iterable[Any]) -> list[int]:
 
 
 def lenient(data: bytes, may_refetch: Callable[[int], bool] = lambda _: False) -> LenientRecords:
-    return LenientRecords(data, 0, may_refetch, Allowance(CEILINGS))
+    return LenientRecords(data, Partition("images", 0), 0, may_refetch, Allowance(CEILINGS))
 
 
 def test_good_batches_are_read_as_they_are() -> None:

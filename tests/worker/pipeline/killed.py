@@ -1,48 +1,95 @@
-"""A worker's intake that is killed, with SIGKILL, by events whose value says so.
+"""A worker's client and intake that are killed, with SIGKILL, by events and by batches of records.
 
-``python killed.py FOLDER [JOURNAL]`` answers the records of one partition from the offset in ``FOLDER/committed`` on,
-up to four at a time, and writes a line for each answer to ``FOLDER/answers``: offset and reason, or ``ok``.
+``python killed.py STARTS FOLDER [JOURNAL]`` starts so many processes, one after the other (all of them forks, since
+imports take longer than all the rest), and prints the status of each. A process answers the records of one partition
+from the offset in ``FOLDER/committed`` on, up to four at a time, and writes a line for each answer to
+``FOLDER/answers``: offset and reason, or ``ok``. Events at
+the offsets in ``FOLDER/poison`` kill when they are looked at, batches that begin at those in ``FOLDER/poison_batches``
+when they are unpacked.
 """
 
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
+from tests.hostile import records as hostile
 from worker.errors import WorkerError
-from worker.messages.records import Message, Partition, Record
+from worker.kafka import record_batches
+from worker.kafka.decompression import unpack
+from worker.messages.records import Message, Partition
 from worker.pipeline.intake import Intake
 from worker.pipeline.journal import Journal
 from worker.pipeline.lanes import InFlight
 from worker.settings import Settings
 
 RECORDS = 30
+IN_A_BATCH = 3
 AT_A_TIME = 4
 IMAGES = Partition("images", 0)
+_DEADLY = b"this kills what unpacks it"
 
 
-def main(folder: Path, path: Path | None = None) -> None:
-    poison = set(map(int, (folder / "poison").read_text().split()))
+def main(starts: int, folder: Path, path: Path | None = None) -> None:
+    for _ in range(starts):
+        child = os.fork()
+        if not child:
+            answer(folder, path)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def answer(folder: Path, path: Path | None) -> None:
+    poison = _offsets(folder / "poison")
+    setattr(record_batches, "unpack", _unpack)  # noqa: B010 - a name that the module imports
+    log = _log(_offsets(folder / "poison_batches"))
     committed = folder / "committed"
+    limits = {"pipeline": {"max_in_flight": AT_A_TIME}, "kafka": {"max_poll_records": IN_A_BATCH}}
+    settings = Settings.model_validate(limits)
     with Journal(path, 16) as journal, (folder / "answers").open("a") as answers:
-        intake = Intake(Settings.model_validate({"pipeline": {"max_in_flight": AT_A_TIME}}), journal)
-        headers = (("content-type", b"image/png"),)
         start = int(committed.read_text())
-        records = [Record(IMAGES, offset, 1, 0, None, b"pixels", headers) for offset in range(start, RECORDS)]
-        intake.receive(records, {IMAGES: 1})
+        broker, _ = hostile.broker_over({IMAGES: log}, settings.kafka, {IMAGES: start}, journal)
+        intake = Intake(settings, journal)
         unanswered: list[InFlight] = []
-        while intake.in_flight or intake.waiting:
+        while int(committed.read_text()) < RECORDS:
+            intake.receive(broker.poll(0), broker.owned())
             unanswered += intake.admit()
+            broker.pause(intake.to_pause(broker.owned()))
+            if not unanswered:
+                continue
             item = unanswered.pop(0)
-            offset = item.record.offset
-            if offset in poison and item.refused is None:
+            if item.record.offset in poison and item.refused is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             intake.answer(item, Message("verdicts", None, b"", ()))
-            answers.write(f"{offset} {_reason(item.refused)}\n")
+            for offset in range(item.record.offset, item.record.next_offset):
+                answers.write(f"{offset} {_reason(item.refused)}\n")
             answers.flush()
             for part in intake.progress():
                 committed.write_text(str(part.next_offset))
                 list(intake.settle([part]))
+
+
+def _log(poison: set[int]) -> hostile.Log:
+    log = hostile.Log()
+    headers = hostile.varint(1) + hostile.named(b"content-type", b"image/png")
+    for first in range(0, RECORDS, IN_A_BATCH):
+        value = _DEADLY if first in poison else b"pixels"
+        records = [hostile.record(delta, value, headers=headers) for delta in range(IN_A_BATCH)]
+        log.append(hostile.batch(b"".join(records), IN_A_BATCH))
+    return log
+
+
+def _unpack(*arguments: Any) -> Any:
+    """Unpack a batch, unless it kills."""
+    data = unpack(*arguments)
+    if _DEADLY in data:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return data
+
+
+def _offsets(path: Path) -> set[int]:
+    return set(map(int, path.read_text().split()))
 
 
 def _reason(error: WorkerError | None) -> str:
@@ -50,4 +97,4 @@ def _reason(error: WorkerError | None) -> str:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(int(sys.argv[1]), *map(Path, sys.argv[2:]))

@@ -11,7 +11,7 @@ import pytest
 from tests.worker.pipeline.killed import AT_A_TIME, RECORDS
 from worker.errors import Fenced, StartupError
 from worker.messages.records import Partition, Record
-from worker.pipeline.journal import KILLS, Journal
+from worker.pipeline.journal import KILLS, Journal, Suspect
 
 PROGRAM = Path(__file__).with_name("killed.py")
 ROOT = Path(__file__).parents[3]
@@ -41,7 +41,7 @@ def test_what_was_in_flight_is_suspected(path: Path) -> None:
     journal.strike(record(4))
     killed(journal)
     with Journal(path, 8) as journal:
-        assert journal.suspects == {(IMAGES, 3): 0, (IMAGES, 5): 0, (OTHERS, 4): 1}
+        assert journal.suspects == {Suspect(IMAGES, 3): 0, Suspect(IMAGES, 5): 0, Suspect(OTHERS, 4): 1}
         assert [journal.kills(record(4, partition)) for partition in (IMAGES, OTHERS)] == [0, 1]
 
 
@@ -53,17 +53,17 @@ def test_suspects_stay_until_they_are_answered(path: Path) -> None:
     with Journal(path, 8):
         pass
     journal = Journal(path, 8).__enter__()
-    assert journal.suspects == {(IMAGES, 1): 1, (IMAGES, 2): 0}
+    assert journal.suspects == {Suspect(IMAGES, 1): 1, Suspect(IMAGES, 2): 0}
     journal.note(record(1), alone=True)
     journal.release(record(1))
     journal.strike(record(2))
     killed(journal)
     journal = Journal(path, 8).__enter__()
-    assert journal.suspects == {(IMAGES, 1): 1}
+    assert journal.suspects == {Suspect(IMAGES, 1): 1}
     journal.note(record(1), alone=True)
     killed(journal)
     with Journal(path, 8) as journal:
-        assert journal.suspects == {(IMAGES, 1): 2}
+        assert journal.suspects == {Suspect(IMAGES, 1): 2}
 
 
 @pytest.mark.parametrize(("error", "left"), [(None, 0), (Fenced("another"), 0), (RuntimeError("unforeseen"), 1)])
@@ -84,9 +84,9 @@ def test_suspects_that_were_committed_or_moved_away_are_forgotten(path: Path) ->
     with Journal(path, 8) as journal:
         journal.forget(IMAGES, before=3)
         journal.forget(OTHERS)
-        assert journal.suspects == {(IMAGES, 3): 0}
+        assert journal.suspects == {Suspect(IMAGES, 3): 0}
     with Journal(path, 8) as journal:
-        assert journal.suspects == {(IMAGES, 3): 0}
+        assert journal.suspects == {Suspect(IMAGES, 3): 0}
 
 
 def test_more_records_than_slots_are_not_noted_and_slots_are_used_again(path: Path) -> None:
@@ -98,7 +98,7 @@ def test_more_records_than_slots_are_not_noted_and_slots_are_used_again(path: Pa
         journal.note(record(offset), alone=False)
     killed(journal)
     with Journal(path, 2) as journal:
-        assert journal.suspects == {(IMAGES, 0): 0, (IMAGES, 1): 0}
+        assert journal.suspects == {Suspect(IMAGES, 0): 0, Suspect(IMAGES, 1): 0}
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 9000, b"x" * 9000, b'["images", 0, "x"]', b"[" * 9000])
@@ -121,14 +121,17 @@ def test_a_file_that_cannot_be_used_stops_the_start(path: Path, tmp_path: Path) 
 # Processes that are killed -------------------------------------------------------------------------------------------
 
 
-def run(folder: Path, *journal: Path) -> int:
-    """The exit status of the program."""
-    command = [sys.executable, str(PROGRAM), str(folder), *map(str, journal)]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, timeout=120).returncode
+def run(folder: Path, *journal: Path, starts: int) -> list[int]:
+    """The exit status of each of so many processes."""
+    command = [sys.executable, str(PROGRAM), str(starts), str(folder), *map(str, journal)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, check=True, timeout=240, text=True, stdout=subprocess.PIPE)
+    return [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()]
 
 
-def prepare(folder: Path, poison: str) -> None:
+def prepare(folder: Path, poison: str, poison_batches: str = "") -> None:
     (folder / "poison").write_text(poison)
+    (folder / "poison_batches").write_text(poison_batches)
     (folder / "committed").write_text("0")
 
 
@@ -137,30 +140,63 @@ def answers(folder: Path) -> dict[int, str]:
     return {int(offset): reason for offset, reason in map(str.split, (folder / "answers").read_text().splitlines())}
 
 
+KILLED = -signal.SIGKILL
+
+
 def test_events_that_kill_are_found_and_the_others_are_answered(path: Path, tmp_path: Path) -> None:
     prepare(tmp_path, "5 6 20")
     # 5 and 6 are in flight together at first; then each kills while it is alone.
-    for _ in range(1 + KILLS + KILLS + 1 + KILLS):
-        assert run(tmp_path, path) == -signal.SIGKILL
-    assert run(tmp_path, path) == 0
+    kills = 1 + KILLS + KILLS + 1 + KILLS
+    assert run(tmp_path, path, starts=kills + 1) == [KILLED] * kills + [0]
     assert answers(tmp_path) == {n: "worker_killed" if n in (5, 6, 20) else "ok" for n in range(RECORDS)}
+
+
+def test_batches_that_kill_are_found_beside_events_that_do(path: Path, tmp_path: Path) -> None:
+    prepare(tmp_path, "13 22", poison_batches="0 15")
+    # The first batch is alone from the beginning; 15 is unpacked while 13 is in flight; 22 is in flight with others.
+    kills = KILLS + 1 + KILLS + KILLS + 1 + KILLS
+    assert run(tmp_path, path, starts=kills + 1) == [KILLED] * kills + [0]
+    killers = {0, 1, 2, 13, 15, 16, 17, 22}
+    assert answers(tmp_path) == {n: "worker_killed" if n in killers else "ok" for n in range(RECORDS)}
+
+
+def test_a_batch_is_suspected_while_it_is_unpacked_and_what_was_alone_is_counted(path: Path) -> None:
+    journal = Journal(path, 8).__enter__()
+    journal.note(record(3), alone=False)
+    assert journal.begin_batch(IMAGES, 0)
+    journal.end_batch(IMAGES, 0)
+    assert journal.begin_batch(IMAGES, 5)
+    killed(journal)
+    for kills in range(KILLS):
+        journal = Journal(path, 8).__enter__()
+        assert journal.suspects == {Suspect(IMAGES, 3): 0, Suspect(IMAGES, 5, is_batch=True): kills}
+        assert journal.suspects_batch_of([IMAGES])
+        assert not journal.suspects_batch_of([OTHERS])
+        assert journal.begin_batch(IMAGES, 5)
+        killed(journal)
+    with Journal(path, 8) as journal:
+        assert not journal.begin_batch(IMAGES, 5)
+        assert not journal.suspects_batch_of([IMAGES])
+        journal.forget_batches(OTHERS)
+        assert len(journal.suspects) == 2
+        journal.forget_batches(IMAGES)
+        assert journal.suspects == {Suspect(IMAGES, 3): 0}
 
 
 def test_only_what_was_in_flight_is_taken_alone(path: Path, tmp_path: Path) -> None:
     prepare(tmp_path, "10")
-    assert run(tmp_path, path) == -signal.SIGKILL
+    assert run(tmp_path, path, starts=1) == [KILLED]
     with Journal(path, 16) as journal:
         assert 1 < len(journal.suspects) <= AT_A_TIME
     for _ in range(KILLS):
-        assert run(tmp_path, path) == -signal.SIGKILL
+        assert run(tmp_path, path, starts=1) == [KILLED]
         with Journal(path, 16) as journal:
-            assert (IMAGES, 10) in journal.suspects
-    assert run(tmp_path, path) == 0
+            assert Suspect(IMAGES, 10) in journal.suspects
+    assert run(tmp_path, path, starts=1) == [0]
     with Journal(path, 16) as journal:
         assert not journal.suspects
 
 
 def test_without_a_journal_an_event_kills_again_and_again(tmp_path: Path) -> None:
     prepare(tmp_path, "5")
-    for _ in range(KILLS + 3):
-        assert run(tmp_path) == -signal.SIGKILL
+    assert run(tmp_path, starts=KILLS + 3) == [KILLED] * (KILLS + 3)

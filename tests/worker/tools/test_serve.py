@@ -12,7 +12,7 @@ import structlog
 from tests.worker.messages.edges import MemoryEdge
 from tests.worker.pipeline.memory_broker import MemoryBroker
 from tests.worker.small_bundle import encoded_image, small_bundle
-from worker.messages.records import Broker, Progress
+from worker.messages.records import BatchGuard, Broker, Progress
 from worker.operations.metrics import Metrics
 from worker.settings import load_settings
 from worker.tools.serve import serve
@@ -30,7 +30,7 @@ def test_verdict_metric_and_log_name_the_template_library_alike(
     edge.produce(settings.kafka.images_topic, key=None, value=encoded_image(220), headers=image, number=0)
     served: list[Metrics] = []
 
-    def make_broker(metrics: Metrics, stop: threading.Event) -> Broker:
+    def make_broker(metrics: Metrics, _: BatchGuard, stop: threading.Event) -> Broker:
         class OneAnswer(MemoryBroker):
             def publish(self, progress: Sequence[Progress]) -> None:
                 super().publish(progress)
