@@ -1,5 +1,8 @@
-"""buildah's storage: whether it has an image, and what is in it."""
+"""buildah's storage: whether it has an image, what is in it, and who may change it."""
 
+import fcntl
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,18 @@ def exists(image: str) -> bool:
     except FailedError:
         return False
     return True
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep other checkouts on this machine away: builds take over each other's layers, and images each other's name."""
+    lock = Path(tempfile.gettempdir()) / "genprint-image.lock"
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

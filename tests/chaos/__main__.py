@@ -28,6 +28,7 @@ SCENARIOS: Final[dict[str, Callable[[Rig], Iterator[Result]]]] = {
     "cache": cache_faults.cache,
     "hanging": event_faults.hanging,
     "poison": event_faults.poison,
+    "deadly": event_faults.deadly,
     "slow host": event_faults.slow_host,
     "tenant": event_faults.tenant,
     "rejects": event_faults.rejects,

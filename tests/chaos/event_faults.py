@@ -4,16 +4,22 @@ import re
 import statistics
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from confluent_kafka import Message, Producer
+
+from tests.chaos import deadly_worker
 from tests.chaos.events import Event, of_tenant
 from tests.chaos.hosts import FAST, MANY_SLOW, SLOW, Hosts
 from tests.chaos.report import Result
 from tests.chaos.rig import Case, Rig
 from tests.harm import harm_batch
 from tests.integration.worker_process import PARTITIONS
+from worker.errors import WorkerKilled
+from worker.pipeline.journal import KILLS
 
 _REJECTS = 10_000
 _CLAIM_CHECKS, _FEWEST = 6_000, 3_000
@@ -27,6 +33,7 @@ _SETTLED_S = 6.0
 _MEDIAN_S = 1.0
 _HANDED_OVER_S = 10.0
 _DRAIN_S = 5.0
+_DEADLY_S = 600.0
 _PNG = ("content-type", b"image/png")
 _IN_FLIGHT = 400
 
@@ -54,6 +61,43 @@ def poison(rig: Rig) -> Iterator[Result]:
             assert harm_batch(segment, b"harmed" * 10, b"HARMED" * 10, checksum=False) == 1
         case.fleet.grow(1)
         yield case.finish()
+
+
+def deadly(rig: Rig) -> Iterator[Result]:
+    """Events and batches among good ones that kill the process which takes them; its journal tells it which."""
+    most = 1 + KILLS
+    promise = f"one dead letter each after at most {most} ends of the worker, one answer for all others"
+    with rig.case("deadly: events and batches that kill", promise) as case:
+        case.settings["PIPELINE__JOURNAL"] = str(case.logs / "journal")
+        case.fleet.module = deadly_worker.__name__
+        places = [(partition, is_batch) for is_batch in (False, True) for partition in (0, 1)]
+        for partition, is_batch in places:
+            _send_now(case, case.inline(100))
+            if is_batch:
+                _send_packed(case, deadly_worker.DEADLY_BATCH, partition)
+            else:
+                _send_now(case, [Event(deadly_worker.DEADLY, (_PNG,), WorkerKilled.reason)], partition)
+        _send_now(case, case.inline(100))
+        case.fleet.grow(1)
+        case.until(lambda: case.answered >= len(case.feed.sent), "everything answered", _DEADLY_S)
+        case.figures["ends of the worker"] = ends = len(case.fleet.exits)
+        case.require(len(places) <= ends <= most * len(places), f"{ends} ends of the worker")
+        case.require(not (case.logs / "journal").read_bytes().strip(b" \0"), "something is suspected in the end")
+        yield case.finish()
+
+
+def _send_packed(case: Case, value: bytes, partition: int) -> None:
+    """One event in a packed batch of its own, whose answer is that it kills."""
+
+    def acknowledged(error: object, message: Message) -> None:
+        case.require(error is None, f"not sent: {error}")
+        case.feed.note(f"{message.topic()}/{message.partition()}/{message.offset()}", WorkerKilled.reason)
+
+    with closing(Producer({"bootstrap.servers": case.kafka.bootstrap, "compression.type": "zstd"})) as producer:
+        producer.produce(
+            case.stream.topic("images"), value * 100, partition=partition, headers=[_PNG], on_delivery=acknowledged
+        )
+        case.require(not producer.flush(60), "not sent")
 
 
 def _send_now(case: Case, events: Iterable[Event], partition: int | None = None) -> None:

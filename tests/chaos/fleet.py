@@ -31,6 +31,8 @@ class Fleet:
         self._logs = logs
         self._workers: dict[int, WorkerProcess] = {}
         self._once: set[int] = set()
+        self.module = "worker"
+        """The program that workers started from now on run."""
         self.exits: list[Exit] = []
 
     def __len__(self) -> int:
@@ -66,7 +68,7 @@ class Fleet:
         """Start one; with the ``identity`` of another where a successor is wanted."""
         log = self._logs / f"worker-{number}.log"
         environment = self._environment(number if identity is None else identity)
-        self._workers[number] = WorkerProcess(environment, log, await_ready=False)
+        self._workers[number] = WorkerProcess(environment, log, await_ready=False, module=self.module)
         self._workers[number].start()
 
     def shrink(self, count: int) -> None:

@@ -100,6 +100,8 @@ class Case:
         logs = rig.out / "logs" / fault.replace(": ", "-").replace(" ", "_")
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
+        self.logs = logs
+        """A folder of this case's own, with the logs of its workers."""
         self.settings = dict(settings)
         """Settings of workers that are started from now on."""
         self._static = static

@@ -25,7 +25,7 @@ from deploy.image.errors import FailedError, UnavailableError
 from deploy.image.programs import ask, run, unavailable_reason
 from deploy.image.sbom import debian_packages
 from deploy.image.seccomp import without_capabilities
-from deploy.image.storage import exists, mounted
+from deploy.image.storage import alone, exists, mounted
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.process import ServerProcess
@@ -174,14 +174,15 @@ def test_of_the_default_system_calls_those_for_no_capability_and_this_machine_ar
 
 
 @pytest.fixture(scope="module")
-def built() -> Built:
+def built() -> Iterator[Built]:
     """Built for real; what an earlier run on this machine has left is taken over. In CI it must be possible."""
     reason = unavailable_reason()
     if reason is not None and os.environ.get("CI") == "true":
         pytest.fail(reason)
     if reason is not None:
         pytest.skip(reason)
-    return build(fresh=False, say=print)
+    with alone():
+        yield build(fresh=False, say=print)
 
 
 @pytest.fixture(scope="module")

@@ -100,11 +100,13 @@ class Stream:
 class WorkerProcess(ServerProcess):
     """``python -m worker run``, ready when /ready says so; without ``await_ready`` as soon as it is a process."""
 
-    def __init__(self, environment: dict[str, str], log_path: Path, *, await_ready: bool = True) -> None:
+    def __init__(
+        self, environment: dict[str, str], log_path: Path, *, await_ready: bool = True, module: str = "worker"
+    ) -> None:
         port = free_port()
         super().__init__(
             "the worker",
-            lambda: [sys.executable, "-m", "worker", "run"],
+            lambda: [sys.executable, "-m", module, "run"],
             port=port,
             log_path=log_path,
             is_ready=lambda: not await_ready or self.http("/ready")[0] == 200,

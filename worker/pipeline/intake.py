@@ -112,6 +112,11 @@ class Intake:
         return self.in_flight < limits.max_in_flight and self._in_flight_bytes < limits.max_in_flight_bytes
 
     @property
+    def is_careful(self) -> bool:
+        """Whether events are taken one at a time, since one of them may have killed a process."""
+        return self._is_alone or self._must_be_alone()
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of all events that wait or are in flight, and of their answers."""
         return self._in_flight_bytes + sum(lane.waiting_bytes for lane in self._lanes.values())
@@ -148,6 +153,8 @@ class Intake:
             for item in self._lanes[part.partition].settle(part):
                 self._leave(item)
                 yield item
+            if self._journal.suspects:  # among them events and batches that were rejected unread
+                self._journal.forget(part.partition, before=part.next_offset)
 
     def unanswered(self, partition: Partition) -> int:
         """Offsets of a partition that were consumed and not yet settled."""
@@ -226,8 +233,12 @@ class Intake:
         return item
 
     def _strike(self, item: InFlight) -> None:
-        """Note that the answer of an event is known, or not wanted any more."""
-        self._journal.strike(item.record)
+        """Note that the answer of an event is known, or not wanted any more.
+
+        An event that is rejected as a killer stays noted until that is published: another kill may come before.
+        """
+        if self._journal.kills(item.record) < KILLS:
+            self._journal.strike(item.record)
         self._unanswered -= 1
         self._is_alone = False
 

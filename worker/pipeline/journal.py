@@ -139,9 +139,11 @@ class Journal:
                 self._strike(suspect)
 
     def forget_batches(self, partition: Partition) -> None:
-        """Suspect no batch of a partition any more: all that it has was unpacked."""
-        for suspect in [suspect for suspect in self.suspects if suspect.partition == partition and suspect.is_batch]:
-            self._strike(suspect)
+        """Suspect no batch of a partition any more, since all were unpacked, but those that are rejected unread."""
+        own = [suspect for suspect in self.suspects if suspect.partition == partition and suspect.is_batch]
+        for suspect in own:
+            if self.suspects[suspect] < KILLS:
+                self._strike(suspect)
 
     def _mapped(self, path: Path) -> mmap.mmap:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

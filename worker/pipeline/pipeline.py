@@ -293,6 +293,10 @@ class Pipeline:
         elif not self._intake.has_room():  # all partitions are paused: only answers make room
             self._stages.wait(min(until_publication, _IDLE_POLL_S) if until_publication > 0 else _IDLE_POLL_S)
             records = self._broker.poll(0)
+        elif self._intake.is_careful:  # one event at a time: the next should not wait for a poll as well
+            if self._intake.in_flight:
+                self._stages.wait(_BUSY_POLL_S)
+            records = self._broker.poll(0)
         elif not self._intake.in_flight:
             records = self._broker.poll(_IDLE_POLL_S)
         else:
