@@ -151,7 +151,8 @@ class Label(Exact):
     """A name that a verdict or template can give: photographs (``real``), or a family or checkpoint of generators."""
 
     id: int = Field(ge=0)
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
+    """Without control characters, since it is printed on terminals."""
     kind: Literal["real", "generator"]
     level: Literal["family", "checkpoint"] = "family"
     in_detector: bool = True

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BENCH = Path("build/bench/worker.json")
+_UNFOLDED = 10_000
+"""Columns that a table may have where no terminal has a say."""
 
 app = typer.Typer(
     help="Serve a bundle: image events in, verdicts out.",
@@ -127,8 +130,11 @@ def classify(
     """Classify files and folders, without Kafka or Redis. Exit status 1 if an image has no verdict."""
     _refuse_both(as_csv=as_csv, as_json=as_json)
     with _one_line_errors():
+        from rich.console import Console
+
+        from worker.tools.classify import Classified
         from worker.tools.classify import classify as classified
-        from worker.tools.classify import find_images
+        from worker.tools.image_files import find_images
         from worker.tools.serve import start_engine
         from worker.tools.show import print_csv, print_json, print_table
 
@@ -136,9 +142,19 @@ def classify(
         if "device" not in settings.inference.model_fields_set:
             settings = _settings(config, [*assign, "inference.device=auto"], bundle)
         loaded, engine = start_engine(settings)
-        files = find_images(paths)
-        results = _with_progress(classified(files, settings, loaded, engine), "classifying", len(files))
-        unjudged = print_json(results) if as_json else print_csv(results) if as_csv else print_table(results)
+        found = find_images(paths)
+        if found.skipped:
+            Console(stderr=True, markup=False).print(f"left out: {found.left_out}", highlight=False)
+        unread = (Classified(path, None, error) for path, error in found.unread)
+        rows = chain(unread, classified(found.paths, settings, loaded, engine))
+        results = _with_progress(rows, "classifying", len(found.unread) + len(found.paths), prints=True)
+        if as_json:
+            unjudged = print_json(results)
+        elif as_csv:
+            unjudged = print_csv(results)
+        else:
+            labels = [label.name for label in loaded.manifest.labels]
+            unjudged = print_table(results, found, labels)
     raise typer.Exit(1 if unjudged else 0)
 
 
@@ -158,7 +174,7 @@ def produce(
         from rich.console import Console
 
         from worker.kafka.client import ImageSender
-        from worker.tools.classify import find_images
+        from worker.tools.image_files import find_images
         from worker.tools.produce import image_events
 
         settings = _settings(config, assign, None)
@@ -167,7 +183,7 @@ def produce(
         try:
             topic = settings.kafka.images_topic
             events = image_events(folder, topic=topic, kind=kind, uri_prefix=uri_prefix)
-            total = len(find_images([folder]))
+            total = len(find_images([folder]).paths)
             for message in _with_progress(events, "sending", total):
                 sender.send(message)
             sender.flush()
@@ -337,7 +353,9 @@ def _print_reference(rows: Sequence[Mapping[str, str]], *, as_json: bool, as_mar
     elif as_markdown:
         sys.stdout.write(markdown_table(rows))
     else:
-        Console(markup=False).print(terminal_table(rows))
+        # In a file or pipe nothing is folded: a program cannot put names together again.
+        width = None if sys.stdout.isatty() else _UNFOLDED
+        Console(markup=False, width=width).print(terminal_table(rows))
 
 
 def _print_differences(rows: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
@@ -353,13 +371,17 @@ def _settings(config: Path | None, assign: list[str], bundle: Path | None) -> "S
     return load_settings(config, [*assign, *([f"bundle={bundle}"] if bundle else [])])
 
 
-def _with_progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """The same items, with a progress bar on a terminal."""
+def _with_progress(items: Iterable[T], what: str, total: int, *, prints: bool = False) -> Iterator[T]:
+    """The same items, with a progress bar on a terminal; not if they are themselves printed to one as they come."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     console = Console(stderr=True, markup=False)
-    return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
+    shows = console.is_terminal and not (prints and sys.stdout.isatty())
+    # Without redirection: what is printed meanwhile belongs on standard output, not where the bar is.
+    options = {"redirect_stdout": False, "redirect_stderr": False, "transient": True, "disable": not shows}
+    with Progress(console=console, **options) as bar:  # type: ignore[arg-type]  # all of them are booleans
+        yield from bar.track(items, total, description=what)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class Container:
     def execute(self, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         """Run a program in the container that runs, as its user."""
         inside = ["runc", "exec", self.name, *command]
-        return subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(inside, capture_output=True, text=True, timeout=300, check=False)
 
     def __enter__(self) -> Self:
         config = image_config(self.image)

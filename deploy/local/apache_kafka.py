@@ -53,7 +53,7 @@ class ApacheKafka(ServerProcess):
             port=port,
             log_path=log_path,
             is_ready=lambda: serves_kafka(port),
-            start_timeout_s=90,
+            start_timeout_s=180,
             stop_timeout_s=20,
         )
 

@@ -36,7 +36,7 @@ class EmbeddedBroker(ServerProcess):
             port=port,
             log_path=log_path,
             is_ready=lambda: serves_kafka(port),
-            start_timeout_s=30,
+            start_timeout_s=120,
             stop_timeout_s=3,
         )
 

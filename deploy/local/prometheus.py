@@ -42,7 +42,7 @@ class Prometheus(ServerProcess):
             port=port,
             log_path=log_path,
             is_ready=lambda: answers_ok(f"{self.url}/-/ready"),
-            start_timeout_s=60,
+            start_timeout_s=180,
             stop_timeout_s=10,
         )
 

@@ -45,7 +45,7 @@ class Valkey(ServerProcess):
             port=port,
             log_path=log_path,
             is_ready=lambda: _answers_ping(port),
-            start_timeout_s=30,
+            start_timeout_s=120,
             stop_timeout_s=3,
         )
 

@@ -33,7 +33,7 @@ def local_worker(
         port=port,
         log_path=log_path,
         is_ready=lambda: answers_ok(f"http://{LOOPBACK}:{port}/ready"),
-        start_timeout_s=60,
+        start_timeout_s=180,
         env=environment,
     )
 

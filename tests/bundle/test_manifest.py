@@ -85,6 +85,7 @@ def test_what_scores_depend_on_must_be_known(text: str, path: tuple[str | int, .
         (lambda d: d["models"][0].update(logit=None), ": Value error, exactly one model must have output 'logit'"),
         (lambda d: d["models"].append(d["models"][0]), ": Value error, exactly one model must have output 'logit'"),
         (lambda d: d["labels"][0].update(kind="real"), ": Value error, labels must hold at least one real and one"),
+        (lambda d: d["labels"][0].update(name="a\x1b[31m"), "labels.0.name: String should match pattern"),
         (lambda d: d["labels"][0].update(name="real"), ": Value error, label names must differ"),
     ],
 )

@@ -20,7 +20,7 @@ BOTH = pytest.mark.parametrize("dockerfile", [WORKER, TRAINER], ids=lambda path:
 def lint(text: str) -> "subprocess.CompletedProcess[str]":
     """Any finding is an error, the mildest too."""
     command = [str(HADOLINT), "--no-fail", "--format", "tty", "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=True)
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, check=True)
 
 
 @BOTH

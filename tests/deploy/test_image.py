@@ -308,7 +308,7 @@ def test_it_answers_an_event_and_ends_when_asked_to(
             port=port,
             log_path=tmp_path / "worker.log",
             is_ready=lambda: http_status(port, "/ready") == 200,
-            start_timeout_s=60,
+            start_timeout_s=300,
             stop_timeout_s=20,
         ) as worker,
     ):
@@ -356,7 +356,7 @@ def test_the_command_runs_the_image_with_our_settings_and_its_status_is_the_work
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 
@@ -414,4 +414,4 @@ def run_once(image: str, changes: dict[str, Any], command: Any, environment: dic
             section, name = path.split(".")
             specification[section][name] = value
         container.specification.write_text(json.dumps(specification))
-        return subprocess.run(container.command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(container.command, capture_output=True, text=True, timeout=300, check=False)

@@ -20,7 +20,7 @@ ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
 
 def promtool_says(promtool: Path, *arguments: str | Path) -> tuple[int, str]:
     """Exit status, and all that it printed."""
-    done = subprocess.run([promtool, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([promtool, *arguments], capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

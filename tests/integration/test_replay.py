@@ -51,7 +51,7 @@ def replay(stream: Stream, bundle: Path, *arguments: str) -> "subprocess.Popen[s
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     try:
-        _, err = process.communicate(timeout=150)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, err.strip().rpartition("\n")[2]  # before it the client may have logged

@@ -185,7 +185,7 @@ def test_who_may_read_what(stream: Stream, secure_kafka: SecureKafka, user: str,
     options = {"group.id": group, "enable.partition.eof": True, "enable.auto.commit": False}
     with Consumer(secure_kafka.client(user, **options)) as consumer:
         found: list[bool] = []
-        seen = consumer.list_topics(stream.topic(kind), timeout=20).topics[stream.topic(kind)].error
+        seen = consumer.list_topics(stream.topic(kind), timeout=60).topics[stream.topic(kind)].error
         if seen is not None and seen.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             found.append(False)
         consumer.assign([TopicPartition(stream.topic(kind), 0, 0)])
@@ -537,7 +537,7 @@ def test_a_scaler_sees_how_far_the_workers_are_and_no_event(
     with AdminClient(secure_kafka.client(clerk)) as admin, Consumer(options) as consumer:
         [future] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(stream.prefix)]).values()
         assert future.result().topic_partitions
-        assert consumer.get_watermark_offsets(partition, timeout=20)[1] >= 0
+        assert consumer.get_watermark_offsets(partition, timeout=60)[1] >= 0
         consumer.assign([TopicPartition(stream.topic("images"), 0, 0)])
         message = consumer.poll(20)
         assert message is not None

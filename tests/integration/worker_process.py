@@ -110,7 +110,7 @@ class WorkerProcess(ServerProcess):
             port=port,
             log_path=log_path,
             is_ready=lambda: not await_ready or self.http("/ready")[0] == 200,
-            start_timeout_s=60,
+            start_timeout_s=300,
             stop_timeout_s=20,
             env=environment | {"GENPRINT_HTTP__PORT": str(port), "PYTHONPATH": str(ROOT)},
         )
@@ -118,7 +118,7 @@ class WorkerProcess(ServerProcess):
     def http(self, path: str) -> tuple[int, str]:
         """Status and body."""
         try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}{path}", timeout=30) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -137,7 +137,7 @@ def worker_command(*arguments: str, environment: dict[str, str]) -> "subprocess.
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
 

@@ -1,11 +1,18 @@
 """The commands that need no broker: classify, schema, settings."""
 
+import contextlib
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -59,22 +66,104 @@ def test_csv_is_one_row_an_image(folder: Path) -> None:
 def test_a_table_for_people(folder: Path) -> None:
     code, out, _ = classify(folder, str(folder / "images"))
     assert code == 1
-    assert "generated" in out
-    assert "broken_image" in "".join(line.split("│")[-2].strip() for line in out.splitlines() if "│" in line)
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["image", "decision", "prob.", "source", "dist.", "p-value", "reasons"]
+    assert [row[:2] for row in rows[1:]] == [
+        ["bright.jpg", "generated"],
+        ["dark.png", "real"],
+        ["more/bright.webp", "generated"],
+        ["more/broken.png", "none"],
+    ]
+    assert rows[4][2] == "broken_image:"
+    assert len({line.index(word) for line, word in zip(out.splitlines()[1:3], ["generated", "real"], strict=True)}) == 1
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv", None])
-@pytest.mark.parametrize("name", ["[/d].png", "a[red]b.png", b"caf\xe9.png"])
+def test_on_a_terminal_each_image_is_printed_as_it_comes(folder: Path, option: str | None) -> None:
+    arguments = ["classify", str(folder / "images"), "--bundle", str(folder / "bundle"), "--device", "cpu"]
+    code, shown = on_a_terminal(*arguments, *([option] if option else []))
+    assert code == 1
+    assert shown.count(b"\r\n") >= 5  # four images, and what was left out
+    assert b"bright.webp" in shown
+    assert b"broken.png" in shown
+    assert b"classifying" not in shown  # no bar between the rows
+
+
+def on_a_terminal(*arguments: str) -> tuple[int, bytes]:
+    """Exit status, and what a terminal of 120 columns was sent, standard error too."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 120, 0, 0))
+    command = [sys.executable, "-m", "worker", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError), os.fdopen(main, "rb", buffering=0) as screen:  # EIO when the program ends
+            while data := screen.read(4096):
+                shown += data
+    return process.returncode, shown
+
+
+def test_tables_are_folded_for_a_terminal_alone() -> None:
+    name = "kafka.transaction_timeout_s"
+    lines = CliRunner().invoke(app, ["settings"], env={"COLUMNS": "80"}).stdout.splitlines()
+    assert any(name in line and f"GENPRINT_{name.upper().replace('.', '__')}" in line for line in lines)
+    _, shown = on_a_terminal("settings")
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in shown.decode().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", None])
+@pytest.mark.parametrize("name", ["[/d].png", "a[red]b.png", b"caf\xe9.png", "a\x1b[31mb.png"])
 def test_any_name_of_a_file_is_shown(folder: Path, tmp_path: Path, name: str | bytes, option: str | None) -> None:
     path = tmp_path / os.fsdecode(name)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encoded_image(40))
     code, out, err = classify(folder, str(tmp_path), *([option] if option else []))
     assert code == 0, err
-    shown = name if isinstance(name, str) else "caf\\xe9.png"
-    if option is None:
-        out = "".join(line.split("│")[1].strip() for line in out.splitlines() if "│" in line)
+    shown = {b"caf\xe9.png": "caf\\xe9.png", "a\x1b[31mb.png": "a\\x1b[31mb.png"}.get(name, str(name))
+    assert "\x1b" not in out
     assert (json.dumps(shown)[1:-1] if option == "--json" else shown) in out
+
+
+def test_nothing_that_may_be_an_image_goes_without_a_word(folder: Path, tmp_path: Path) -> None:
+    good = encoded_image(40)
+    for name in ("a.jfif", "b.apng", "c.heic", "._d.png", "e.txt", "f"):
+        (tmp_path / name).write_bytes(good if name != "c.heic" else b"no image")
+    os.mkfifo(tmp_path / "g.png")
+    (tmp_path / "h.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "i.png").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with (tmp_path / "j.png").open("wb") as huge:
+        huge.truncate(3 * 2**30)
+    code, out, err = classify(folder, str(tmp_path), "--csv")
+    found = {Path(row["image"]).name: row["reasons"] for row in csv.DictReader(io.StringIO(out))}
+    assert code == 1
+    assert found == {
+        "a.jfif": "",
+        "b.apng": "",
+        "c.heic": "unsupported_format",
+        "h.png": "unreadable",
+        "g.png": "source_refused",
+        "i.png": "source_refused",
+        "j.png": "source_too_large",
+    }
+    assert err == "left out: 1 ._ files of macOS, 1 .txt, 1 links to folders, 1 without an ending\n"
+
+
+def test_a_folder_that_cannot_be_read_is_a_row(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").write_bytes(encoded_image(40))
+    scandir = os.scandir
+
+    def denied(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # root may read every folder
+    code, out, _ = classify(folder, str(tmp_path), "--csv")
+    rows = [(Path(row["image"]).name, row["decision"], row["reasons"]) for row in csv.DictReader(io.StringIO(out))]
+    assert code == 1
+    assert rows == [("closed", "", "unreadable"), ("a.png", "real", "")]
 
 
 def test_whoever_reads_may_stop(folder: Path) -> None:
@@ -82,7 +171,7 @@ def test_whoever_reads_may_stop(folder: Path) -> None:
     arguments = [sys.executable, "--bundle", str(folder / "bundle"), *[str(folder / "images")] * 99]
     done = subprocess.run(["sh", "-c", shell, *arguments], cwd=ROOT, capture_output=True, check=False)
     assert done.stdout.count(b"\n") == 1
-    assert done.stderr == b""
+    assert done.stderr == b"left out: 99 .txt\n"
 
 
 @pytest.mark.parametrize(

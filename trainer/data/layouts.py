@@ -24,6 +24,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ _PAIRS: Final[dict[Literal["forensynths", "genimage"], tuple[str, str]]] = {
 }
 """Names of the folders of real and of generated images."""
 _LISTS: Final = ("csv", "json", "jsonl")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LSUN: Final = frozenset(
     "airplane bicycle bird boat bottle bus car cat chair cow diningtable "  # noqa: SIM905  easier to read without quotes
     "dog horse motorbike person pottedplant sheep sofa train tvmonitor".split()
@@ -104,7 +106,7 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
         return _some(root, _list_file(root, layout))
     if not root.is_dir():
         raise DataMissing(f"{root}: no such folder")
-    files = sorted(walk(root), key=lambda path: path.parts)
+    files = sorted(walk(root, above=_above(root)), key=lambda path: path.parts)
     images = [path for path in files if may_be_image(path)]
     shards = [path for path in files if suffix(path) == "tar"]
     archives = [path for path in files if suffix(path) in ARCHIVES]
@@ -149,12 +151,20 @@ def walk(root: Path, here: Path = Path(), above: frozenset[tuple[int, int]] = fr
             yield here / name
 
 
+def _above(root: Path) -> frozenset[tuple[int, int]]:
+    parents = [folder.stat() for folder in Path(os.path.realpath(root)).parents]
+    return frozenset((status.st_dev, status.st_ino) for status in parents)
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     # `is_dir` of an entry raises where a link leads to itself.
     return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def _some(root: Path, listing: Listing) -> Listing:
+    for label in {entry.label for entry in listing.entries}:
+        if _CONTROL.search(label):
+            raise DataMalformed(f"{root}: the class {label!r} has a control character in its name; rename it")
     # Sub-folders without files are reported where classes are counted, with a better message.
     if not listing.entries and listing.layout != "folders":
         raise DataMissing(f"{root}: no images of the layout {listing.layout!r}")
@@ -218,6 +228,8 @@ def _by_folder(root: Path, images: Sequence[Path]) -> Iterator[Entry]:
     for folder in sorted(root.glob("*/*" if splits else "*")):
         parts = folder.relative_to(root).parts
         beside = splits and parts[0] not in SPLITS
+        if Path(os.path.realpath(root)).is_relative_to(os.path.realpath(folder)):  # a link to a folder above
+            continue
         if folder.is_dir() and parts not in full and not beside and not any(name.startswith(".") for name in parts):
             raise DataMissing(f"{folder}: no image in this class; fill it or remove the folder")
     if not inside:

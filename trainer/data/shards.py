@@ -83,7 +83,7 @@ def _only_image(shard: Path, key: str, parts: Sequence[tuple[str, tarfile.TarInf
 def _label(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> str | None:
     if "cls" in parts:
         try:
-            text = _content(tar, parts["cls"]).decode().strip()
+            text = _content(tar, parts["cls"]).decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise DataMalformed(f"{shard}: {parts['cls'].name}: not UTF-8: {error}") from error
         if text:

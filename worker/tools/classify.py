@@ -10,16 +10,17 @@ from pathlib import Path
 from bundle.errors import ImageError
 from bundle.store import Bundle, sha256
 from worker.decision.attribution import Attributor, ScoredImage
-from worker.errors import DecoderError, InferenceError
+from worker.errors import DecoderError, InferenceError, SourceError
 from worker.images.decoder_pool import DecoderPool
+from worker.images.files import read_any_file
 from worker.images.prepare import PreparedImage
 from worker.messages.events import ImageEvent, InlineImage
 from worker.messages.verdict import TimingPart, Verdict
 from worker.scoring.engine import Engine
 from worker.settings import Settings
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".avif"})
-"""Endings of image files in folders (``bundle.preprocess.FORMATS``); a file that is named itself is always tried."""
+Fault = ImageError | DecoderError | InferenceError | SourceError | OSError | MemoryError
+"""Why a file has no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +29,12 @@ class Classified:
 
     path: Path
     verdict: Verdict | None
-    error: ImageError | DecoderError | InferenceError | OSError | None
+    error: Fault | None
 
     @property
     def reason(self) -> str:
         """The error as a short label; empty if there is a verdict."""
         return getattr(self.error, "reason", "unreadable") if self.error else ""
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files as given, and the images in folders, sorted.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or there is no image in any folder.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
-    if not found:
-        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no images here ({', '.join(sorted(SUFFIXES))})")
-    return found
 
 
 def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: Engine) -> Iterator[Classified]:
@@ -63,13 +45,14 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
     """
     attributor = Attributor(bundle, settings.policy, "classify")
     decoders = DecoderPool(bundle, settings)
+    most = max(settings.fetch.max_bytes, settings.events.inline_max_bytes)
 
-    def read(path: Path) -> tuple[str, PreparedImage, float] | ImageError | DecoderError | OSError:
+    def read(path: Path) -> tuple[str, PreparedImage, float] | Fault:
         started = time.monotonic()
         try:
-            data = path.read_bytes()
+            data = read_any_file(path, most)
             image = decoders.prepare(data)
-        except (ImageError, DecoderError, OSError) as error:
+        except (ImageError, DecoderError, SourceError, OSError, MemoryError) as error:
             return error
         return sha256(data), image, time.monotonic() - started
 
@@ -105,8 +88,9 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
 
 
 def printable(path: object) -> str:
-    r"""A path, or an error that names one, as text; bytes that are no UTF-8 are escaped, as in ``caf\xe9.png``."""
-    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    r"""A path, or an error or class, as text; what a terminal would not show as it is is escaped: ``caf\xe9.png``."""
+    text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _event(path: Path) -> ImageEvent:

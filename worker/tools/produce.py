@@ -13,7 +13,7 @@ from bundle.store import sha256
 from worker.messages.events import EVENT_TYPE
 from worker.messages.records import Message
 from worker.messages.verdict import timestamp
-from worker.tools.classify import find_images
+from worker.tools.image_files import find_images
 
 ContentKind = Literal["inline", "claim-check", "both"]
 
@@ -27,9 +27,15 @@ def image_events(folder: Path, *, topic: str, kind: ContentKind, uri_prefix: str
         kind: whether events carry the image itself or a claim check.
         uri_prefix: beginning of the addresses in claim checks, before the percent-encoded path below ``folder``; by
             default the folder's ``file://`` address.
+
+    Raises:
+        OSError: a folder or file cannot be read; of a folder before anything else.
     """
     prefix = uri_prefix or folder.resolve().as_uri() + "/"
-    for number, path in enumerate(find_images([folder])):
+    found = find_images([folder])
+    for _, error in found.unread:
+        raise error
+    for number, path in enumerate(found.paths):
         below = os.fsencode(path.relative_to(folder).as_posix())
         subject = below.decode(errors="replace")
         data = path.read_bytes()

@@ -70,6 +70,12 @@ def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
     assert told(listing.of(None)) == [("plane/1.png", "plane", None), ("train/1.png", "train", None)]
 
 
+def test_a_class_whose_name_a_terminal_would_obey_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path, "real/1.png", "g\x1b[31man/1.png")
+    with pytest.raises(DataMalformed, match=r"the class 'g\\x1b\[31man' has a control character"):
+        list_images(tmp_path)
+
+
 def test_a_class_without_images_is_an_error(tmp_path: Path) -> None:
     make(tmp_path, "real/1.png", "grid/1.png")
     (tmp_path / "empty").mkdir()
@@ -99,6 +105,8 @@ def test_links_back_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "set/real/all").symlink_to("..")
     (tmp_path / "set/real/itself").symlink_to("itself")
     (tmp_path / "set/gan/more").symlink_to(make(tmp_path / "elsewhere", "2.png"))
+    (tmp_path / "set/above").symlink_to("..")
+    (tmp_path / "set/here").symlink_to(".")
     found = [entry.path.as_posix() for entry in list_images(tmp_path / "set").entries]
     assert found == ["gan/1.png", "gan/more/2.png", "real/1.png", "real/itself"]
 
@@ -288,7 +296,7 @@ def test_shards(tmp_path: Path, make_shard: Callable[..., Path]) -> None:
     make_shard(
         "set-train-000001.tar",
         {
-            "1.cls": b"grid\n",
+            "1.cls": b"\xef\xbb\xbfgrid\n",  # with a byte order mark
             "1.jpg": b"one",
             "1.txt": b"a caption",
             "2.json": b'{"label": 3}',

@@ -27,7 +27,7 @@ QUIET = Console(quiet=True)
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     line = [sys.executable, *map(str, command)]
-    ran = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=220, check=False)
+    ran = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran
 

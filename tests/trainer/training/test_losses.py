@@ -100,7 +100,7 @@ def test_two_processes_hold_the_centres_that_one_would(tmp_path: Path) -> None:
         subprocess.Popen([*command, str(rank), str(tmp_path / "meet"), str(tmp_path)], env=environment)
         for rank in range(2)
     ]
-    assert [rank.wait(timeout=60) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
 
     embeddings = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
     alone = CentreLoss(4, 4, 0.5)

@@ -176,7 +176,7 @@ def start() -> Iterator[Start]:
 
 def failure(fetcher: Fetcher, uri: str) -> SourceError:
     with pytest.raises(SourceError) as caught:
-        fetcher.fetch(uri).future.result(timeout=20)
+        fetcher.fetch(uri).future.result(timeout=120)
     assert "secret" not in str(caught.value)
     assert len(str(caught.value)) < 200
     return caught.value

@@ -110,9 +110,9 @@ def set_offset(admin: Any, edge: KafkaEdge, where: Partition, offset: int) -> No
 
 def make_again(admin: Any, edge: KafkaEdge, bootstrap: str) -> None:
     topic = edge.settings.images_topic
-    [deleted] = admin.delete_topics([topic], operation_timeout=10).values()
+    [deleted] = admin.delete_topics([topic], operation_timeout=60).values()
     deleted.result()
-    until(lambda: topic not in admin.list_topics(timeout=10).topics, "the topic gone")
+    until(lambda: topic not in admin.list_topics(timeout=60).topics, "the topic gone")
     create_topics(bootstrap, {topic: PARTITIONS})
 
 

@@ -17,7 +17,7 @@ configure_logs({level!r})
 def logged(body: str, level: str = "info") -> list[dict[str, Any]]:
     """The output of a separate process, since structlog and logging are configured once a process."""
     command = [sys.executable, "-c", PROGRAM.format(level=level, body=body)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout == ""
     return [json.loads(line) for line in done.stderr.splitlines()]
 
