@@ -31,6 +31,7 @@ PREFIX = "GENPRINT_"
 PositiveSeconds = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
+_TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 _BROKERS = rf"^{_HOST}:[0-9]{{1,5}}(,{_HOST}:[0-9]{{1,5}})*$"
 _SOURCES = (
@@ -80,13 +81,13 @@ class KafkaSettings(SettingsSection):
     instance_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Stable identity of this process (for instance the pod's name), used for static membership and as transactional
     id, so that a restarted worker has its partitions again at once. Without it every start is a new member."""
-    images_topic: str = "images"
+    images_topic: str = Field(default="images", pattern=_TOPIC)
     """Topic that image events are read from."""
-    retry_topic: str = "images.retry"
+    retry_topic: str = Field(default="images.retry", pattern=_TOPIC)
     """Topic of deferred events, read by the same workers."""
-    dead_topic: str = "images.dead"
+    dead_topic: str = Field(default="images.dead", pattern=_TOPIC)
     """Topic of rejected events (dead letters), with reason and origin."""
-    verdicts_topic: str = "verdicts"
+    verdicts_topic: str = Field(default="verdicts", pattern=_TOPIC)
     """Topic that verdicts are written to."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """`exactly_once`: by Kafka transactions. `at_least_once`: offsets are committed after the verdicts, so that a

@@ -130,6 +130,8 @@ BAD_SOURCES = [
     [
         *(("fetch.sources", source, "such as https://") for source in BAD_SOURCES),
         ("fetch.sources", "https://,cdn", "such as https://"),
+        ("kafka.images_topic", "my images", "has another form than expected"),
+        ("kafka.verdicts_topic", "", "has another form than expected"),
         ("fetch.attempts", "many", "integer"),
         ("fetch.attempts", "0", "greater than or equal to 1"),
         ("fetch.deadline_s", "0", "greater than 0"),

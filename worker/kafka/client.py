@@ -145,6 +145,11 @@ class KafkaBroker:
         except POSITION_ERRORS as error:
             self._reposition(error)
             polled = {}
+        except errors.InvalidSessionTimeoutError as error:
+            raise BrokerUnreachable(
+                f"kafka.session_timeout_s={self._settings.session_timeout_s:g}: the broker allows what lies between "
+                "its group.min.session.timeout.ms (6 s by default) and group.max.session.timeout.ms"
+            ) from error
         except errors.KafkaError as error:
             if not error.retriable:
                 raise BrokerUnreachable(f"the consumer group cannot be joined or read: {error}") from error

@@ -4,6 +4,8 @@ Liveness means that the process itself makes progress: a restart would not bring
 """
 
 import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,10 +110,10 @@ class HealthServer:
                 """Log no requests: scrapes come every few seconds."""
 
         try:
-            self._server = ThreadingHTTPServer((self._settings.host, self._settings.port), Handler)
+            self._server = _Server(self._settings.host.strip("[]"), self._settings.port, Handler)
         except OSError as error:
-            where = f"http.port={self._settings.port}"
-            raise StartupError(f"{where}: cannot listen: {error.strerror}; set another port") from error
+            where = f"http.host={self._settings.host} http.port={self._settings.port}"
+            raise StartupError(f"{where}: cannot listen: {error.strerror}; set others") from error
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
@@ -120,6 +122,18 @@ class HealthServer:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    """On IPv4 or IPv6; its troubles are lines of the log."""
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), handler)
+
+    def handle_error(self, *_: object) -> None:
+        """Log what the base class would print as a traceback: a client that hangs up, mostly."""
+        _log.debug("a request of the HTTP server failed", error=repr(sys.exception())[:200])
 
 
 class Watchdog:

@@ -13,9 +13,10 @@ import json
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -41,6 +42,18 @@ _HEAD: Final = struct.Struct("<3sIHHI")  # format, crc32 of the rest, length of 
 _FACTS: Final = TypeAdapter(ImageFacts)
 _CHECK_TIMEOUT_S: Final = 2.0
 """Time limit at the start, when no event waits: a TLS handshake on a busy machine is slow."""
+_WAITS_A_CALL: Final = 4
+"""How often a call may take ``redis.timeout_s`` altogether: to connect, to log in, to be sent and to be answered.
+redis-py limits each wait on the socket, which an answer of a byte at a time, or without an end, never exceeds."""
+_CALLS: Final = 4
+_OF_A_CLUSTER: Final = (
+    redis.exceptions.MovedError,
+    redis.exceptions.AskError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.ClusterCrossSlotError,
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,7 @@ class RedisCache:
             raise StartupError(f"setting redis.url: {expected}") from error
         # Two breakers: a full cache refuses writes only, and each successful read would reset a common one.
         self._reads, self._writes = _Breaker("reads", settings), _Breaker("writes", settings)
+        self._calls = ThreadPoolExecutor(_CALLS, "cache")
         metrics.cache_breaker.labels("reads").set_function(lambda: not self._reads.closed)
         metrics.cache_breaker.labels("writes").set_function(lambda: not self._writes.closed)
 
@@ -100,7 +114,8 @@ class RedisCache:
         """Check access by a read and by a write that changes nothing; a server that is away, busy or full is logged.
 
         Raises:
-            StartupError: password, certificate or rights are refused, or the server's certificate is not trusted.
+            StartupError: password, certificate or rights are refused, the server's certificate is not trusted, there
+                is no such database, or the server is one node of a cluster.
         """
         key = f"{self._prefix}start"
         try:
@@ -118,7 +133,7 @@ class RedisCache:
         if not digests or not self._reads.closed:
             return found
         try:
-            values: list[bytes | None] = self._client.mget([self._key(d) for d in digests])  # type: ignore[assignment]
+            values: Any = self._within(lambda: self._client.mget([self._key(d) for d in digests]))
         except (redis.RedisError, OSError, ValueError) as error:
             self._failed(self._reads, error)
             return found
@@ -139,7 +154,7 @@ class RedisCache:
             with self._client.pipeline(transaction=False) as pipeline:
                 for digest, entry in entries:
                     pipeline.set(self._key(digest), encode_entry(entry), ex=self._settings.ttl_s)
-                pipeline.execute()
+                self._within(pipeline.execute)
         except (redis.RedisError, OSError, ValueError) as error:
             self._failed(self._writes, error)
         else:
@@ -147,7 +162,21 @@ class RedisCache:
 
     def close(self) -> None:
         """See ``ScoreCache``."""
+        self._calls.shutdown(wait=False)
         self._client.close()
+
+    def _within(self, call: Callable[[], T]) -> T:
+        """Make a call on another thread, for as long as a call may take altogether.
+
+        Raises:
+            TimeoutError: it takes longer; its connection is closed.
+        """
+        answer = self._calls.submit(call)
+        try:
+            return answer.result(_WAITS_A_CALL * self._settings.timeout_s)
+        finally:
+            if not answer.done():
+                self._client.connection_pool.disconnect()
 
     def _refusal(self, error: Exception) -> str | None:
         """What is wrong with settings or certificates; None if the error has another cause."""
@@ -164,6 +193,10 @@ class RedisCache:
             case redis.exceptions.NoPermissionError():
                 right = "MGET and SET on the keys genprint:*"
                 return f"setting redis.url: at {host} user {user} lacks a right; it needs {right}"
+            case redis.ResponseError() if isinstance(error, _OF_A_CLUSTER):
+                return f"setting redis.url: {host} is a node of a cluster ({error}); name a server without one"
+            case redis.ResponseError() if "DB index" in str(error):
+                return f"setting redis.url: {host} has no such database ({error})"
         return None
 
     def _fitting(self, entry: CachedScores | None) -> CachedScores | None:
@@ -208,6 +241,8 @@ def _client(settings: RedisSettings, timeout_s: float) -> redis.Redis:
             "setting redis.ssl_cafile: certificates need an address that begins with rediss:// (redis.url)"
         )
     client: redis.Redis = redis.Redis.from_url(_url(settings), **options)
+    if client.get_encoder().decode_responses:
+        raise ValueError("entries are no text")
     return client
 
 
@@ -255,9 +290,17 @@ class _Breaker:
 
 
 def models_digest(bundle: Bundle) -> str:
-    """Sha256 (hex) of everything that scores depend on: graphs, preprocessing, precision, decoder."""
+    """Sha256 (hex) of everything that scores depend on: graphs and their outputs, preprocessing, precision, decoder."""
     manifest = bundle.manifest
-    models = [(manifest.files[m.file], m.preprocessing.digest, m.precision) for m in manifest.models]
+    models = [
+        (
+            manifest.files[model.file],
+            *(output and output.name for output in (model.logit, model.embedding)),
+            model.preprocessing.digest,
+            model.precision,
+        )
+        for model in manifest.models
+    ]
     return canonical_digest([models, manifest.templates.l2_normalised, decoder_version()])
 
 

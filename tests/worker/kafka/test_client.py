@@ -12,7 +12,7 @@ from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.harm import harm_batch
 from tests.worker.messages.edges import KafkaEdge, until
-from worker.errors import EventTooLarge, MessageTooLarge, UndecodableRecord
+from worker.errors import BrokerUnreachable, EventTooLarge, MessageTooLarge, UndecodableRecord
 from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS
 from worker.messages.records import Lag, Message, Partition, Progress, Record
 
@@ -100,6 +100,13 @@ def test_a_batch_of_more_records_than_it_paid_for_is_passed_as_one_record(
         until(lambda: (broker.lag() or {}).get(where) == Lag(0), "the position behind all of them")
     finally:
         broker.close()
+
+
+def test_a_session_that_the_broker_does_not_allow_names_its_setting(edge: KafkaEdge) -> None:
+    broker = edge.broker(edge.settings.model_copy(update={"session_timeout_s": 0.5}))
+    with closing(broker), pytest.raises(BrokerUnreachable, match=r"kafka\.session_timeout_s=0\.5: the broker allows"):
+        broker.start()
+        until(lambda: bool(broker.poll(0.05)), "a refusal")
 
 
 def test_a_rebalance_that_the_client_has_abandoned_is_finished(edge: KafkaEdge) -> None:

@@ -1,12 +1,16 @@
 """Liveness and readiness, also over HTTP, and the watchdog."""
 
 import http.client
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from structlog.testing import capture_logs
 
+from tests.worker.messages.edges import until
 from worker.errors import StartupError
 from worker.operations.health import EXIT_STUCK, Health, HealthServer, Watchdog
 from worker.operations.metrics import Metrics
@@ -115,8 +119,31 @@ def test_head_is_get_without_a_body(server: HealthServer) -> None:
 
 
 def test_a_taken_port_stops_the_start_and_is_named(server: HealthServer, health: Health) -> None:
-    with pytest.raises(StartupError, match=f"http.port={server.port}"):
+    with pytest.raises(StartupError, match=rf"http.host=127\.0\.0\.1 http\.port={server.port}"):
         HealthServer(HttpSettings(host="127.0.0.1", port=server.port), health, Metrics()).start()
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_it_listens_on_ipv6(health: Health, host: str) -> None:
+    server = HealthServer(HttpSettings(host=host, port=0), health, Metrics())
+    server.start()
+    try:
+        with closing(http.client.HTTPConnection("::1", server.port, timeout=5)) as connection:
+            connection.request("GET", "/live")
+            assert connection.getresponse().status == 200
+    finally:
+        server.close()
+
+
+def test_a_client_that_hangs_up_is_a_line_of_the_log(server: HealthServer, capsys: pytest.CaptureFixture[str]) -> None:
+    with capture_logs() as logged:
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\n" * 2)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        until(lambda: request(server, "/live")[0] == 200 and len(logged) == 3, "three lines")
+    assert {line["event"] for line in logged} == {"a request of the HTTP server failed"}
+    assert capsys.readouterr().err == ""
 
 
 def test_closing_before_the_start_is_no_error(health: Health) -> None:

@@ -1,5 +1,7 @@
 """One conformance suite over both caches; then Redis when it lies, hangs, dies or denies access."""
 
+import asyncio
+import resource
 import struct
 import time
 import uuid
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from bundle.preprocess import ImageFacts
 from bundle.store import Bundle
 from deploy.local.valkey import Valkey
+from tests.stream_server import StreamServer
 from tests.worker.messages.edges import until
 from tests.worker.pipeline.harness import DictionaryCache
 from tests.worker.small_bundle import small_bundle
@@ -186,10 +189,13 @@ def with_model(bundle: Bundle, **changes: Any) -> Bundle:
 def test_whatever_changes_a_score_changes_the_keys(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, model = bundle.manifest, bundle.manifest.models[0]
     view = model.preprocessing.views[0].model_copy(update={"orient": False})
+    assert model.logit is not None
+    renamed = model.logit.model_copy(update={"name": "another output of the graph"})
     digests = [
         models_digest(bundle),
         models_digest(with_manifest(bundle, files={**manifest.files, model.file: "0" * 64})),
         models_digest(with_model(bundle, precision="fp16")),
+        models_digest(with_model(bundle, logit=renamed)),
         models_digest(with_model(bundle, preprocessing=model.preprocessing.model_copy(update={"views": (view,)}))),
         models_digest(
             with_manifest(bundle, templates=manifest.templates.model_copy(update={"l2_normalised": True})),
@@ -292,6 +298,75 @@ def test_a_server_that_hangs_costs_its_time_out_until_the_breaker_opens(
     finally:
         own_valkey.resume()
     assert count(metrics, "error") == 3
+
+
+def served(answer: Callable[[bytes], list[bytes]], pause_s: float = 0.0) -> StreamServer:
+    """A server that agrees to everything but MGET and SET, which it answers piece by piece."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (head := await reader.readline()).startswith(b"*"):
+                sizes_and_parts = [await reader.readline() for _ in range(2 * int(head[1:]))]
+                name = sizes_and_parts[1].strip().upper()
+                for piece in answer(name) if name in (b"MGET", b"SET") else [b"+OK\r\n"]:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(pause_s)
+        except (OSError, asyncio.CancelledError):
+            pass  # the client has had enough, or the test is over
+        finally:
+            writer.transport.abort()
+
+    return StreamServer(serve, ("127.0.0.1", 0))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "pause_s"),
+    [([b"*1\r\n$100000\r\n", *[b"x"] * 10_000], 0.02), ([b"*1\r\n$8000000000\r\n", *[bytes(2**20)] * 8_000], 0.0)],
+    ids=["a byte at a time", "without an end"],
+)
+def test_an_answer_has_a_deadline_as_a_whole(bundle: Bundle, make: Make, pieces: list[bytes], pause_s: float) -> None:
+    metrics, server = Metrics(), served(lambda _: pieces, pause_s)
+    server.start()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        cache = make(f"redis://127.0.0.1:{server.port}?protocol=2", bundle, metrics, timeout_s=0.1)
+        began = time.monotonic()
+        assert cache.get([A]) == [None]
+        assert time.monotonic() - began < 20
+        assert count(metrics, "error") == 1
+    finally:
+        server.close()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * 1024  # KiB: not the 8 GB
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (b"MOVED 1 10.0.0.1:6379", "is a node of a cluster"),
+        (b"CLUSTERDOWN Hash slot not served", "is a node of a cluster"),
+        (b"ERR DB index is out of range", "has no such database"),
+    ],
+)
+def test_a_server_that_never_fits_stops_the_start(bundle: Bundle, make: Make, error: bytes, expected: str) -> None:
+    server = served(lambda _: [b"-" + error + b"\r\n"])
+    server.start()
+    try:
+        with pytest.raises(StartupError, match=rf"redis\.url: 127\.0\.0\.1:{server.port} {expected}"):
+            make(f"redis://127.0.0.1:{server.port}?protocol=2", bundle).check()
+    finally:
+        server.close()
+
+
+@pytest.mark.integration
+def test_a_database_that_is_not_there_stops_the_start(valkey: Valkey, bundle: Bundle, make: Make) -> None:
+    with pytest.raises(StartupError, match=r"redis\.url: .* has no such database"):
+        make(f"{valkey.url.rpartition('/')[0]}/99", bundle).check()
+
+
+def test_an_address_that_asks_for_text_is_refused(bundle: Bundle, make: Make) -> None:
+    with pytest.raises(StartupError, match=r"setting redis\.url"):
+        make("redis://127.0.0.1:1/0?decode_responses=true", bundle)
 
 
 @pytest.mark.integration
