@@ -104,9 +104,10 @@ def test_a_batch_of_more_records_than_it_paid_for_is_passed_as_one_record(
 
 def test_a_session_that_the_broker_does_not_allow_names_its_setting(edge: KafkaEdge) -> None:
     broker = edge.broker(edge.settings.model_copy(update={"session_timeout_s": 0.5}))
-    with closing(broker), pytest.raises(BrokerUnreachable, match=r"kafka\.session_timeout_s=0\.5: the broker allows"):
+    with closing(broker):
         broker.start()
-        until(lambda: bool(broker.poll(0.05)), "a refusal")
+        with pytest.raises(BrokerUnreachable, match=r"kafka\.session_timeout_s=0\.5: the broker allows"):
+            until(lambda: bool(broker.poll(0.05)), "a refusal")
 
 
 def test_a_rebalance_that_the_client_has_abandoned_is_finished(edge: KafkaEdge) -> None:
