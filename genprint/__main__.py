@@ -3,6 +3,8 @@
 A part is imported when one of its commands is called: help, completion and ``--version`` work without its libraries.
 """
 
+import os
+import signal
 import sys
 from functools import cached_property
 from importlib import import_module
@@ -116,7 +118,15 @@ def options(
 
 def main() -> None:
     """The console script."""
+    _heed_signals_as_first_process()
     app(prog_name="genprint")
+
+
+def _heed_signals_as_first_process() -> None:
+    """End on SIGTERM while modules still load: as process 1, in a container, it would be lost without a handler."""
+    if os.getpid() == 1:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from worker.messages.records import BatchGuard, Broker
     from worker.operations.metrics import Metrics
     from worker.settings import Settings
+    from worker.tools.image_files import ImageFiles
 
 T = TypeVar("T")
 BENCH = Path("build/bench/worker.json")
@@ -130,8 +131,6 @@ def classify(
     """Classify files and folders, without Kafka or Redis. Exit status 1 if an image has no verdict."""
     _refuse_both(as_csv=as_csv, as_json=as_json)
     with _one_line_errors():
-        from rich.console import Console
-
         from worker.tools.classify import Classified
         from worker.tools.classify import classify as classified
         from worker.tools.image_files import find_images
@@ -143,8 +142,7 @@ def classify(
             settings = _settings(config, [*assign, "inference.device=auto"], bundle)
         loaded, engine = start_engine(settings)
         found = find_images(paths)
-        if found.skipped:
-            Console(stderr=True, markup=False).print(f"left out: {found.left_out}", highlight=False)
+        _say_left_out(found)
         unread = (Classified(path, None, error) for path, error in found.unread)
         rows = chain(unread, classified(found.paths, settings, loaded, engine))
         results = _with_progress(rows, "classifying", len(found.unread) + len(found.paths), prints=True)
@@ -178,12 +176,15 @@ def produce(
         from worker.tools.produce import image_events
 
         settings = _settings(config, assign, None)
+        found = find_images([folder], only_taken=True)
+        for _, error in found.unread:
+            raise error
+        _say_left_out(found)
         sender = ImageSender(settings.kafka)
         sender.start()
         try:
-            topic = settings.kafka.images_topic
+            topic, total = settings.kafka.images_topic, len(found.paths)
             events = image_events(folder, topic=topic, kind=kind, uri_prefix=uri_prefix)
-            total = len(find_images([folder]).paths)
             for message in _with_progress(events, "sending", total):
                 sender.send(message)
             sender.flush()
@@ -333,6 +334,11 @@ def metrics_command(as_json: JsonOption = False, as_markdown: MarkdownOption = F
     from worker.operations.reference import metrics_rows
 
     _print_reference(metrics_rows(), as_json=as_json, as_markdown=as_markdown)
+
+
+def _say_left_out(found: "ImageFiles") -> None:
+    if found.skipped:
+        sys.stderr.write(f"genprint: left out: {found.left_out}\n")
 
 
 def _refuse_both(**formats: bool) -> None:

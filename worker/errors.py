@@ -34,6 +34,7 @@
     │   ├── MessageTooLarge     retry    nothing was published; the broker refuses one message
     │   ├── BrokerUnreachable   crash    no broker, or it denies access
     │   ├── TopicMissing        crash    a topic does not exist
+    │   ├── TopicUnsuitable     crash    a topic would refuse answers, by its settings
     │   ├── Fenced              crash    another process has taken over this identity
     │   ├── UndecodableBatch    crash    records that cannot be decoded, at unknown offsets
     │   ├── LogChanged          crash    a replay's topic was made again, or its log cut
@@ -264,6 +265,12 @@ class TopicMissing(BrokerError):
     """A topic does not exist; a running worker never creates one (``genprint topics create`` does)."""
 
     reason = "topic_missing"
+
+
+class TopicUnsuitable(BrokerError):
+    """A topic would refuse what the worker writes, by its settings; found at the start."""
+
+    reason = "topic_unsuitable"
 
 
 class Fenced(BrokerError):

@@ -25,6 +25,7 @@ SCENARIOS: Final[dict[str, Callable[[Rig], Iterator[Result]]]] = {
     "broker_freeze": broker_faults.broker_freeze,
     "proxy": broker_faults.proxy,
     "coordinator": broker_faults.coordinator,
+    "produce": broker_faults.produce,
     "cache": cache_faults.cache,
     "hanging": event_faults.hanging,
     "poison": event_faults.poison,

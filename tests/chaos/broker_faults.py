@@ -7,6 +7,8 @@ from tests.chaos.proxy import (
     COMMIT,
     COORDINATOR_ERRORS,
     END_TXN,
+    PRODUCE,
+    PRODUCE_ERRORS,
     TXN_OFFSET_COMMIT,
     Fault,
     Proxy,
@@ -78,6 +80,12 @@ def coordinator(rig: Rig) -> Iterator[Result]:
             Rule(Fault.DENY, {END_TXN, ADD_OFFSETS_TO_TXN, TXN_OFFSET_COMMIT}, 0.5, error=code),
         ]
         yield _spoil(rig, f"coordinator: {name}", rules)
+
+
+def produce(rig: Rig) -> Iterator[Result]:
+    """It has written the records, and answers with an error that means *try again*."""
+    for name, code in PRODUCE_ERRORS.items():
+        yield _spoil(rig, f"produce: {name}", [Rule(Fault.DENY, {PRODUCE}, 0.2, error=code)])
 
 
 def _spoil(rig: Rig, name: str, rules: list[Rule]) -> Result:

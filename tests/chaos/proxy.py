@@ -22,6 +22,7 @@ from tests.stream_server import StreamServer
 PRODUCE, ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT = 0, 25, 26, 28
 COMMIT: frozenset[int] = frozenset({PRODUCE, ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT})
 """Requests of a transaction, by their api key."""
+PRODUCE_ERRORS = {"NOT_LEADER_OR_FOLLOWER": 6, "REQUEST_TIMED_OUT": 7, "NOT_ENOUGH_REPLICAS_AFTER_APPEND": 20}
 COORDINATOR_ERRORS = {"COORDINATOR_LOAD_IN_PROGRESS": 14, "NOT_COORDINATOR": 16, "CONCURRENT_TRANSACTIONS": 51}
 
 _SIZE = struct.Struct(">i")
@@ -192,4 +193,6 @@ def _denied(frame: bytes, api: int, version: int, error: int) -> bytes:
 
 
 def _partitions(response: Any) -> list[Any]:
+    if hasattr(response, "responses"):  # of a Produce
+        return [partition for topic in response.responses for partition in topic.partition_responses]
     return [partition for topic in response.topics for partition in topic.partitions]

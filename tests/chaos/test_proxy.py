@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.proxy import ADD_OFFSETS_TO_TXN, END_TXN, _denied, _refusal, _response
+from tests.chaos.proxy import ADD_OFFSETS_TO_TXN, END_TXN, PRODUCE, _denied, _refusal, _response
 
 
 @pytest.mark.parametrize("api", [END_TXN, ADD_OFFSETS_TO_TXN])
@@ -14,3 +14,20 @@ def test_a_made_up_error_is_read_as_one(api: int, version: int) -> None:
     assert len(denied) == len(refusal)
     read = _response(api, version).decode(denied, version=version, header=True)
     assert (read.error_code, read.header.correlation_id) == (14, 7)
+
+
+@pytest.mark.parametrize("version", [8, 9])
+def test_a_produce_that_was_carried_out_can_be_denied(version: int) -> None:
+    kind = _response(PRODUCE, version)
+    partitions = [
+        kind.TopicProduceResponse.PartitionProduceResponse(index=index, error_code=0, base_offset=5) for index in (0, 3)
+    ]
+    topic = kind.TopicProduceResponse(name="verdicts", partition_responses=partitions)
+    response = kind(version=version, responses=[topic], throttle_time_ms=0)
+    response.with_header(correlation_id=7)
+    denied = _denied(bytes(response.encode(header=True)), PRODUCE, version, 6)
+    [read] = kind.decode(denied, version=version, header=True).responses
+    assert [(found.index, found.error_code, found.base_offset) for found in read.partition_responses] == [
+        (0, 6, 5),
+        (3, 6, 5),
+    ]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -168,3 +169,15 @@ def test_the_version_says_what_a_bug_report_needs() -> None:
     assert any(line.startswith("ONNX Runtime providers: ") and "CPUExecutionProvider" in line for line in lines)
     assert any(line.startswith("CUDA devices: ") for line in lines)
     assert str(Path.home()) not in report
+
+
+@pytest.mark.parametrize(("is_first", "status"), [(True, 128 + signal.SIGTERM), (False, -signal.SIGTERM)])
+def test_the_first_process_of_a_container_ends_when_told_to_while_it_loads(is_first: bool, status: int) -> None:
+    program = f"""
+import os, signal, time
+from genprint import __main__ as command
+own, os.getpid = os.getpid(), lambda: {1 if is_first else 2}
+command.app = lambda **_: (os.kill(own, signal.SIGTERM), time.sleep(60))
+command.main()
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=300).returncode == status

@@ -125,7 +125,7 @@ def test_what_retention_removes_before_it_is_read_is_counted_and_no_success(stre
     found = origins(stream, 20 * PARTITIONS)
     assert set(found.values()) == {1}
     kept = {f"{stream.topic('images')}/{number}/{at + i}" for number, at in left.items() for i in range(20)}
-    assert kept <= set(found)
+    assert kept <= set(found), (status, said)
     lost = EVENTS - len(found)
     assert lost > 0
     assert status == 2

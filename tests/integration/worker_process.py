@@ -43,7 +43,7 @@ class Stream:
             "KAFKA__GROUP_ID": self.prefix,
             **{f"KAFKA__{name.upper()}_TOPIC": self.topic(name) for name in TOPICS},
             "KAFKA__SESSION_TIMEOUT_S": "6",
-            "KAFKA__START_TIMEOUT_S": "10",
+            "KAFKA__START_TIMEOUT_S": "60",
             "INFERENCE__DEVICE": "cpu",
             "INFERENCE__THREADS": "1",
             "HTTP__HOST": LOOPBACK,

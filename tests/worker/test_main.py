@@ -146,7 +146,7 @@ def test_nothing_that_may_be_an_image_goes_without_a_word(folder: Path, tmp_path
         "i.png": "source_refused",
         "j.png": "source_too_large",
     }
-    assert err == "left out: 1 ._ files of macOS, 1 .txt, 1 links to folders, 1 without an ending\n"
+    assert err == "genprint: left out: 1 ._ files of macOS, 1 .txt, 1 links to folders, 1 without an ending\n"
 
 
 def test_a_folder_that_cannot_be_read_is_a_row(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_whoever_reads_may_stop(folder: Path) -> None:
     arguments = [sys.executable, "--bundle", str(folder / "bundle"), *[str(folder / "images")] * 99]
     done = subprocess.run(["sh", "-c", shell, *arguments], cwd=ROOT, capture_output=True, check=False)
     assert done.stdout.count(b"\n") == 1
-    assert done.stderr == b"left out: 99 .txt\n"
+    assert done.stderr == b"genprint: left out: 99 .txt\n"
 
 
 @pytest.mark.parametrize(

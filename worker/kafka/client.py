@@ -34,14 +34,24 @@ from worker.errors import (
     PublishAborted,
     PublishUncertain,
     TopicMissing,
+    TopicUnsuitable,
     UndecodableBatch,
 )
 from worker.kafka.assignor import PerTopicAssignor
 from worker.kafka.closing import close_consumer, close_producer
-from worker.kafka.connection import ACCESS_DENIED, check_topics, connect, reach, silent_client, start_error
+from worker.kafka.connection import (
+    ACCESS_DENIED,
+    check_topics,
+    connect,
+    reach,
+    setting_of,
+    silent_client,
+    start_error,
+)
 from worker.kafka.positions import POSITION_ERRORS, Change, Positions
 from worker.kafka.record_batches import Allowance, AmplifiedHeaders, Ceilings, Unread, read_leniently
 from worker.messages.records import BatchGuard, Lag, Message, Partition, Progress, Record
+from worker.operations.health import Watchdog
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
@@ -59,7 +69,7 @@ _LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
 """The broker answers the requests of a connection in order, so that this one waits behind a fetch under way."""
 _MOST_SET_ASIDE = 4
 """Fetches whose responses the client may keep for paused partitions."""
-_TOPIC_LIMIT = "max.message.bytes"
+_TOPIC_LIMIT, _CLEANUP = "max.message.bytes", "cleanup.policy"
 _OFFSETS_KEPT, _RECORDS_KEPT = "offsets.retention.minutes", "retention.ms"
 _LOG_APPEND_TIME = 1
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
@@ -84,6 +94,7 @@ class KafkaBroker:
         self._member = ""
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._max_message_bytes = settings.max_message_bytes
+        self._watchdog = Watchdog(settings.publish_deadline_s)
         self._allowance = Allowance(Ceilings.of(settings), guard)
         for topic in (settings.images_topic, settings.retry_topic):
             metrics.records_lost.labels(topic)
@@ -117,6 +128,7 @@ class KafkaBroker:
             check_topics(s)
             with closing(connect(KafkaAdminClient, s)) as admin:
                 self._max_message_bytes = min(s.max_message_bytes, topic_limit(admin, s))
+                require_suitable_topics(admin, s)
                 warn_of_short_memory(admin, s)
             self._producer = connect(
                 KafkaProducer,
@@ -217,17 +229,16 @@ class KafkaBroker:
 
         The end is requested from the broker: a paused partition is not fetched, and its high watermark stands still.
         """
-        partitions = [TopicPartition(*partition) for partition in self._epochs]
         stopped = self._positions.stopped
         try:
-            ends = self._consumer.end_offsets(partitions, timeout_ms=_LAG_TIMEOUT_MS) if partitions else {}
-            watermarks = {tp: self._consumer.highwater(tp) or 0 for tp in ends}
+            ends = self._positions.ends(self._epochs)
+            watermarks = {partition: self._consumer.highwater(TopicPartition(*partition)) or 0 for partition in ends}
         except errors.KafkaError:
             return None
         return {
-            partition: Lag(max(0, end - position), max(0, watermarks[tp] - end), partition in stopped)
-            for tp, end in ends.items()
-            if (position := self._positions.offset(partition := Partition(*tp))) is not None
+            partition: Lag(max(0, end - position), max(0, watermarks[partition] - end), partition in stopped)
+            for partition, end in ends.items()
+            if (position := self._positions.offset(partition)) is not None
         }
 
     @silent_client()  # it logs errors for requests that the end cuts short
@@ -271,10 +282,10 @@ class KafkaBroker:
         for partition in unmarked.keys() - self._epochs.keys():
             del unmarked[partition]
         if unmarked and self.joined():
+            parts = [Progress(partition, self._epochs[partition], offset, ()) for partition, offset in unmarked.items()]
             try:
-                self.publish(
-                    [Progress(partition, self._epochs[partition], offset, ()) for partition, offset in unmarked.items()]
-                )
+                with self._watchdog.guard("publish"):
+                    self.publish(parts)
             except PublishAborted as error:
                 _log.debug("position not committed, retrying", why=str(error))
 
@@ -283,14 +294,16 @@ class KafkaBroker:
 
     def _has_published(self) -> bool:
         topic = self._settings.verdicts_topic
-        partitions = [TopicPartition(topic, number) for number in self._producer.partitions_for(topic) or ()]
-        return any(self._consumer.end_offsets(partitions, timeout_ms=_LAG_TIMEOUT_MS).values())
+        partitions = [Partition(topic, number) for number in self._producer.partitions_for(topic) or ()]
+        return any(self._positions.ends(partitions).values())
 
     def _note_lost(self, partition: Partition, first: int, after: int) -> None:
         """Hear of offsets that were removed before they were read."""
 
-    def _note_changed(self, what: Change, partition: Partition) -> None:
-        """Hear of a log that is not the one that was read before."""
+    def _note_changed(self, what: Change, partition: Partition) -> None:  # noqa: ARG002 - a replay asks what
+        """Hear of a log that is not the one that was read before: its offsets mean other records now."""
+        if self._allowance.guard is not None:
+            self._allowance.guard.forget(partition)
 
     def _transaction_options(self, identity: str) -> dict[str, Any]:
         if not self._transactional:
@@ -594,12 +607,47 @@ def topic_limit(admin: Any, settings: KafkaSettings) -> int:
     """Smallest ``max.message.bytes`` of the topics that a worker writes to; ``kafka.max_message_bytes`` if unknown."""
     topics = (settings.retry_topic, settings.dead_topic, settings.verdicts_topic)
     try:
-        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, {_TOPIC_LIMIT: None}) for topic in topics]
-        found = admin.describe_configs(wanted, config_filter="all")["topic"]
+        found = _topic_configs(admin, topics)
         return min(int(found[topic][_TOPIC_LIMIT]["value"]) for topic in topics)
     except (errors.KafkaError, KeyError) as error:  # not authorised, or a broker that does not know the request
         _log.warning("topic limits unknown", why=str(error), assumed=settings.max_message_bytes)
         return settings.max_message_bytes
+
+
+def require_suitable_topics(admin: Any, settings: KafkaSettings) -> None:
+    """Check, as far as the worker's rights go, that no topic would refuse answers by its settings.
+
+    Raises:
+        TopicUnsuitable: names the topic, its setting and what to do.
+    """
+    retry, images = settings.retry_topic, settings.images_topic
+    topics = (images, retry, settings.dead_topic, settings.verdicts_topic)
+    try:
+        found = {
+            topic: {name: entry["value"] for name, entry in configs.items()}
+            for topic, configs in _topic_configs(admin, topics).items()
+        }
+    except errors.KafkaError:
+        return
+    for topic in topics[1:]:
+        if "compact" in (policy := found.get(topic, {}).get(_CLEANUP, "")):
+            raise TopicUnsuitable(
+                f"{setting_of(topic, settings)}: its {_CLEANUP} is {policy}: the broker would refuse records without a "
+                "key, and remove all but the last of one; set it to delete"
+            )
+    limits = {topic: int(configs[_TOPIC_LIMIT]) for topic, configs in found.items() if _TOPIC_LIMIT in configs}
+    if limits.get(images, 0) > limits.get(retry, limits.get(images, 0)):
+        raise TopicUnsuitable(
+            f"{setting_of(retry, settings)}: its {_TOPIC_LIMIT} is {limits[retry]}, that of "
+            f"{setting_of(images, settings)} {limits[images]}: an event that has to be deferred may not fit; "
+            "raise it (genprint topics create --update)"
+        )
+
+
+def _topic_configs(admin: Any, topics: Sequence[str]) -> Any:
+    names = dict.fromkeys((_TOPIC_LIMIT, _CLEANUP))
+    wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, names) for topic in topics]
+    return admin.describe_configs(wanted, config_filter="all")["topic"]
 
 
 def warn_of_short_memory(admin: Any, settings: KafkaSettings) -> None:

@@ -125,7 +125,7 @@ def check_topics(settings: KafkaSettings) -> None:
         if (allowed := found[name].get("authorized_operations")) is not None and operations - set(allowed)
     }
     if lacking:
-        rights = "; ".join(f"{_setting(name, settings)}: no {' and '.join(lack)}" for name, lack in lacking.items())
+        rights = "; ".join(f"{setting_of(name, settings)}: no {' and '.join(lack)}" for name, lack in lacking.items())
         raise BrokerUnreachable(f"{cluster_setting(settings)}: the broker denied access: {rights}{_grant(settings)}")
 
 
@@ -163,7 +163,7 @@ def explain_denial(error: Exception, settings: KafkaSettings) -> str:
         case errors.UnsupportedSaslMechanismError():
             return f"kafka.sasl_mechanism={s.sasl_mechanism} is not switched on there ({error})"
         case errors.TopicAuthorizationFailedError():
-            named = ", ".join(_setting(name, s) for name in _topics_of(error)) or str(error)
+            named = ", ".join(setting_of(name, s) for name in _topics_of(error)) or str(error)
             return f"no right to use {named}{_grant(s)}"
         case errors.GroupAuthorizationFailedError():
             return f"no right to read with the group kafka.group_id={s.group_id}{_grant(s)}"
@@ -280,7 +280,8 @@ def _protocol_hint(settings: KafkaSettings) -> str:
     return f"; does that listener speak kafka.security_protocol={settings.security_protocol}?"
 
 
-def _setting(topic: str, settings: KafkaSettings) -> str:
+def setting_of(topic: str, settings: KafkaSettings) -> str:
+    """The setting that names a topic, as messages quote it."""
     s = settings
     names = {
         s.images_topic: "images_topic",

@@ -5,14 +5,16 @@ record. When a partition is assigned, and while it is read, they tell apart what
 treats alike:
 
 - no offset yet: the partition is read from its beginning, and its offset is committed at once, so that it is never
-  *no offset yet* again. If the group has published before, its offsets have expired or were deleted (``vanished``);
-- an offset that this software did not write (``foreign``): somebody else moved it;
+  *no offset yet* again. If there are verdicts already, the offsets have expired or were deleted (``vanished``), or the
+  group is another;
+- an offset that this software did not write (``foreign``): somebody else moved it. It is marked as ours at once;
 - records that retention removed before they were read: their number is counted, and reading goes on behind them;
-- a topic that was deleted and made again: nothing of it is answered yet, so it is read from its beginning;
+- a topic that was deleted and made again: it is read from its beginning. What was read of it before the client's
+  metadata showed that (kafka-python fetches by the topic's name), is answered twice;
 - a log that lost its end (an unclean leader election): reading goes back to where the lost records began;
 - an offset beyond the end of a log that gives no such evidence: ``kafka.beyond_end`` decides.
 
-Each of them is a line in the log and a metric.
+Each of them is a line in the log and a metric, and a partition that has to wait for any of this holds up no other.
 """
 
 import json
@@ -29,8 +31,8 @@ from worker.settings import KafkaSettings
 
 _log = structlog.get_logger(__name__)
 
-POSITION_ERRORS = (errors.NoOffsetForPartitionError, errors.OffsetOutOfRangeError, errors.LogTruncationError)
-"""What a consumer without ``auto_offset_reset`` raises when a partition has no position, or not a valid one."""
+POSITION_ERRORS = (errors.OffsetOutOfRangeError, errors.LogTruncationError)
+"""What a consumer without ``auto_offset_reset`` raises when the position of a partition is not valid."""
 
 _OURS: Mapping[str, object] = {"by": "genprint"}
 _TIMEOUT_MS = 2_000
@@ -65,7 +67,7 @@ class Positions:
         metrics: where findings are counted.
         epochs: assignments of the owned partitions.
         renew: gives a partition another epoch, so that nothing that is in flight of it is published any more.
-        has_published: whether the group has published verdicts before; asked only if a partition has no offset.
+        has_published: whether there are verdicts already; asked only if a partition has no offset.
         lost: told of offsets that were removed before they were read, from the first to the one after the last.
         changed: told of partitions whose log is not the one that was read before, ahead of what is done about it.
     """
@@ -98,12 +100,15 @@ class Positions:
         self._subscription = consumer._subscription  # noqa: SLF001 - no public way to seek to an offset with its epoch
         self._cluster = consumer._cluster  # noqa: SLF001 - no public way to the ids of topics
         self._coordinator.refresh_committed_offsets_if_needed_async = self._refresh
+        self._subscription.reset_missing_positions = lambda: None  # it would raise for all if one has no offset
         self._topic_ids: dict[str, str] = {}
+        self._left_ids: set[str] = set()
         self._committed: dict[Partition, Any] = {}
         self._made_again: set[Partition] = set()
+        self._without_offset: set[Partition] = set()
         self._read: dict[Partition, int] = {}
         self._stopped: dict[Partition, int] = {}
-        self._asked: dict[Partition, Any] = {}
+        self._asked: dict[Partition, tuple[int, Any]] = {}
 
     def topic_id(self, topic: str) -> str | None:
         """The id of the topic that is being read, in hexadecimal; None where the broker gives none."""
@@ -117,6 +122,14 @@ class Positions:
         """The offset of the next record to be read; None while it is not known."""
         state = self._subscription.assignment.get(TopicPartition(*partition))
         return None if state is None or state.position is None else int(state.position.offset)
+
+    def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The offsets behind the last records that can be read, of partitions that have a leader now.
+
+        Raises:
+            KafkaError: no answer in time.
+        """
+        return self._ask(self._consumer.end_offsets, partitions)
 
     @property
     def stopped(self) -> frozenset[Partition]:
@@ -133,12 +146,21 @@ class Positions:
 
         Records that were read of those, but not handed on yet, may be of the wrong place.
         """
-        for partition in list(self._committed):
-            self._report_found(partition, self._committed.pop(partition))
         made_again = frozenset(topic for topic in self._topics() if self._is_made_again(topic))
-        for partition in list(self._epochs):
-            if partition.topic in made_again:
-                self._begin_again(partition)
+        for topic in made_again:
+            self._left_ids.add(self._topic_ids[topic])
+            self._topic_ids[topic] = self._current_id(topic) or ""
+        begun_again = {partition for partition in self._epochs if partition.topic in made_again}
+        for partition in begun_again | (self._made_again & self._epochs.keys()):
+            self._begin_again(partition)
+        self._made_again.clear()
+        for partition in list(self._committed):
+            committed = self._committed.pop(partition)
+            if partition not in begun_again:
+                self._report_found(partition, committed)
+        self._without_offset &= self._epochs.keys() - begun_again
+        if self._without_offset:
+            self._begin(self._without_offset)
         return made_again
 
     def mend(self, error: errors.KafkaError) -> None:
@@ -148,8 +170,6 @@ class Positions:
             KafkaError: the broker gave no answer; the client will raise the same error again.
         """
         match error:
-            case errors.NoOffsetForPartitionError():
-                self._begin({Partition(*tp) for tp in error.args[0]})
             case errors.OffsetOutOfRangeError():
                 for tp, offset in error.args[0].items():
                     self._leave_gap(Partition(*tp), offset)
@@ -161,13 +181,14 @@ class Positions:
         """Position partitions at their committed offsets, with the leader epoch; False if there was no answer in time.
 
         In place of ``ConsumerCoordinator.refresh_committed_offsets_if_needed_async`` (3.0.12), which drops the epoch
-        and the metadata. A partition that gets no position here is raised as one without an offset.
+        and the metadata.
         """
         missing = set(self._subscription.missing_fetch_positions())
         try:
             found = await self._coordinator.fetch_committed_offsets_async(missing, timeout_ms=timeout_ms)
         except errors.KafkaTimeoutError:
             return False
+        self._without_offset = {Partition(*tp) for tp in missing - found.keys()}
         for tp, committed in found.items():
             partition = Partition(*tp)
             if not self._subscription.is_assigned(tp):
@@ -191,38 +212,51 @@ class Positions:
                 offset=committed.offset,
                 group=self._settings.group_id,
             )
+            self.unmarked[partition] = committed.offset
         self.marks[partition] = noted
         self._count_found("committed" if is_ours else "foreign")
 
     def _begin(self, partitions: Collection[Partition]) -> None:
-        """Position partitions for which the group has committed no offset."""
-        for partition in self._made_again & set(partitions):
-            self._begin_again(partition)
-        new = [TopicPartition(*partition) for partition in sorted(set(partitions) - self._made_again)]
-        self._made_again -= set(partitions)
-        if not new:
+        """Position partitions for which the group has committed no offset, as far as the broker tells where."""
+        try:
+            first = self._ask(self._consumer.beginning_offsets, partitions)
+            last = self.ends(first)
+            written = {partition for partition, end in last.items() if end > 0}
+            known = written and self._has_published()
+            vanished = {topic for topic in {p.topic for p in written} if known and not self._has_offsets(topic)}
+        except errors.KafkaError as error:
+            _log.warning("no position found yet, retrying", why=str(error))
             return
-        first = self._consumer.beginning_offsets(new, timeout_ms=_TIMEOUT_MS)
-        last = self._consumer.end_offsets(new, timeout_ms=_TIMEOUT_MS)
-        for tp in new:
-            partition = Partition(*tp)
-            has_vanished = last[tp] > 0 and not self._has_siblings(partition) and self._has_published()
+        for partition in last:
+            has_vanished = partition in written and partition.topic in vanished
             if has_vanished:
                 _log.warning(
-                    "the group has published before and has no offset here: it has expired or was deleted",
+                    "there are verdicts already, and the group has no offset here: it is new, or its offsets have "
+                    "expired or were deleted",
                     partition=_text(partition),
-                    reading_from=first[tp],
+                    reading_from=first[partition],
                     group=self._settings.group_id,
                 )
             self._count_found("vanished" if has_vanished else "new")
-            self._consumer.seek(tp, first[tp])
-            self.unmarked[partition] = first[tp]
+            self._consumer.seek(TopicPartition(*partition), first[partition])
+            self.unmarked[partition] = first[partition]
+            self._without_offset.discard(partition)
 
-    def _has_siblings(self, partition: Partition) -> bool:
-        """Whether the group has an offset for another partition of the topic, so that this one was added."""
-        numbers = self._consumer.partitions_for_topic(partition.topic) or ()
-        others = [TopicPartition(partition.topic, number) for number in numbers if number != partition.number]
-        return bool(others and self._coordinator.fetch_committed_offsets(others, timeout_ms=_TIMEOUT_MS))
+    def _has_offsets(self, topic: str) -> bool:
+        """Whether the group has an offset for any partition of the topic, so that the others were added."""
+        numbers = self._consumer.partitions_for_topic(topic) or ()
+        every = [TopicPartition(topic, number) for number in numbers]
+        return bool(every and self._coordinator.fetch_committed_offsets(every, timeout_ms=_TIMEOUT_MS))
+
+    def _ask(self, offsets: Callable[..., Any], partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Offsets of partitions, but for those that have no leader: kafka-python (3.0.12) stumbles over these."""
+        every = [TopicPartition(*partition) for partition in sorted(partitions)]
+        led = [tp for tp in every if self._cluster.leader_for_partition(tp) != -1]
+        try:
+            found = offsets(led, timeout_ms=_TIMEOUT_MS) if led else {}
+        except KeyError as error:  # a leader has just gone
+            raise errors.LeaderNotAvailableError(str(error)) from error
+        return {Partition(*tp): offset for tp, offset in found.items()}
 
     def _begin_again(self, partition: Partition) -> None:
         """Read a topic that was made again from its beginning."""
@@ -231,10 +265,12 @@ class Positions:
 
     def _leave_gap(self, partition: Partition, offset: int) -> None:
         """Go on behind records that were removed, or do what the settings say if there are none at that offset yet."""
-        if self.offset(partition) != offset or not self._knows_the_present(partition):
+        if self.offset(partition) != offset or not self._knows_the_present(partition, offset):
             return
         tp = TopicPartition(*partition)
-        first = self._consumer.beginning_offsets([tp], timeout_ms=_TIMEOUT_MS)[tp]
+        first = self._ask(self._consumer.beginning_offsets, [partition]).get(partition)
+        if first is None:
+            return
         if offset >= first:
             self._beyond_end(partition, offset)
             return
@@ -267,17 +303,17 @@ class Positions:
         self._move(partition, target)
 
     def _beyond_end(self, partition: Partition, offset: int) -> None:
-        tp = TopicPartition(*partition)
-        end = self._consumer.end_offsets([tp], timeout_ms=_TIMEOUT_MS)[tp]
         choice = self._settings.beyond_end
-        self._changed("beyond_end", partition, was_at=offset, end=end, beyond_end=choice)
+        ask = self._consumer.beginning_offsets if choice == "beginning" else self._consumer.end_offsets
+        target = self._ask(ask, [partition]).get(partition)
+        if target is None:
+            return
+        self._changed("beyond_end", partition, was_at=offset, beyond_end=choice, there=target)
         if choice == "stop":
-            self._consumer.pause(tp)
+            self._consumer.pause(TopicPartition(*partition))
             self._stopped[partition] = self._epochs[partition]
-        elif choice == "end":
-            self._move(partition, end)
         else:
-            self._move(partition, self._consumer.beginning_offsets([tp], timeout_ms=_TIMEOUT_MS)[tp])
+            self._move(partition, target)
 
     def _move(self, partition: Partition, offset: int) -> None:
         """Read from another place of the log, and publish nothing more of what was read before."""
@@ -285,23 +321,21 @@ class Positions:
         self._consumer.seek(TopicPartition(*partition), offset)
         self.unmarked[partition] = offset
 
-    def _knows_the_present(self, partition: Partition) -> bool:
-        """Whether the client's metadata are newer than the first doubt; the topic may have been made again."""
-        if partition not in self._asked:
-            self._asked[partition] = self._cluster.request_update()
-        if not self._asked[partition].is_done:
+    def _knows_the_present(self, partition: Partition, offset: int) -> bool:
+        """Whether the client's metadata are newer than this doubt; the topic may have been made again."""
+        doubted, update = self._asked.get(partition, (-1, None))
+        if update is None or doubted != offset or update.failed():
+            self._asked[partition] = offset, self._cluster.request_update()
+            return False
+        if not update.is_done:
             return False
         del self._asked[partition]
-        return not self._is_made_again(partition.topic, renew=False)
+        return not self._is_made_again(partition.topic)
 
-    def _is_made_again(self, topic: str, *, renew: bool = True) -> bool:
+    def _is_made_again(self, topic: str) -> bool:
+        """Whether it has another id than the one that is being read; brokers that lag behind still tell an old one."""
         now = self._current_id(topic)
-        if now is None:
-            return False
-        before = self._topic_ids.get(topic, now)
-        if renew:
-            self._topic_ids[topic] = now
-        return before != now
+        return now is not None and now not in self._left_ids and self._topic_ids.setdefault(topic, now) != now
 
     def _current_id(self, topic: str) -> str | None:
         found = self._cluster.topic_id(topic)

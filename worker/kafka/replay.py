@@ -167,8 +167,10 @@ class ReplayBroker(KafkaBroker):
 
     def _ends(self) -> dict[Partition, int]:
         """The offsets up to which the whole run must be committed."""
-        retries = self._retries()
-        ends = {Partition(*tp): end for tp, end in self._consumer.end_offsets(retries, timeout_ms=_TIMEOUT_MS).items()}
+        retries = [Partition(*tp) for tp in self._retries()]
+        ends = self._positions.ends(retries)
+        if len(ends) < len(retries):
+            raise errors.LeaderNotAvailableError(self._settings.retry_topic)
         return ends | {partition: end for partition, (_, end) in self._ranges.items()}
 
     def _end(self, partition: Partition) -> float:

@@ -120,6 +120,9 @@ class BatchGuard(Protocol):
     def end_batch(self, partition: Partition, offset: int) -> None:
         """Note that it is unpacked, and the process still there."""
 
+    def forget(self, partition: Partition) -> None:
+        """Forget what was noted of a partition: its offsets mean other records now."""
+
 
 class Broker(Protocol):
     """Consume, answer, commit. Owned by one thread; nothing here may be called from another."""

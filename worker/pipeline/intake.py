@@ -48,7 +48,8 @@ class Intake:
                 continue
             if record.partition not in self._lanes:
                 self._lanes[record.partition] = Lane(record.partition, record.epoch)
-                self._journal.forget(record.partition, before=record.offset)  # what was committed is answered
+                # What was committed is answered.
+                self._journal.forget(record.partition, before=record.offset, spare_rejected=True)
             self._lanes[record.partition].receive(self._with_bounded_time(record))
 
     def note_drained(self, partition: Partition, at_ms: float) -> None:
@@ -65,6 +66,8 @@ class Intake:
                     self._leave(item)
                 del self._lanes[partition]
                 self._journal.forget(partition)
+        for partition in self._drained_ms.keys() - owned.keys():
+            del self._drained_ms[partition]
 
     def forget_waiting(self) -> None:
         """Forget what was polled and not yet admitted."""

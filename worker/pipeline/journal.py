@@ -131,11 +131,15 @@ class Journal:
             for suspect, kills in self.suspects.items()
         )
 
-    def forget(self, partition: Partition, before: int | None = None) -> None:
-        """Suspect nothing of a partition any more, or nothing before an offset."""
+    def forget(self, partition: Partition, before: int | None = None, *, spare_rejected: bool = False) -> None:
+        """Suspect nothing of a partition any more, or nothing before an offset.
+
+        With ``spare_rejected`` what is to be rejected stays: a batch begins before its first record that is left.
+        """
         own = [suspect for suspect in self.suspects if suspect.partition == partition]
         for suspect in own:
-            if before is None or suspect.offset < before:
+            is_spared = spare_rejected and self.suspects[suspect] >= KILLS
+            if not is_spared and (before is None or suspect.offset < before):
                 self._strike(suspect)
 
     def forget_batches(self, partition: Partition) -> None:

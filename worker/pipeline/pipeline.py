@@ -252,7 +252,7 @@ class Pipeline:
             if lag is not None:  # until there is an answer, the old numbers can be read
                 self._show_lag(lag)
                 for partition, found in lag.items():
-                    if not found.behind:
+                    if not (found.behind or found.withheld or found.is_stopped):
                         self._intake.note_drained(partition, asked_ms)
 
     def _show_lag(self, lag: Mapping[Partition, Lag]) -> None:
@@ -296,7 +296,7 @@ class Pipeline:
         elif self._intake.is_careful:  # one event at a time: the next should not wait for a poll as well
             if self._intake.in_flight:
                 self._stages.wait(_BUSY_POLL_S)
-            records = self._broker.poll(0)
+            records = self._broker.poll(0 if self._intake.in_flight else _BUSY_POLL_S)
         elif not self._intake.in_flight:
             records = self._broker.poll(_IDLE_POLL_S)
         else:

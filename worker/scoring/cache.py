@@ -99,7 +99,7 @@ class RedisCache:
         self._dimension = bundle.manifest.templates.dimension
         self._prefix = f"genprint:{models_digest(bundle)[:24]}:"
         try:
-            self._client = _client(settings, settings.timeout_s)
+            self._client, self._writer = _client(settings, settings.timeout_s), _client(settings, settings.timeout_s)
             self._client.connection_pool.make_connection()  # does not connect, but refuses unknown options
         except (ValueError, TypeError) as error:
             expected = "expected redis://, rediss:// or unix:// with options that redis-py knows"
@@ -133,7 +133,7 @@ class RedisCache:
         if not digests or not self._reads.closed:
             return found
         try:
-            values: Any = self._within(lambda: self._client.mget([self._key(d) for d in digests]))
+            values: Any = self._within(self._client, lambda: self._client.mget([self._key(d) for d in digests]))
         except (redis.RedisError, OSError, ValueError) as error:
             self._failed(self._reads, error)
             return found
@@ -151,10 +151,10 @@ class RedisCache:
         if not entries or not (self._reads.closed and self._writes.closed):
             return
         try:
-            with self._client.pipeline(transaction=False) as pipeline:
+            with self._writer.pipeline(transaction=False) as pipeline:
                 for digest, entry in entries:
                     pipeline.set(self._key(digest), encode_entry(entry), ex=self._settings.ttl_s)
-                self._within(pipeline.execute)
+                self._within(self._writer, pipeline.execute)
         except (redis.RedisError, OSError, ValueError) as error:
             self._failed(self._writes, error)
         else:
@@ -164,19 +164,23 @@ class RedisCache:
         """See ``ScoreCache``."""
         self._calls.shutdown(wait=False)
         self._client.close()
+        self._writer.close()
 
-    def _within(self, call: Callable[[], T]) -> T:
+    def _within(self, client: redis.Redis, call: Callable[[], T]) -> T:
         """Make a call on another thread, for as long as a call may take altogether.
 
         Raises:
-            TimeoutError: it takes longer; its connection is closed.
+            TimeoutError: it takes longer; the client's connections are closed.
+            RedisError: it failed, also because another call of the client was cut that way.
         """
         answer = self._calls.submit(call)
         try:
             return answer.result(_WAITS_A_CALL * self._settings.timeout_s)
+        except AttributeError as error:  # redis-py, whose buffer is gone with the connection
+            raise redis.ConnectionError("the connection was closed") from error
         finally:
-            if not answer.done():
-                self._client.connection_pool.disconnect()
+            if not answer.cancel() and not answer.done():
+                client.connection_pool.disconnect()
 
     def _refusal(self, error: Exception) -> str | None:
         """What is wrong with settings or certificates; None if the error has another cause."""

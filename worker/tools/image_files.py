@@ -41,8 +41,13 @@ class ImageFiles:
         return ", ".join(f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
 
 
-def find_images(paths: Sequence[Path]) -> ImageFiles:
+def find_images(paths: Sequence[Path], *, only_taken: bool = False) -> ImageFiles:
     """The files as given, and the images in folders, those in linked folders apart.
+
+    Args:
+        paths: files and folders.
+        only_taken: leave out of folders, and count, what certainly gets no verdict: images of formats that are not
+            taken, and what is no regular file.
 
     Raises:
         FileNotFoundError: a path does not exist, or there is no image in any folder.
@@ -50,7 +55,7 @@ def find_images(paths: Sequence[Path]) -> ImageFiles:
     found = ImageFiles()
     for path in paths:
         if path.is_dir():
-            _search(path, found)
+            _search(path, found, only_taken=only_taken)
         elif path.exists() or path.is_symlink():
             found.paths.append(path)
         else:
@@ -65,7 +70,7 @@ def find_images(paths: Sequence[Path]) -> ImageFiles:
     return found
 
 
-def _search(folder: Path, found: ImageFiles) -> None:
+def _search(folder: Path, found: ImageFiles, *, only_taken: bool) -> None:
     def unreadable(error: OSError) -> None:
         found.unread.append((Path(error.filename), error))
 
@@ -77,7 +82,9 @@ def _search(folder: Path, found: ImageFiles) -> None:
             suffix = path.suffix.lower()
             if path.name.startswith(_APPLE_DOUBLE):
                 found.skipped["._ files of macOS"] += 1
-            elif suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
+            elif suffix in SUFFIXES and only_taken and not path.is_file():
+                found.skipped["that are no files"] += 1
+            elif suffix in SUFFIXES or (suffix in OTHER_SUFFIXES and not only_taken):
                 paths.append(path)
             else:
                 found.skipped[suffix or "without an ending"] += 1

@@ -29,13 +29,10 @@ def image_events(folder: Path, *, topic: str, kind: ContentKind, uri_prefix: str
             default the folder's ``file://`` address.
 
     Raises:
-        OSError: a folder or file cannot be read; of a folder before anything else.
+        OSError: a file cannot be read.
     """
     prefix = uri_prefix or folder.resolve().as_uri() + "/"
-    found = find_images([folder])
-    for _, error in found.unread:
-        raise error
-    for number, path in enumerate(found.paths):
+    for number, path in enumerate(find_images([folder], only_taken=True).paths):
         below = os.fsencode(path.relative_to(folder).as_posix())
         subject = below.decode(errors="replace")
         data = path.read_bytes()

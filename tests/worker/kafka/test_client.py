@@ -12,7 +12,7 @@ from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.harm import harm_batch
 from tests.worker.messages.edges import KafkaEdge, until
-from worker.errors import BrokerUnreachable, EventTooLarge, MessageTooLarge, UndecodableRecord
+from worker.errors import BrokerUnreachable, EventTooLarge, MessageTooLarge, TopicUnsuitable, UndecodableRecord
 from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS
 from worker.messages.records import Lag, Message, Partition, Progress, Record
 
@@ -41,6 +41,29 @@ def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: 
         broker.publish([Progress(where, broker.owned()[where], 0, letters[1:])])
     finally:
         broker.close()
+
+
+@pytest.mark.parametrize(
+    ("which", "config", "expected"),
+    [
+        (
+            "retry_topic",
+            {"max.message.bytes": "50000"},
+            r"its max\.message\.bytes is 50000, that of kafka\.images_topic=",
+        ),
+        ("verdicts_topic", {"cleanup.policy": "compact"}, r"its cleanup\.policy is compact"),
+    ],
+)
+def test_topics_that_would_refuse_answers_stop_the_start(
+    apache_kafka: ApacheKafka, edge: KafkaEdge, which: str, config: dict[str, str], expected: str
+) -> None:
+    name = f"{edge.settings.group_id}.unsuitable"
+    create_topics(apache_kafka.bootstrap, {name: 1}, config=config)
+    with (
+        closing(edge.broker(edge.settings.model_copy(update={which: name}))) as broker,
+        pytest.raises(TopicUnsuitable, match=rf"kafka\.{which}={name}: {expected}"),
+    ):
+        broker.start()
 
 
 def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(

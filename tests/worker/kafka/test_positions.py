@@ -179,6 +179,11 @@ def test_offsets_that_have_vanished_and_offsets_of_others_are_told(
         answered(edge, broker, 2)
         assert counted(broker, "positions", found="foreign") == 1
         assert counted(broker, "positions", found="committed") == 2 * PARTITIONS - 1
+    set_offset(admin, edge, where, 3)
+    for foreign in (1, 0):  # an offset that was seen is ours from then on, also where nothing comes
+        with started(edge) as broker:
+            ready(broker)
+            assert counted(broker, "positions", found="foreign") == foreign
     [deleted] = admin.delete_consumer_groups([edge.settings.group_id]).values()
     deleted.result()
     with closing(edge.broker()) as broker:
@@ -224,6 +229,8 @@ def test_a_topic_that_is_made_again_while_it_is_read_is_read_from_its_beginning(
         until(lambda: len({record.value for record in more(broker, found)}) == 5, "all of the new one")
         again = [record for record in found if record.topic_id != first.topic_id]
         assert [record.value for record in again] == [b"A", b"B", b"C", b"D", b"E"]
+        assert counted(broker, "log_changes", what="topic_made_again") == PARTITIONS
+        assert counted(broker, "positions", found="vanished") == 0
         broker.publish([in_flight])  # of what is no more
         ready(broker)
         assert committed(edge, where).offset == 0

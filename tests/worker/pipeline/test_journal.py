@@ -179,6 +179,8 @@ def test_a_batch_is_suspected_while_it_is_unpacked_and_what_was_alone_is_counted
         assert not journal.suspects_batch_of([IMAGES])
         journal.forget_batches(IMAGES)
         assert len(journal.suspects) == 2  # it is not answered yet
+        journal.forget(IMAGES, before=6, spare_rejected=True)
+        assert journal.suspects == {Suspect(IMAGES, 5, is_batch=True): KILLS}
         journal.forget(IMAGES, before=6)
         assert journal.suspects == {}
 

@@ -12,6 +12,7 @@ from worker.images.fetch import Fetcher
 from worker.messages.events import ClaimCheck, ImageEvent, InlineImage, read_delivery, read_event
 from worker.messages.records import Message, Partition, Record
 from worker.settings import FetchSettings
+from worker.tools.image_files import find_images
 from worker.tools.produce import ContentKind, image_events
 
 NAMES = [b"a.png", b"b c#d?e%20f.jpg", b"sub/\xc3\xbc+&.webp", b"\xff.gif", b"none.avif"]
@@ -37,6 +38,15 @@ def events(folder: Path, kind: ContentKind, uri_prefix: str | None = None) -> li
 
 def expected(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".txt"]
+
+
+def test_what_can_get_no_verdict_is_not_sent(folder: Path) -> None:
+    (folder / "x.heic").write_bytes(b"x")
+    (folder / "nowhere.png").symlink_to(folder / "nothing.png")
+    os.mkfifo(folder / "fifo.png")
+    found = events(folder, "inline")
+    assert len(found) == len(NAMES)
+    assert find_images([folder], only_taken=True).left_out == "1 .heic, 1 .txt, 2 that are no files"
 
 
 def test_inline_events_carry_the_files(folder: Path) -> None:
