@@ -142,7 +142,7 @@ def classify(
             settings = _settings(config, [*assign, "inference.device=auto"], bundle)
         loaded, engine = start_engine(settings)
         found = find_images(paths)
-        _say_left_out(found)
+        _report_skipped(found)
         unread = (Classified(path, None, error) for path, error in found.unread)
         rows = chain(unread, classified(found.paths, settings, loaded, engine))
         results = _with_progress(rows, "classifying", len(found.unread) + len(found.paths), prints=True)
@@ -176,13 +176,13 @@ def produce(
         from worker.tools.produce import image_events
 
         settings = _settings(config, assign, None)
-        found = find_images([folder], only_taken=True)
-        for _, error in found.unread:
-            raise error
-        _say_left_out(found)
         sender = ImageSender(settings.kafka)
         sender.start()
         try:
+            found = find_images([folder], only_taken=True)
+            for _, error in found.unread:
+                raise error
+            _report_skipped(found)
             topic, total = settings.kafka.images_topic, len(found.paths)
             events = image_events(folder, topic=topic, kind=kind, uri_prefix=uri_prefix)
             for message in _with_progress(events, "sending", total):
@@ -336,7 +336,7 @@ def metrics_command(as_json: JsonOption = False, as_markdown: MarkdownOption = F
     _print_reference(metrics_rows(), as_json=as_json, as_markdown=as_markdown)
 
 
-def _say_left_out(found: "ImageFiles") -> None:
+def _report_skipped(found: "ImageFiles") -> None:
     if found.skipped:
         sys.stderr.write(f"genprint: left out: {found.left_out}\n")
 

@@ -13,6 +13,7 @@ seen to lose or repeat events:
    which reads the committed offsets, can tell.
 """
 
+import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
@@ -67,6 +68,7 @@ _SHORT_FETCH_MS, _LONG_FETCH_MS = 100, 500
 """How long the broker may wait for something to fetch; see ``_fetch_in_time``."""
 _LAG_TIMEOUT_MS = _LONG_FETCH_MS + 500
 """The broker answers the requests of a connection in order, so that this one waits behind a fetch under way."""
+_MARK_EVERY_S = 0.5
 _MOST_SET_ASIDE = 4
 """Fetches whose responses the client may keep for paused partitions."""
 _TOPIC_LIMIT, _CLEANUP = "max.message.bytes", "cleanup.policy"
@@ -95,6 +97,8 @@ class KafkaBroker:
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._max_message_bytes = settings.max_message_bytes
         self._watchdog = Watchdog(settings.publish_deadline_s)
+        self._verdicts: list[Partition] = []
+        self._mark_at = 0.0
         self._allowance = Allowance(Ceilings.of(settings), guard)
         for topic in (settings.images_topic, settings.retry_topic):
             metrics.records_lost.labels(topic)
@@ -128,6 +132,8 @@ class KafkaBroker:
             check_topics(s)
             with closing(connect(KafkaAdminClient, s)) as admin:
                 self._max_message_bytes = min(s.max_message_bytes, topic_limit(admin, s))
+                [verdicts] = admin.describe_topics([s.verdicts_topic])
+                self._verdicts = [Partition(s.verdicts_topic, number) for number in range(len(verdicts["partitions"]))]
                 require_suitable_topics(admin, s)
                 warn_of_short_memory(admin, s)
             self._producer = connect(
@@ -277,11 +283,17 @@ class KafkaBroker:
             _log.warning("no position found yet, retrying", why=str(failure), after=str(error))
 
     def _commit_unmarked(self) -> None:
-        """Commit positions to which nothing that is answered has led."""
+        """Commit positions to which nothing that is answered has led.
+
+        Now and then only: in a rebalance that this member does not know of yet, a commit makes it join anew.
+        """
         unmarked = self._positions.unmarked
         for partition in unmarked.keys() - self._epochs.keys():
             del unmarked[partition]
-        if unmarked and self.joined():
+        if not unmarked:
+            self._mark_at = time.monotonic() + _MARK_EVERY_S
+        elif self.joined() and time.monotonic() >= self._mark_at:
+            self._mark_at = time.monotonic() + _MARK_EVERY_S
             parts = [Progress(partition, self._epochs[partition], offset, ()) for partition, offset in unmarked.items()]
             try:
                 with self._watchdog.guard("publish"):
@@ -293,9 +305,7 @@ class KafkaBroker:
         self._epochs[partition] = self._next_epoch()
 
     def _has_published(self) -> bool:
-        topic = self._settings.verdicts_topic
-        partitions = [Partition(topic, number) for number in self._producer.partitions_for(topic) or ()]
-        return any(self._positions.ends(partitions).values())
+        return any(self._positions.ends(self._verdicts).values())
 
     def _note_lost(self, partition: Partition, first: int, after: int) -> None:
         """Hear of offsets that were removed before they were read."""
