@@ -173,6 +173,7 @@ def test_offsets_that_have_vanished_and_offsets_of_others_are_told(
     with closing(edge.broker()) as broker:
         broker.start()
         answered(edge, broker, 3)
+        ready(broker)
     set_offset(admin, edge, where, 1)
     with closing(edge.broker()) as broker:
         broker.start()
@@ -271,6 +272,7 @@ def test_a_log_that_was_cut_is_read_again_from_there_or_not_at_all(
         if is_known:
             assert [record.value for record in take(broker, 3)] == [b"d", b"e", b"f"]
             broker.publish([Progress(where, in_flight.epoch, 6, ())])  # of what is no more
+            ready(broker)
             assert committed(edge, where).offset == 3
         else:
             what = {"what": "beyond_end"}
