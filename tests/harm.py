@@ -1,9 +1,18 @@
-"""Changing what Apache Kafka has stored, as a bad disk or a bad producer would."""
+"""Harm: what Apache Kafka has stored, changed as by a bad disk or producer, and a codec that kills its process."""
 
+import os
+import signal
 import struct
 from pathlib import Path
+from typing import Any
 
 from kafka.record.util import calc_crc32c
+
+from worker.kafka import record_batches
+from worker.kafka.decompression import unpack
+
+DEADLY_BATCH = b"this kills what unpacks it"
+"""Kills the process that unpacks a batch which holds it, after ``make_unpacking_deadly``."""
 
 _LENGTH, _CHECKSUM, _CHECKED = 8, 17, 21
 """Places in a record batch: its length, its checksum, and where that begins."""
@@ -28,3 +37,15 @@ def harm_batch(segment: Path, find: bytes, by: bytes, *, checksum: bool) -> int:
     with segment.open("r+b") as file:  # the same file: the broker has it open
         file.write(data)
     return harmed
+
+
+def make_unpacking_deadly() -> None:
+    """Let batches with ``DEADLY_BATCH`` kill this process (SIGKILL), as faulty native code would."""
+
+    def unpacked(*arguments: Any) -> Any:
+        data = unpack(*arguments)
+        if DEADLY_BATCH in data:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return data
+
+    setattr(record_batches, "unpack", unpacked)  # noqa: B010 - a name that the module imports

@@ -1,4 +1,4 @@
-"""The settings of Apache Kafka as one node on loopback, and of that node's controller alone."""
+"""The settings of a node of Apache Kafka on loopback, and of its controller alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +11,41 @@ MAX_MESSAGE_BYTES = 12 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class Member:
+    """One of several nodes that have a copy of everything each, of which all but one must have a record."""
+
+    node_id: int
+    """From 1 on."""
+    cluster_id: str
+    controller_ports: tuple[int, ...]
+    """Of all nodes."""
+
+    @property
+    def controller_port(self) -> int:
+        """That of this node."""
+        return self.controller_ports[self.node_id - 1]
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Which nodes there are, and what that means for copies."""
+        voters = (f"{number}@{LOOPBACK}:{port}" for number, port in enumerate(self.controller_ports, 1))
+        copies = len(self.controller_ports)
+        topics = ("offsets.topic.", "transaction.state.log.", "share.coordinator.state.topic.", "default.")
+        return {
+            "node.id": self.node_id,
+            "controller.quorum.voters": ",".join(voters),
+            **{f"{topic}replication.factor": copies for topic in topics},
+            "transaction.state.log.min.isr": copies - 1,
+            "share.coordinator.state.topic.min.isr": copies - 1,
+            "min.insync.replicas": copies - 1,
+            "broker.session.timeout.ms": 6_000,
+            "broker.heartbeat.interval.ms": 1_000,
+        }
+
+
+@dataclass(frozen=True)
 class KafkaSettings:
-    """One node: broker and controller in one process, the only copy of everything."""
+    """A node: broker and controller in one process. Unless it is a member of several it has the only copy of all."""
 
     directory: Path
     port: int
@@ -22,6 +55,7 @@ class KafkaSettings:
     proxy_port: int
     """Where clients that come from there are told to find it."""
     security: KafkaSecurity | None = None
+    member: Member | None = None
 
     @property
     def node_file(self) -> Path:
@@ -45,7 +79,7 @@ class KafkaSettings:
 
     def write(self) -> None:
         """Write both files of settings."""
-        _write(self.node_file, self._common | self._broker)
+        _write(self.node_file, self._common | self._broker | (self.member.settings if self.member else {}))
         _write(self.controller_file, self._common | self._controller_alone)
 
     @property

@@ -22,6 +22,7 @@ def create_topics(
     partitions: Mapping[str, int],
     *,
     config: Mapping[str, str] | None = None,
+    replication: int = 1,
     timeout_s: float = 15.0,
 ) -> None:
     """Create topics and wait until clients can see them. A topic that exists is left as it is.
@@ -30,13 +31,14 @@ def create_topics(
         bootstrap: `host:port` of a broker.
         partitions: Number of partitions by topic name.
         config: Topic settings, such as `max.message.bytes`, for all of them.
+        replication: Copies of each.
         timeout_s: For everything together.
 
     Raises:
         TopicError: The broker refused one, or did not answer in time.
     """
     deadline = time.monotonic() + timeout_s
-    new = [NewTopic(name, count, replication_factor=1, config=dict(config or {})) for name, count in partitions.items()]
+    new = [NewTopic(name, count, replication, config=dict(config or {})) for name, count in partitions.items()]
     # Left without closing, a client goes on reconnecting to a broker that was stopped.
     with AdminClient({"bootstrap.servers": bootstrap}, logger=_LOGGER) as admin:
         for name, created in admin.create_topics(new, operation_timeout=timeout_s, request_timeout=timeout_s).items():

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from deploy.local.apache_kafka import ApacheKafka
-from tests.chaos import broker_faults, cache_faults, event_faults, worker_faults
+from tests.chaos import broker_faults, cache_faults, cluster_faults, event_faults, worker_faults
 from tests.chaos.report import Report, Result, markdown, say, table
 from tests.chaos.rig import Rig
 from tests.worker.small_bundle import small_bundle
@@ -21,17 +21,21 @@ SCENARIOS: Final[dict[str, Callable[[Rig], Iterator[Result]]]] = {
     "kill": worker_faults.kill,
     "scale": worker_faults.scale,
     "zombie": worker_faults.zombie,
+    "rival": worker_faults.rival,
     "broker_kill": broker_faults.broker_kill,
     "broker_freeze": broker_faults.broker_freeze,
     "proxy": broker_faults.proxy,
     "coordinator": broker_faults.coordinator,
     "produce": broker_faults.produce,
+    "quota": broker_faults.quota,
+    "cluster": cluster_faults.cluster,
     "cache": cache_faults.cache,
     "hanging": event_faults.hanging,
     "poison": event_faults.poison,
     "deadly": event_faults.deadly,
     "slow host": event_faults.slow_host,
     "tenant": event_faults.tenant,
+    "many tenants": event_faults.many_tenants,
     "rejects": event_faults.rejects,
 }
 _PLAIN_WIDTH = 120

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from deploy.local.apache_kafka import configure
 from tests.chaos.proxy import (
     ADD_OFFSETS_TO_TXN,
     COMMIT,
@@ -15,11 +16,12 @@ from tests.chaos.proxy import (
     Rule,
 )
 from tests.chaos.report import Result
-from tests.chaos.rig import Case, Rig
+from tests.chaos.rig import Rig
 
 _LOAD_PER_S = 300.0
 _PROMISE = "none lost, none twice"
 _RECOVERY_S = 150.0
+_QUOTA_BYTES_PER_S, _QUOTA_S = 30_000, 30.0
 
 
 def broker_kill(rig: Rig) -> Iterator[Result]:
@@ -30,12 +32,12 @@ def broker_kill(rig: Rig) -> Iterator[Result]:
         case.load(_LOAD_PER_S)
         kills = max(2, rig.times(4))
         for number in range(kills):
-            case.until(_more_answers(case), f"answers before kill {number + 1}", _RECOVERY_S)
+            case.until_more(f"before kill {number + 1}", _RECOVERY_S)
             case.let_pass(case.random.uniform(0, 2))
             kafka.kill()
             case.let_pass(case.random.uniform(0, 3))
             kafka.restart()
-        case.until(_more_answers(case), "answers after the last restart", _RECOVERY_S)
+        case.until_more("after the last restart", _RECOVERY_S)
         case.figures["kills"] = kills
         yield case.finish(_RECOVERY_S)
 
@@ -49,12 +51,12 @@ def broker_freeze(rig: Rig) -> Iterator[Result]:
             case.fleet.grow(2)
             case.until(case.fleet.ready, "two workers ready")
             case.load(_LOAD_PER_S)
-            case.until(_more_answers(case), "answers before the freeze")
+            case.until_more("before the freeze")
             case.let_pass(case.random.uniform(0, 2))
             kafka.pause()
             case.let_pass(frozen_s)
             kafka.resume()
-            case.until(_more_answers(case), "answers after the freeze", _RECOVERY_S)
+            case.until_more("after the freeze", _RECOVERY_S)
             yield case.finish(_RECOVERY_S)
 
 
@@ -88,6 +90,26 @@ def produce(rig: Rig) -> Iterator[Result]:
         yield _spoil(rig, f"produce: {name}", [Rule(Fault.DENY, {PRODUCE}, 0.2, error=code)])
 
 
+def quota(rig: Rig) -> Iterator[Result]:
+    """It holds back the answers to workers that read and write more than they may."""
+    of_workers = ("--alter", "--entity-type", "clients", "--entity-name", "genprint")
+    with rig.own_broker("quota") as kafka, rig.case("quota: a tenth of what comes", _PROMISE, kafka=kafka) as case:
+        case.fleet.grow(2)
+        case.until(case.fleet.ready, "two workers ready")
+        case.load(_LOAD_PER_S)
+        case.until_more("before the quota")
+        rates = dict.fromkeys(("producer_byte_rate", "consumer_byte_rate"), _QUOTA_BYTES_PER_S)
+        configure(
+            kafka.bootstrap, *of_workers, "--add-config", ",".join(f"{name}={rate}" for name, rate in rates.items())
+        )
+        already = case.answered
+        case.let_pass(_QUOTA_S)
+        case.figures["answers/s under it"] = rate = (case.answered - already) / _QUOTA_S
+        case.require(0 < rate < _LOAD_PER_S / 2, f"{rate:.0f} answers/s under the quota")
+        configure(kafka.bootstrap, *of_workers, "--delete-config", ",".join(rates))
+        yield case.finish(_RECOVERY_S)
+
+
 def _spoil(rig: Rig, name: str, rules: list[Rule]) -> Result:
     """Each rule for a while, with a pause after it."""
     with Proxy(rig.kafka, rig.seed) as between, rig.case(name, _PROMISE, bootstrap=between.bootstrap) as case:
@@ -95,20 +117,15 @@ def _spoil(rig: Rig, name: str, rules: list[Rule]) -> Result:
         case.until(case.fleet.ready, "two workers ready")
         case.load(_LOAD_PER_S)
         for rule in rules:
-            case.until(_more_answers(case), "answers before the fault", _RECOVERY_S)
+            case.until_more("before the fault", _RECOVERY_S)
             spoiled = _more_spoiled(between)
             between.rule = rule
             case.let_pass(3 + 12 * rig.scale / len(rules))
             case.until(spoiled, "a spoiled request", _RECOVERY_S)
             between.rule = None
-        case.until(_more_answers(case), "answers after the fault", _RECOVERY_S)
+        case.until_more("after the fault", _RECOVERY_S)
         case.figures["spoiled requests"] = between.spoiled.total()
         return case.finish(_RECOVERY_S)
-
-
-def _more_answers(case: Case) -> Callable[[], bool]:
-    already = case.answered
-    return lambda: case.answered > already
 
 
 def _more_spoiled(between: Proxy) -> Callable[[], bool]:

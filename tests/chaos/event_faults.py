@@ -3,6 +3,7 @@
 import re
 import statistics
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,11 +13,11 @@ from pathlib import Path
 from confluent_kafka import Message, Producer
 
 from tests.chaos import deadly_worker
-from tests.chaos.events import Event, of_tenant
+from tests.chaos.events import Event, Headers, of_tenant
 from tests.chaos.hosts import FAST, MANY_SLOW, SLOW, Hosts
 from tests.chaos.report import Result
 from tests.chaos.rig import Case, Rig
-from tests.harm import harm_batch
+from tests.harm import DEADLY_BATCH, harm_batch
 from tests.integration.worker_process import PARTITIONS
 from worker.errors import WorkerKilled
 from worker.pipeline.journal import KILLS
@@ -31,6 +32,7 @@ _SLOTS_OF_TENANT = 16
 _SETTLED_S = 6.0
 """After fetch.deadline_s what a tenant took while it was alone is free again."""
 _MEDIAN_S = 1.0
+_TENANTS, _GROWTH_MB = 100_000, 100
 _HANDED_OVER_S = 10.0
 _DRAIN_S = 5.0
 _DEADLY_S = 600.0
@@ -74,7 +76,7 @@ def deadly(rig: Rig) -> Iterator[Result]:
         for partition, is_batch in places:
             _send_now(case, case.inline(100))
             if is_batch:
-                _send_packed(case, deadly_worker.DEADLY_BATCH, partition)
+                _send_packed(case, DEADLY_BATCH, partition)
             else:
                 _send_now(case, [Event(deadly_worker.DEADLY, (_PNG,), WorkerKilled.reason)], partition)
         _send_now(case, case.inline(100))
@@ -106,8 +108,9 @@ def _send_now(case: Case, events: Iterable[Event], partition: int | None = None)
 
 
 def _segments(case: Case) -> list[Path]:
-    assert case.kafka.data_dir is not None
-    return list(case.kafka.data_dir.glob(f"**/{case.stream.topic('images')}-*/*.log"))
+    data_dir = case.rig.kafka.data_dir
+    assert data_dir is not None
+    return list(data_dir.glob(f"**/{case.stream.topic('images')}-*/*.log"))
 
 
 def rejects(rig: Rig) -> Iterator[Result]:
@@ -198,6 +201,34 @@ def tenant(rig: Rig) -> Iterator[Result]:
                 case.require(0 < hang <= _SLOTS_OF_TENANT, f"the other held {hang} slots")
             hosts.recover()
             yield case.finish(180)
+
+
+def many_tenants(rig: Rig) -> Iterator[Result]:
+    """Each event is of a tenant that nobody has seen before and nobody sees again."""
+    count = rig.events(_TENANTS)
+    promise = f"all answered; the worker grows by less than {_GROWTH_MB} MB"
+    with rig.case(f"many tenants: {count:,}", promise) as case:
+        case.fleet.grow(1)
+        case.until(case.fleet.ready, "the worker ready")
+        first = _memory_after(case, _FEWEST)
+        last = _memory_after(case, count)
+        case.figures["MB grown"] = grown = last - first
+        case.require(first > 0 and grown < _GROWTH_MB, f"grown from {first:.0f} MB by {grown:.0f}")
+        yield case.finish()
+
+
+def _memory_after(case: Case, events: int) -> float:
+    """MB that the worker takes when it has answered so many events of new tenants."""
+    wanted = case.answered + events
+    case.send(replace(event, headers=(*event.headers, *_new_tenant())) for event in case.inline(events))
+    case.until(lambda: case.answered >= wanted, "answered", 60 + events / 100)
+    found = re.search(r"^process_resident_memory_bytes (\S+)", case.fleet[0].http("/metrics")[1], re.MULTILINE)
+    return float(found[1]) / 1e6 if found else 0.0
+
+
+def _new_tenant() -> Headers:
+    name = uuid.uuid4().hex.encode()
+    return ("ce_id", name), ("ce_source", b"urn:chaos"), ("ce_tenant", name)
 
 
 def hanging(rig: Rig) -> Iterator[Result]:

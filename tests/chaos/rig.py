@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.apache_kafka import ApacheKafka
+from deploy.local.kafka_cluster import KafkaCluster
 from tests.chaos.audit import Answers, Audit, audit
 from tests.chaos.events import Event, Pictures
 from tests.chaos.feed import Feed
@@ -50,7 +51,7 @@ class Rig:
         promise: str,
         settings: Mapping[str, str] | None = None,
         *,
-        kafka: ApacheKafka | None = None,
+        kafka: ApacheKafka | KafkaCluster | None = None,
         bootstrap: str | None = None,
         static: bool = True,
     ) -> Iterator["Case"]:
@@ -60,7 +61,7 @@ class Rig:
             fault: its name.
             promise: what should hold.
             settings: of the workers, as environment variables without their prefix.
-            kafka: a broker of its own, where that is harmed.
+            kafka: a broker or cluster of its own, where that is harmed.
             bootstrap: where the workers find it, if not directly.
             static: whether workers keep their identity (``kafka.instance_id``) when they start again.
         """
@@ -86,7 +87,7 @@ class Case:
         fault: str,
         promise: str,
         settings: Mapping[str, str],
-        kafka: ApacheKafka,
+        kafka: ApacheKafka | KafkaCluster,
         *,
         bootstrap: str | None,
         static: bool,
@@ -96,7 +97,7 @@ class Case:
         self.kafka = kafka
         self.random = random.Random(f"{rig.seed} {fault}")
         self.pictures = Pictures(rig.seed)
-        self.stream = Stream(kafka.bootstrap)
+        self.stream = Stream(kafka.bootstrap, replication=kafka.replication)
         logs = rig.out / "logs" / fault.replace(": ", "-").replace(" ", "_")
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
@@ -147,6 +148,11 @@ class Case:
             time.sleep(_TICK_S)
         return True
 
+    def until_more(self, when: str, deadline_s: float = 60) -> bool:
+        """Wait for another answer."""
+        already = self.answered
+        return self.until(lambda: self.answered > already, f"answers {when}", deadline_s)
+
     def let_pass(self, seconds: float) -> None:
         """Go on for a while, tending the workers."""
         end = time.monotonic() + seconds
@@ -159,24 +165,30 @@ class Case:
         if not held:
             self.broken.append(otherwise)
 
-    def finish(self, deadline_s: float = 90, *, duplicates: bool = False) -> Result:
+    def finish(self, deadline_s: float = 90, *, duplicates: bool = False, silence_s: float = float("inf")) -> Result:
         """Wait for all answers and a little longer, stop the workers, read everything anew and compare.
 
         Args:
             deadline_s: for the events that are not answered yet.
             duplicates: allowed, as long as they have the same verdict_id.
+            silence_s: the longest time for which a partition may get no answer.
         """
         self._unload = True
         self.until(lambda: self.feed.done, "everything sent", deadline_s)
         self.until(lambda: self.answered >= len(self.feed.sent), "everything answered", deadline_s)
         self.let_pass(_QUIET_S)
         self.fleet.stop()
-        found = self._audit()
+        return self.result_of(self._audit(), duplicates=duplicates, silence_s=silence_s)
+
+    def result_of(self, found: Audit, *, duplicates: bool = False, silence_s: float = float("inf")) -> Result:
+        """The result of a case whose workers have ended; see ``finish``."""
         self.require(found.lost == 0, f"{found.lost} lost, as {found.lost_example}")
         self.require(duplicates or found.duplicated == 0, f"{found.duplicated} duplicated")
         self.require(found.unlike == 0, f"{found.unlike} duplicates with another verdict_id")
         self.require(found.wrong == 0, f"{found.wrong} wrong answers, as {found.wrong_example}")
         self.require(found.foreign == 0, f"{found.foreign} answers to nothing that was sent")
+        silent = found.longest_silence_s
+        self.require(silent <= silence_s, f"a partition was silent for {silent:.1f} s")
         if found.deferred:
             self.figures["deferrals"] = found.deferred
         if self.fleet.exits:

@@ -1,7 +1,9 @@
 """Workers that are killed, frozen, added and taken away."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing
+
+from confluent_kafka import Producer
 
 from tests.chaos.report import Result
 from tests.chaos.rig import Case, Rig
@@ -10,7 +12,15 @@ from tests.integration.worker_process import PARTITIONS
 _KILLS, _KILL_EVENTS = 30, 20_000
 _LOAD_PER_S = 300.0
 _SESSION_S, _TRANSACTION_S = 6.0, 15.0
+_RIVAL_PROMISE = "none lost, none twice: the worker that was there first ends by itself, and is started again"
 _TIMEOUTS = {"KAFKA__SESSION_TIMEOUT_S": str(_SESSION_S), "KAFKA__TRANSACTION_TIMEOUT_S": str(_TRANSACTION_S)}
+_POLL_S = 8.0
+_SHORT_POLLS = {
+    "KAFKA__SESSION_TIMEOUT_S": "30",
+    "KAFKA__TRANSACTION_TIMEOUT_S": "5",
+    "KAFKA__PUBLISH_DEADLINE_S": "6",
+    "KAFKA__MAX_POLL_INTERVAL_S": str(_POLL_S),
+}
 
 
 def kill(rig: Rig) -> Iterator[Result]:
@@ -50,7 +60,7 @@ def scale(rig: Rig) -> Iterator[Result]:
             case.fleet.shrink(count)
             case.until(case.fleet.ready, f"{count} workers ready")
         case.let_pass(2 + 8 * rig.scale)
-        yield _silent_at_most(case.finish(), 10)
+        yield case.finish(silence_s=10)
     bound_s = _SESSION_S + _TRANSACTION_S + 15
     promise = f"none lost, none twice, silent for at most session + transaction time-out + 15 s = {bound_s:.0f} s"
     with rig.case("scale: 3 -> 2 by a kill", promise, _TIMEOUTS, static=False) as case:
@@ -69,7 +79,7 @@ def scale(rig: Rig) -> Iterator[Result]:
         case.let_pass(case.random.uniform(0, 2))
         case.fleet.drop(case.random.choice(owners))
         case.let_pass(bound_s)
-        yield _silent_at_most(case.finish(), bound_s)
+        yield case.finish(silence_s=bound_s)
 
 
 def zombie(rig: Rig) -> Iterator[Result]:
@@ -87,6 +97,24 @@ def zombie(rig: Rig) -> Iterator[Result]:
             case.let_pass(_SESSION_S * 1.5 + case.random.uniform(0, 2))
             case.fleet.thaw(victim)
             case.until(case.fleet.ready, "both workers ready again")
+        case.figures["freezes"] = freezes
+        yield case.finish()
+    with rig.case(
+        "zombie: its poll interval has ended, its session has not", promise, _SHORT_POLLS, static=False
+    ) as case:
+        case.fleet.grow(2)
+        case.until(case.fleet.ready, "two workers ready")
+        case.load(_LOAD_PER_S)
+        for number in range(freezes := 2):
+            case.until_more(f"before freeze {number + 1}")
+            victim = case.random.choice(case.fleet.numbers)
+            case.fleet.freeze(victim)
+            case.fleet.grow(len(case.fleet) + 1)  # whoever does not rejoin within the poll interval is expelled
+            newest = max(case.fleet.numbers)
+            case.until(lambda newest=newest: case.fleet.is_ready(newest), "another has taken over")  # type: ignore[misc]
+            case.until_more("of the others")
+            case.fleet.thaw(victim)
+            case.until(case.fleet.ready, "all workers ready again")
         case.figures["freezes"] = freezes
         yield case.finish()
     promise = "none lost, none twice; the zombie ends by itself"
@@ -107,7 +135,30 @@ def zombie(rig: Rig) -> Iterator[Result]:
         yield case.finish()
 
 
-def _silent_at_most(result: Result, bound_s: float) -> Result:
-    if result.longest_silence_s <= bound_s:
-        return result
-    return replace(result, broken=(*result.broken, f"a partition was silent for {result.longest_silence_s:.1f} s"))
+def rival(rig: Rig) -> Iterator[Result]:
+    """Somebody else has a worker's name: another producer its transactional id, another worker its instance id."""
+    with rig.case("rival: its transactional id, again and again", _RIVAL_PROMISE) as case:
+        case.fleet.grow(1)
+        case.until(case.fleet.ready, "the worker ready")
+        case.load(_LOAD_PER_S)
+        name = f"{case.stream.prefix}-{case.stream.prefix}-0"
+        rivals = max(2, rig.times(5))
+        for number in range(rivals):
+            case.until_more(f"before rival {number + 1}")
+            case.let_pass(case.random.uniform(0, 2))
+            with closing(Producer({"bootstrap.servers": case.kafka.bootstrap, "transactional.id": name})) as producer:
+                producer.init_transactions(60)
+        case.until_more("after the last rival")
+        case.figures["rivals"] = rivals
+        yield case.finish()
+    with rig.case("rival: two workers with one instance id", _RIVAL_PROMISE) as case:
+        case.fleet.grow(1)
+        case.until(case.fleet.ready, "the worker ready")
+        case.load(_LOAD_PER_S)
+        case.until_more("of the first")
+        case.fleet.begin(1, identity=0)
+        # Whichever ends by itself is started again, and takes over.
+        case.until(lambda: len(case.fleet.exits) > 1 + 3 * rig.scale, "they take turns", 120)
+        case.fleet.drop(1)
+        case.until_more("of one alone", 90)
+        yield case.finish()

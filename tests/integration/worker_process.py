@@ -24,13 +24,14 @@ TOPICS = ("images", "retry", "dead", "verdicts")
 
 
 class Stream:
-    """Four topics of one test, on one broker; ``config`` are settings of the topics."""
+    """Four topics of one test; ``config`` are settings of the topics, ``replication`` is how many copies they have."""
 
-    def __init__(self, bootstrap: str, config: Mapping[str, str] | None = None) -> None:
+    def __init__(self, bootstrap: str, config: Mapping[str, str] | None = None, replication: int = 1) -> None:
         self.bootstrap = bootstrap
         self.prefix = uuid.uuid4().hex[:8]
         self._queued: list[tuple[bytes | None, bytes | None, list[tuple[str, str | bytes | None]]]] = []
-        create_topics(bootstrap, {self.topic(name): PARTITIONS for name in TOPICS}, config=config)
+        topics = {self.topic(name): PARTITIONS for name in TOPICS}
+        create_topics(bootstrap, topics, config=config, replication=replication)
 
     def topic(self, name: str) -> str:
         return f"{self.prefix}.{name}"

@@ -12,12 +12,10 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
+from tests.harm import DEADLY_BATCH, make_unpacking_deadly
 from tests.hostile import records as hostile
 from worker.errors import WorkerError
-from worker.kafka import record_batches
-from worker.kafka.decompression import unpack
 from worker.messages.records import Message, Partition
 from worker.pipeline.intake import Intake
 from worker.pipeline.journal import Journal
@@ -28,7 +26,6 @@ RECORDS = 30
 IN_A_BATCH = 3
 AT_A_TIME = 4
 IMAGES = Partition("images", 0)
-_DEADLY = b"this kills what unpacks it"
 
 
 def main(starts: int, folder: Path, path: Path | None = None) -> None:
@@ -42,7 +39,7 @@ def main(starts: int, folder: Path, path: Path | None = None) -> None:
 
 def answer(folder: Path, path: Path | None) -> None:
     poison = _offsets(folder / "poison")
-    setattr(record_batches, "unpack", _unpack)  # noqa: B010 - a name that the module imports
+    make_unpacking_deadly()
     log = _log(_offsets(folder / "poison_batches"))
     committed = folder / "committed"
     limits = {"pipeline": {"max_in_flight": AT_A_TIME}, "kafka": {"max_poll_records": IN_A_BATCH}}
@@ -65,7 +62,7 @@ def answer(folder: Path, path: Path | None) -> None:
             for offset in range(item.record.offset, item.record.next_offset):
                 answers.write(f"{offset} {_reason(item.refused)}\n")
             answers.flush()
-            for part in intake.progress():
+            for part in intake.progress(RECORDS):
                 committed.write_text(str(part.next_offset))
                 list(intake.settle([part]))
 
@@ -74,18 +71,10 @@ def _log(poison: set[int]) -> hostile.Log:
     log = hostile.Log()
     headers = hostile.varint(1) + hostile.named(b"content-type", b"image/png")
     for first in range(0, RECORDS, IN_A_BATCH):
-        value = _DEADLY if first in poison else b"pixels"
+        value = DEADLY_BATCH if first in poison else b"pixels"
         records = [hostile.record(delta, value, headers=headers) for delta in range(IN_A_BATCH)]
         log.append(hostile.batch(b"".join(records), IN_A_BATCH))
     return log
-
-
-def _unpack(*arguments: Any) -> Any:
-    """Unpack a batch, unless it kills."""
-    data = unpack(*arguments)
-    if _DEADLY in data:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return data
 
 
 def _offsets(path: Path) -> set[int]:
