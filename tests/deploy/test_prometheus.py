@@ -58,11 +58,21 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def expected(alert: str) -> set[str]:
+    """The alerts that an alert's own tests expect to fire."""
+    cases = yaml.safe_load((TESTS / f"{alert}.yaml").read_text())["tests"]
+    checks = [check for case in cases for check in case.get("promql_expr_test", ())]
+    labels = [sample["labels"] for check in checks for sample in check["exp_samples"]]
+    return {name for name in ALERTS if any(f'"{name}"' in text for text in labels)}
+
+
 def rewrite(workshop: Path, alert: str, change: Any) -> None:
-    """Apply ``change`` to the rule in its file."""
+    """Apply ``change`` to the rule, and leave out the alerts that play no part in its tests: they take time."""
+    kept = {None, alert, *expected(alert)}
     for path in (workshop / "deploy" / "prometheus" / "rules").glob("*.yaml"):
         document = yaml.safe_load(path.read_text())
         for group in document["groups"]:
+            group["rules"] = [rule for rule in group["rules"] if rule.get("alert") in kept]
             for rule in group["rules"]:
                 if rule.get("alert") == alert:
                     change(rule)
@@ -85,9 +95,10 @@ def test_an_alert_that_never_or_always_fires_fails_its_tests(promtool: Path, wor
     assert not survives(promtool, workshop, alert)
 
 
-def test_a_rewritten_rule_passes_its_tests_if_nothing_was_changed(promtool: Path, workshop: Path) -> None:
-    rewrite(workshop, "GenprintWorkerDown", dict)
-    assert survives(promtool, workshop, "GenprintWorkerDown")
+@pytest.mark.parametrize("alert", ["GenprintWorkerDown", "GenprintLatencyBudgetBurnsFast"])
+def test_a_rewritten_rule_passes_its_tests_if_nothing_was_changed(promtool: Path, workshop: Path, alert: str) -> None:
+    rewrite(workshop, alert, dict)
+    assert survives(promtool, workshop, alert)
 
 
 @pytest.mark.parametrize(
