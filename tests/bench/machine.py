@@ -53,6 +53,16 @@ def rss_bytes(pid: int | None) -> int:
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def open_files(pid: int | None) -> int:
+    """Open descriptors of a process now; those of its decoders nobody may see."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def threads(pid: int | None) -> int:
+    """Threads of a process and its children now."""
+    return sum(len(list(Path(f"/proc/{each}/task").iterdir())) for each in _family(pid))
+
+
 def _family(pid: int | None) -> list[str]:
     """Ids of a process and of its children: a worker's decoders work for it."""
     children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))

@@ -1,5 +1,6 @@
-"""Does memory stand still over a long run, and stay under its ceiling with a deep backlog of large events?"""
+"""Does a long run leave nothing behind, and does memory stay under its ceiling with a backlog of large events?"""
 
+import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from tests.bench.backlog import Backlog
 from tests.bench.drain import Watch
 from tests.bench.estimates import slope
 from tests.bench.images import padded
-from tests.bench.machine import rss_bytes
+from tests.bench.machine import open_files, rss_bytes, threads
 from tests.bench.regimes import PIPELINE_BOUND
 from tests.bench.report import Measure
 from tests.bench.rig import Rig
@@ -17,8 +18,8 @@ from tests.integration.worker_process import PARTITIONS
 from worker.settings import KafkaSettings, PipelineSettings
 
 _MIB = 2**20
-_EVENTS, _QUICK_EVENTS = 100_000, 10_000
-_WARM_UP = 1.0
+_EVENTS, _QUICK_EVENTS = 200_000, 10_000
+_WARM_UP = 0.5
 """So many of them again come first: until the heap has the holes that it needs."""
 _SMALL_FETCH_BYTES = 2**20
 """Largest fetch of the long run: with the default, responses of 16 MiB would come and go, and hide a small leak."""
@@ -36,6 +37,8 @@ class Sample:
 
     verdicts: int
     rss_bytes: int
+    open_files: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ def _measure_growth(rig: Rig) -> None:
     parts = {**asdict(found), "mib": [round(sample.rss_bytes / _MIB, 2) for sample in samples]}
     name = f"growth over {events:,} events, at most 2 standard errors"
     rig.report.add(Measure(name, found.value, "bytes/event", 2 * found.error, at_most=True, parts=parts, note=note))
+    for what in ("open_files", "threads"):
+        counts = [getattr(sample, what) for sample in after]
+        early, late = (statistics.median(part) for part in (counts[: len(counts) // 2], counts[len(counts) // 2 :]))
+        note = f"{min(counts)} to {max(counts)}, medians of the halves {early:g} and {late:g}"
+        name = f"{what.replace('_', ' ')} that the second half has more"
+        rig.report.add(Measure(name, late - early, "", 0, at_most=True, note=note))
 
 
 def _measure_ceiling(rig: Rig) -> None:
@@ -122,13 +131,17 @@ def _watch(rig: Rig, backlog: Backlog, what: str, **settings: str) -> list[Sampl
             rig.report.step(what, backlog.events) as done,
         ):
             await_joined(rig, backlog.stream, 1, what)
-            samples.append(Sample(0, rss_bytes(worker.pid)))
+            samples.append(_sample(0, worker.pid))
             backlog.release()
             while samples[-1].verdicts < backlog.events:
                 worker.require_running()
-                samples.append(Sample(watch.verdicts(), rss_bytes(worker.pid)))
+                samples.append(_sample(watch.verdicts(), worker.pid))
                 done(samples[-1].verdicts)
                 time.sleep(_QUICK_SAMPLE_S if rig.quick else _SAMPLE_S)
     finally:
         watch.close()
     return samples
+
+
+def _sample(verdicts: int, pid: int | None) -> Sample:
+    return Sample(verdicts, rss_bytes(pid), open_files(pid), threads(pid))
