@@ -16,11 +16,12 @@ def read_file(path: str, folders: Sequence[str], max_bytes: int) -> bytes:
         SourceForbidden: a link leads out of the folders.
         SourceRefused, OSError, ValueError: it cannot be read.
     """
-    path = os.path.realpath(path)
     roots = [os.path.realpath(folder) for folder in folders]
-    if not any(os.path.commonpath((path, root)) == root for root in roots):
-        raise SourceForbidden("the file lies outside the allowed folders")
+    path = os.path.realpath(path)
+    _require_within(path, roots)
     with open(path, "rb", opener=_without_links) as file:
+        # A folder on the way may have become a link since: what counts is where the kernel found the file.
+        _require_within(str(Path(f"/proc/self/fd/{file.fileno()}").readlink()), roots)
         _require_regular(file)
         return file.read(max_bytes)
 
@@ -34,11 +35,15 @@ def read_any_file(path: Path, max_bytes: int) -> bytes:
     """
     with open(path, "rb", opener=_without_waiting) as file:
         _require_regular(file)
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(max_bytes + 1) if size <= max_bytes else b""
-        if size > max_bytes or len(data) > max_bytes:
-            raise SourceTooLarge(f"{max(size, len(data))} bytes, the ceiling is {max_bytes}")
-        return data
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise SourceTooLarge(f"more than {max_bytes} bytes")
+    return data
+
+
+def _require_within(path: str, roots: Sequence[str]) -> None:
+    if not any(os.path.commonpath((path, root)) == root for root in roots):
+        raise SourceForbidden("the file lies outside the allowed folders")
 
 
 def _require_regular(file: BinaryIO) -> None:
