@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BENCH = Path("build/bench/worker.json")
-_UNFOLDED = 10_000
-"""Columns that a table may have where no terminal has a say."""
 
 app = typer.Typer(
     help="Serve a bundle: image events in, verdicts out.",
@@ -171,7 +169,7 @@ def produce(
     with _one_line_errors():
         from rich.console import Console
 
-        from worker.kafka.client import ImageSender
+        from worker.kafka.producers import ImageSender
         from worker.tools.image_files import find_images
         from worker.tools.produce import image_events
 
@@ -349,9 +347,7 @@ def _refuse_both(**formats: bool) -> None:
 
 
 def _print_reference(rows: Sequence[Mapping[str, str]], *, as_json: bool, as_markdown: bool) -> None:
-    from rich.console import Console
-
-    from worker.operations.reference import json_table, markdown_table, terminal_table
+    from worker.operations.reference import json_table, markdown_table, plain_console, terminal_table
 
     _refuse_both(as_json=as_json, as_markdown=as_markdown)
     if as_json:
@@ -359,9 +355,7 @@ def _print_reference(rows: Sequence[Mapping[str, str]], *, as_json: bool, as_mar
     elif as_markdown:
         sys.stdout.write(markdown_table(rows))
     else:
-        # In a file or pipe nothing is folded: a program cannot put names together again.
-        width = None if sys.stdout.isatty() else _UNFOLDED
-        Console(markup=False, width=width).print(terminal_table(rows))
+        plain_console().print(terminal_table(rows))
 
 
 def _print_differences(rows: Sequence[Mapping[str, str]], *, as_json: bool) -> None:

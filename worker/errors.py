@@ -10,7 +10,8 @@
     │   ├── InvalidEvent                 not a valid CloudEvent or claim check
     │   ├── EventTooLarge                value, claim check, or key and headers above their ceilings
     │   ├── Sha256Mismatch               the bytes are not those that the event declares
-    │   └── WorkerKilled                 processes ended while it was in flight, and nothing else was
+    │   ├── WorkerKilled                 processes ended while it was in flight, and nothing else was
+    │   └── AnswerRefused                the broker does not take its verdict
     ├── SourceError
     │   ├── SourceForbidden     reject   an address outside ``fetch.sources``, or in a private network
     │   ├── SourceRefused       reject   the source refuses (HTTP 404 or 403, no such object)
@@ -18,6 +19,7 @@
     │   ├── SourceExhausted     reject   deferred as often as ``fetch.attempts`` allows
     │   ├── SourceUnavailable   defer    slow, down, or answering 5xx
     │   ├── SourceDenied        defer    a store or folder that the worker has no right to read
+    │   │   └── SourceUnreadable defer   nothing of a configured source can be read; as often as it takes
     │   └── SourceBusy          defer    not tried: its host has just failed, or other fetches took all the time
     ├── OverShare               defer    its tenant holds its share of the slots already
     ├── DecoderError
@@ -31,10 +33,10 @@
     ├── BrokerError
     │   ├── PublishAborted      retry    nothing was published; publish the same again
     │   │   └── GroupUnstable   retry    the group is rebalancing, which passes by itself
-    │   ├── MessageTooLarge     retry    nothing was published; the broker refuses one message
+    │   ├── MessageRefused      retry    nothing was published; the broker does not take one of the messages
     │   ├── BrokerUnreachable   crash    no broker, or it denies access
     │   ├── TopicMissing        crash    a topic does not exist
-    │   ├── TopicUnsuitable     crash    a topic would refuse answers, by its settings
+    │   ├── TopicUnsuitable     crash    a topic would refuse answers, by its settings at the start
     │   ├── Fenced              crash    another process has taken over this identity
     │   ├── UndecodableBatch    crash    records that cannot be decoded, at unknown offsets
     │   ├── LogChanged          crash    a replay's topic was made again, or its log cut
@@ -44,6 +46,7 @@
 An image's own faults (``bundle.errors.ImageError``) are rejected as well, by their ``reason``.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -112,6 +115,12 @@ class WorkerKilled(EventError):
     reason = "worker_killed"
 
 
+class AnswerRefused(EventError):
+    """The broker does not take the verdict on it, as a record that breaks a rule of the topic."""
+
+    reason = "answer_refused"
+
+
 class SourceError(WorkerError):
     """The image of a claim check could not be fetched."""
 
@@ -159,6 +168,12 @@ class SourceDenied(SourceError):
 
     disposition = Disposition.DEFER
     reason = "source_denied"
+
+
+class SourceUnreadable(SourceDenied):
+    """Everything that was asked of a configured source lately was denied; its events are deferred without a limit."""
+
+    reason = "source_unreadable"
 
 
 class SourceBusy(SourceError):
@@ -243,16 +258,16 @@ class GroupUnstable(PublishAborted):
     reason = "group_unstable"
 
 
-class MessageTooLarge(BrokerError):
-    """The topic takes no message of this size; nothing of the publication was committed."""
+class MessageRefused(BrokerError):
+    """The broker does not take a message, by its size or another rule of its topic; nothing was committed."""
 
     disposition = Disposition.RETRY
-    reason = "message_too_large"
+    reason = "message_refused"
 
-    def __init__(self, index: int, detail: str) -> None:
+    def __init__(self, candidates: Sequence[object], detail: str) -> None:
         super().__init__(detail)
-        self.index = index
-        """Position of the message among all messages of the publication."""
+        self.candidates = candidates
+        """The messages of which at least one is refused; the broker does not always tell which."""
 
 
 class BrokerUnreachable(BrokerError):

@@ -82,7 +82,7 @@ def _work(logs: dict[Partition, Log], committed: dict[Partition, int], findings:
         for letter, image in images:
             intake.answer(image, letter)
         images.clear()
-        if not (progress := intake.progress()):
+        if not (progress := intake.progress(SETTINGS.pipeline.max_in_flight)):
             return
         publications -= 1
         for part in progress:

@@ -85,19 +85,26 @@ def committed(stream: Stream, group: str) -> dict[tuple[str, int], int]:
         return {(tp.topic, tp.partition): tp.offset for tp in future.result().topic_partitions}
 
 
-def test_a_killed_replay_goes_on_to_the_end_it_had(stream: Stream, bundle: Path) -> None:
-    span = ("--from", "earliest", "--to", "now", "--set", "kafka.commit_interval_s=0.02")
-    first = replay(stream, bundle, *span, "--set", "pipeline.max_in_flight=16")
+EVERYTHING = ("--from", "earliest", "--to", "now", "--set", "kafka.commit_interval_s=0.02")
+
+
+def kill_after_the_first_verdicts(stream: Stream, bundle: Path) -> None:
+    """Begin to replay everything, and stop half-way."""
+    first = replay(stream, bundle, *EVERYTHING, "--set", "pipeline.max_in_flight=16")
     try:
         until(lambda: sum(ends(stream, "verdicts").values()) > 100, "the first verdicts")
     finally:
         first.kill()
         first.communicate()
+
+
+def test_a_killed_replay_goes_on_to_the_end_it_had(stream: Stream, bundle: Path) -> None:
+    kill_after_the_first_verdicts(stream, bundle)
     before = ends(stream)
     for number in range(MORE):
         stream.produce(encoded_image(40, seed=EVENTS + number), PNG)
     stream.flush()
-    assert ended(replay(stream, bundle, *span)) == (0, "run audit: every event of the span has its answer")
+    assert ended(replay(stream, bundle, *EVERYTHING)) == (0, "run audit: every event of the span has its answer")
     expected = {f"{stream.topic('images')}/{number}/{at}" for number, end in before.items() for at in range(end)}
     found = origins(stream, EVENTS)
     assert set(found) == expected
@@ -109,19 +116,13 @@ def test_a_killed_replay_goes_on_to_the_end_it_had(stream: Stream, bundle: Path)
 
 
 def test_what_retention_removes_before_it_is_read_is_counted_and_no_success(stream: Stream, bundle: Path) -> None:
-    span = ("--from", "earliest", "--to", "now", "--set", "kafka.commit_interval_s=0.02")
-    first = replay(stream, bundle, *span, "--set", "pipeline.max_in_flight=16")
-    try:
-        until(lambda: sum(ends(stream, "verdicts").values()) > 100, "the first verdicts")
-    finally:
-        first.kill()
-        first.communicate()
+    kill_after_the_first_verdicts(stream, bundle)
     left = {number: end - 20 for number, end in ends(stream).items()}
     with AdminClient({"bootstrap.servers": stream.bootstrap}) as admin:
         places = [TopicPartition(stream.topic("images"), number, at) for number, at in left.items()]
         for removed in admin.delete_records(places).values():
             removed.result()
-    status, said = ended(replay(stream, bundle, *span))
+    status, said = ended(replay(stream, bundle, *EVERYTHING))
     found = origins(stream, 20 * PARTITIONS)
     assert set(found.values()) == {1}
     kept = {f"{stream.topic('images')}/{number}/{at + i}" for number, at in left.items() for i in range(20)}

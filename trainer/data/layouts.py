@@ -106,7 +106,7 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
         return _some(root, _list_file(root, layout))
     if not root.is_dir():
         raise DataMissing(f"{root}: no such folder")
-    files = sorted(walk(root, above=_above(root)), key=lambda path: path.parts)
+    files = sorted(walk(root), key=lambda path: path.parts)
     images = [path for path in files if may_be_image(path)]
     shards = [path for path in files if suffix(path) == "tar"]
     archives = [path for path in files if suffix(path) in ARCHIVES]
@@ -125,17 +125,18 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
     return _some(root, Listing(root, layout, tuple(entries)))
 
 
-def walk(root: Path, here: Path = Path(), above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """List files below a folder, relative to it, through links to folders; names that begin with a dot are ignored.
+def walk(root: Path) -> Iterator[Path]:
+    """List files below a folder, relative to it, through links to folders, but for links back to a folder above.
 
-    Args:
-        root: the folder.
-        here: the part of it to walk through.
-        above: devices and inodes of the folders above: a link back to one of them is not followed.
+    Names that begin with a dot are ignored.
 
     Raises:
         DataMissing: a folder cannot be read.
     """
+    return _walk(root, Path(), _above(root))
+
+
+def _walk(root: Path, here: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     try:
         status = (root / here).stat()
         if (status.st_dev, status.st_ino) in above:
@@ -146,12 +147,13 @@ def walk(root: Path, here: Path = Path(), above: frozenset[tuple[int, int]] = fr
         raise DataMissing(f"{root / here}: cannot be read: {error.strerror}") from error
     for name, is_folder in inside:
         if is_folder:
-            yield from walk(root, here / name, above | {(status.st_dev, status.st_ino)})
+            yield from _walk(root, here / name, above | {(status.st_dev, status.st_ino)})
         else:
             yield here / name
 
 
 def _above(root: Path) -> frozenset[tuple[int, int]]:
+    """Devices and inodes of the folders above."""
     parents = [folder.stat() for folder in Path(os.path.realpath(root)).parents]
     return frozenset((status.st_dev, status.st_ino) for status in parents)
 

@@ -68,12 +68,16 @@ class Fence:
     """The prefixes of ``fetch.sources``."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        self._allowed = tuple(URL(prefix) for prefix in sources)
+        self._allowed = {prefix: URL(prefix) for prefix in sources}
 
     @property
     def folders(self) -> list[str]:
         """Paths of the folders that files may be in."""
-        return [Address(allowed).path for allowed in self._allowed if allowed.scheme == "file"]
+        return [Address(allowed).path for allowed in self._allowed.values() if allowed.scheme == "file"]
+
+    def source_of(self, address: Address) -> str:
+        """The source that an address is of, as ``fetch.sources`` names it."""
+        return next((name for name, allowed in self._allowed.items() if _covers(allowed, address.url)), "")
 
     def permitted(self, text: str) -> Address:
         """The address, if it may be fetched.
@@ -86,8 +90,8 @@ class Fence:
         url = URL(text)
         if ".." in re.split(r"[/\\]", url.path):
             raise SourceForbidden("the address has '..' in its path")
-        if not any(_covers(allowed, url) for allowed in self._allowed):
-            known = url.scheme if url.scheme in {allowed.scheme for allowed in self._allowed} else "kind of"
+        if not any(_covers(allowed, url) for allowed in self._allowed.values()):
+            known = url.scheme if url.scheme in {allowed.scheme for allowed in self._allowed.values()} else "kind of"
             raise SourceForbidden(f"this {known} address is not under any of fetch.sources")
         if url.scheme not in ("http", "https") and ("?" in text or "#" in text):
             raise SourceForbidden("objects and files have no query: write ? as %3F and # as %23")

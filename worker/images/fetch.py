@@ -29,12 +29,14 @@ from worker.errors import (
     SourceRefused,
     SourceTooLarge,
     SourceUnavailable,
+    SourceUnreadable,
 )
 from worker.fairness import SharedCapacity
 from worker.images.addresses import Address, Fence, ForbiddenAddressError
 from worker.images.files import read_file
 from worker.images.slow_hosts import SlowHosts
 from worker.images.threads import CALLER, Caller, Threads
+from worker.images.unreadable_sources import UnreadableSources
 from worker.images.web import Web
 from worker.settings import FairnessSettings, FetchSettings
 
@@ -122,9 +124,15 @@ class Fetcher:
         """The same: those of the latest hosts are kept, to remember which tenants were there."""
         self._room = SharedCapacity(fairness, settings.max_held_bytes)
         self._slow = SlowHosts(settings.retry_delay_s)
+        self._unreadable = UnreadableSources(2 * settings.retry_delay_s)
         self._threads = Threads(SharedCapacity(fairness, _THREADS_A_SLOT * settings.concurrency))
         self._web = Web(settings, self._fence, self._threads)
         self._open_store = lru_cache(_OPEN_STORES)(open_store)
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The configured sources of which nothing can be read."""
+        return self._unreadable.names
 
     def start(self) -> None:
         """Start the thread."""
@@ -180,10 +188,12 @@ class Fetcher:
     async def _fetch(self, uri: str, fetch: Fetch) -> bytes:
         CALLER.set(Caller(fetch.tenant, fetch.waiting))
         self.under_way += 1
+        source = ""
         try:
             address = self._fence.permitted(uri)
+            source = self._fence.source_of(address)
             async with fetch.timeout:
-                return await self._fetch_in_turn(address, fetch)
+                return await self._fetch_in_turn(address, source, fetch)
         except (TimeoutError, asyncio.CancelledError):
             failure = fetch.late()
         except SourceError as error:
@@ -195,9 +205,18 @@ class Fetcher:
         self._note(fetch, failure)
         self._leave(fetch)
         # Frames, of this error or of its cause, would keep what has arrived, and the connection.
-        raise failure.with_traceback(None)
+        raise self._with_source_state(failure, source, uri).with_traceback(None)
 
-    async def _fetch_in_turn(self, address: Address, fetch: Fetch) -> bytes:
+    def _with_source_state(self, failure: SourceError, source: str, uri: str) -> SourceError:
+        """The failure, in the light of what its source has answered lately."""
+        match failure:
+            case SourceDenied() if self._unreadable.note_denied(source, uri):
+                return SourceUnreadable(f"{failure}; so was everything else that was asked of this source lately")
+            case SourceRefused() | SourceTooLarge():
+                self._unreadable.note_readable(source)
+        return failure
+
+    async def _fetch_in_turn(self, address: Address, source: str, fetch: Fetch) -> bytes:
         await self._enter(fetch, address)
         with fetch.waiting():
             await self._slots.take(fetch.tenant)
@@ -206,6 +225,7 @@ class Fetcher:
             data = await self._fetch_from(address, fetch)
         finally:
             self._slots.give_back(fetch.tenant)
+        self._unreadable.note_readable(source)
         self._note(fetch, None)
         self._leave(fetch)
         return data

@@ -99,8 +99,11 @@ def reach(settings: KafkaSettings) -> None:
             time.sleep(_BETWEEN_S)
 
 
-def check_topics(settings: KafkaSettings) -> None:
+def check_topics(settings: KafkaSettings) -> Mapping[str, int]:
     """Check that all four topics exist, and that the worker has the rights that it needs on them.
+
+    Returns:
+        How many partitions each of them has.
 
     Raises:
         TopicMissing, BrokerUnreachable: names all that are missing or denied.
@@ -127,6 +130,7 @@ def check_topics(settings: KafkaSettings) -> None:
     if lacking:
         rights = "; ".join(f"{setting_of(name, settings)}: no {' and '.join(lack)}" for name, lack in lacking.items())
         raise BrokerUnreachable(f"{cluster_setting(settings)}: the broker denied access: {rights}{_grant(settings)}")
+    return {name: len(found[name]["partitions"]) for name in needed}
 
 
 def start_error(error: Exception, settings: KafkaSettings) -> BrokerUnreachable:

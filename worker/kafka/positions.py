@@ -18,7 +18,8 @@ Each of them is a line in the log and a metric, and a partition that has to wait
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import structlog
@@ -134,7 +135,12 @@ class Positions:
     @property
     def stopped(self) -> frozenset[Partition]:
         """Owned partitions that are not read, since their offset lies beyond their end."""
-        return frozenset(partition for partition, epoch in self._stopped.items() if self._is_current(partition, epoch))
+        return frozenset(partition for partition, _ in self._stopped.items() & self._epochs.items())
+
+    def read_from(self, partition: Partition, offset: int) -> None:
+        """Read from another place of the log, and publish nothing more of what was read before."""
+        self._renew(partition)
+        self._consumer.seek(TopicPartition(*partition), offset)
 
     def note_read(self, partitions: Iterable[Partition]) -> None:
         """Note that records of these partitions were handed on."""
@@ -146,7 +152,7 @@ class Positions:
 
         Records that were read of those, but not handed on yet, may be of the wrong place.
         """
-        made_again = frozenset(topic for topic in self._topics() if self._is_made_again(topic))
+        made_again = frozenset(filter(self._is_made_again, {partition.topic for partition in self._epochs}))
         for topic in made_again:
             self._left_ids.add(self._topic_ids[topic])
             self._topic_ids[topic] = self._current_id(topic) or ""
@@ -160,22 +166,23 @@ class Positions:
                 self._report_found(partition, committed)
         self._without_offset &= self._epochs.keys() - begun_again
         if self._without_offset:
-            self._begin(self._without_offset)
+            with _retrying():
+                self._begin(self._without_offset)
         return made_again
 
     def mend(self, error: errors.KafkaError) -> None:
         """Find another position for the partitions that one of ``POSITION_ERRORS`` names.
 
-        Raises:
-            KafkaError: the broker gave no answer; the client will raise the same error again.
+        Where the broker gives no answer, the client will raise the same error again.
         """
-        match error:
-            case errors.OffsetOutOfRangeError():
-                for tp, offset in error.args[0].items():
-                    self._leave_gap(Partition(*tp), offset)
-            case errors.LogTruncationError():
-                for tp, diverging in error.divergent_offsets.items():
-                    self._go_back(Partition(*tp), diverging)
+        with _retrying():
+            match error:
+                case errors.OffsetOutOfRangeError():
+                    for tp, offset in error.args[0].items():
+                        self._leave_gap(Partition(*tp), offset)
+                case errors.LogTruncationError():
+                    for tp, diverging in error.divergent_offsets.items():
+                        self._go_back(Partition(*tp), diverging)
 
     async def _refresh(self, timeout_ms: float | None = None) -> bool:
         """Position partitions at their committed offsets, with the leader epoch; False if there was no answer in time.
@@ -208,7 +215,7 @@ class Positions:
         if not is_ours:
             _log.warning(
                 "an offset that this software did not write",
-                partition=_text(partition),
+                partition=str(partition),
                 offset=committed.offset,
                 group=self._settings.group_id,
             )
@@ -218,22 +225,18 @@ class Positions:
 
     def _begin(self, partitions: Collection[Partition]) -> None:
         """Position partitions for which the group has committed no offset, as far as the broker tells where."""
-        try:
-            first = self._ask(self._consumer.beginning_offsets, partitions)
-            last = self.ends(first)
-            written = {partition for partition, end in last.items() if end > 0}
-            known = written and self._has_published()
-            vanished = {topic for topic in {p.topic for p in written} if known and not self._has_offsets(topic)}
-        except errors.KafkaError as error:
-            _log.warning("no position found yet, retrying", why=str(error))
-            return
+        first = self._ask(self._consumer.beginning_offsets, partitions)
+        last = self.ends(first)
+        written = {partition for partition, end in last.items() if end > 0}
+        is_known = bool(written) and self._has_published()
+        vanished = {topic for topic in {p.topic for p in written} if is_known and not self._has_offsets(topic)}
         for partition in last:
             has_vanished = partition in written and partition.topic in vanished
             if has_vanished:
                 _log.warning(
                     "there are verdicts already, and the group has no offset here: it is new, or its offsets have "
                     "expired or were deleted",
-                    partition=_text(partition),
+                    partition=str(partition),
                     reading_from=first[partition],
                     group=self._settings.group_id,
                 )
@@ -276,7 +279,7 @@ class Positions:
             return
         _log.error(
             "records were removed before they were read",
-            partition=_text(partition),
+            partition=str(partition),
             lost=first - offset,
             first_lost=offset,
             reading_from=first,
@@ -316,9 +319,8 @@ class Positions:
             self._move(partition, target)
 
     def _move(self, partition: Partition, offset: int) -> None:
-        """Read from another place of the log, and publish nothing more of what was read before."""
-        self._renew(partition)
-        self._consumer.seek(TopicPartition(*partition), offset)
+        """Read from another place of the log, and commit that at once."""
+        self.read_from(partition, offset)
         self.unmarked[partition] = offset
 
     def _knows_the_present(self, partition: Partition, offset: int) -> bool:
@@ -341,12 +343,6 @@ class Positions:
         found = self._cluster.topic_id(topic)
         return None if found is None or found.int == _NO_TOPIC_ID else str(found.hex)
 
-    def _topics(self) -> set[str]:
-        return {partition.topic for partition in self._epochs}
-
-    def _is_current(self, partition: Partition, epoch: int) -> bool:
-        return self._epochs.get(partition) == epoch
-
     def _count_found(self, found: Found) -> None:
         self._metrics.positions.labels(found).inc()
 
@@ -357,9 +353,13 @@ class Positions:
             "beyond_end": "the offset lies beyond the end of the log",
         }
         self._metrics.log_changes.labels(what).inc()
-        _log.error(messages[what], partition=_text(partition), **facts)
+        _log.error(messages[what], partition=str(partition), **facts)
         self._tell_changed(what, partition)
 
 
-def _text(partition: Partition) -> str:
-    return f"{partition.topic}/{partition.number}"
+@contextmanager
+def _retrying() -> Iterator[None]:
+    try:
+        yield
+    except errors.KafkaError as error:
+        _log.warning("no position found yet, retrying", why=str(error))

@@ -15,11 +15,12 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 
 from worker.errors import BrokerError, LogChanged, PublishAborted, StartupError, TopicMissing
-from worker.kafka.client import KafkaBroker, topic_limit
+from worker.kafka.client import KafkaBroker
 from worker.kafka.closing import close_consumer
 from worker.kafka.connection import connect, reach, silent_client, start_error
 from worker.kafka.positions import Change, mark, read_metadata
 from worker.kafka.span import Point, Span
+from worker.kafka.topic_configs import topic_configs, topic_limit
 from worker.messages.records import BatchGuard, Partition, Progress, Record
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
@@ -99,6 +100,11 @@ class ReplayBroker(KafkaBroker):
         """See ``Broker``; a partition that has reached its end stays paused."""
         super().pause({*partitions, *(self._reached & self.owned().keys())})
 
+    def read_again(self, partition: Partition, epoch: int, offset: int) -> int | None:
+        """See ``Broker``."""
+        self._reached.discard(partition)
+        return super().read_again(partition, epoch, offset)
+
     def _committed_offset(self, part: Progress) -> OffsetAndMetadata:
         offset = super()._committed_offset(part)
         if part.partition not in self._ranges:
@@ -115,7 +121,7 @@ class ReplayBroker(KafkaBroker):
 
     def _note_changed(self, what: Change, partition: Partition) -> None:
         raise LogChanged(
-            f"{partition.topic}/{partition.number}: {what.replace('_', ' ')} since the run began; "
+            f"{partition}: {what.replace('_', ' ')} since the run began; "
             "what is there now is another span: start another run"
         )
 
@@ -251,7 +257,8 @@ class ReplayBroker(KafkaBroker):
             return
         admin = connect(KafkaAdminClient, self._settings)
         try:
-            limit = topic_limit(admin, self._settings.model_copy(update={"retry_topic": self._settings.dead_topic}))
+            others = (self._settings.dead_topic, self._settings.verdicts_topic)
+            limit = topic_limit(topic_configs(admin, others), others, self._settings)
             topic = {name: {"num_partitions": partitions, "configs": {"max.message.bytes": str(limit)}}}
             admin.create_topics(topic, wait_for_metadata=True)
         except errors.TopicAlreadyExistsError:

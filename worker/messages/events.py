@@ -185,12 +185,22 @@ def _check_envelope(came: Record) -> None:
 
 
 def deferral(
-    record: Record, delivery: Delivery, *, topic: str, reason: str, detail: str, not_before_ms: int
+    record: Record,
+    delivery: Delivery,
+    *,
+    topic: str,
+    reason: str,
+    detail: str,
+    not_before_ms: int,
+    counts: bool = True,
 ) -> Message:
-    """The event for the retry topic, with value, key and headers as they came."""
+    """The event for the retry topic, with value, key and headers as they came.
+
+    If it does not count as an attempt it is the second one all the same: it was deferred.
+    """
     own = {
         ORIGIN: delivery.origin,
-        ATTEMPT: str(delivery.attempt + 1),
+        ATTEMPT: str(delivery.attempt + 1 if counts else max(2, delivery.attempt)),
         NOT_BEFORE: str(not_before_ms),
         REASON: reason,
         DETAIL: detail,

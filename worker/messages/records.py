@@ -28,6 +28,10 @@ class Partition(NamedTuple):
     topic: str
     number: int
 
+    def __str__(self) -> str:
+        """``topic/partition``, as people read it."""
+        return f"{self.topic}/{self.number}"
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -70,7 +74,7 @@ class Record:
     @property
     def coordinates(self) -> str:
         """``topic/partition/offset``."""
-        return f"{self.partition.topic}/{self.partition.number}/{self.offset}"
+        return f"{self.partition}/{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +165,15 @@ class Broker(Protocol):
 
         Raises:
             PublishAborted: nothing was committed; call again with the same (GroupUnstable: nothing was sent).
-            MessageTooLarge: nothing was committed; replace the message named and call again.
+            MessageRefused: nothing was committed; replace one of the messages named, or leave it out, and call again.
             Fenced, PublishUncertain, BrokerUnreachable: the process must end.
+        """
+
+    def read_again(self, partition: Partition, epoch: int, offset: int) -> int | None:
+        """Read an owned partition again from its first offset that is not committed.
+
+        Returns:
+            Its new epoch; None, and nothing happens, if it is not assigned as it was in that epoch any more.
         """
 
     def lag(self) -> Mapping[Partition, Lag] | None:

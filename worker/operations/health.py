@@ -34,10 +34,20 @@ class Health:
         self._oldest: float | None = None
         self._joined = False
         self._paused: str | None = None
+        self._impaired: str | None = None
 
-    def beat(self, *, oldest_in_flight: float | None, joined: bool, paused: str | None = None) -> None:
-        """Report a turn of the main loop; ``oldest_in_flight`` is a monotonic time, ``paused`` why events wait."""
-        self._beat, self._joined, self._paused = self._clock(), joined, paused
+    def beat(
+        self, *, oldest_in_flight: float | None, joined: bool, paused: str | None = None, impaired: str | None = None
+    ) -> None:
+        """Report a turn of the main loop.
+
+        Args:
+            oldest_in_flight: monotonic time at which the oldest event came in.
+            joined: whether the consumer group has given an assignment.
+            paused: why events wait.
+            impaired: what cannot be done while everything else goes on.
+        """
+        self._beat, self._joined, self._paused, self._impaired = self._clock(), joined, paused, impaired
         self._oldest = None if paused else oldest_in_flight
 
     def live(self) -> str | None:
@@ -51,9 +61,8 @@ class Health:
 
     def ready(self) -> str | None:
         """None, or why the worker is not serving."""
-        return (
-            self.live() or self._paused or (None if self._joined else "the consumer group has given no assignment yet")
-        )
+        unassigned = None if self._joined else "the consumer group has given no assignment yet"
+        return self.live() or self._paused or self._impaired or unassigned
 
 
 class HealthServer:

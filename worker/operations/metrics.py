@@ -106,6 +106,11 @@ class Metrics:
             ["what"],
         )
         self.fetches = self._counter("fetches", "Claim checks by result ('ok' or a reason).", ["result"])
+        self.sources_unreadable = self._gauge(
+            "sources_unreadable",
+            "Entries of fetch.sources that have denied everything lately; their events are deferred until something "
+            "can be read again.",
+        )
         self.lag = self._gauge("lag_records", "Unanswered records of an owned partition.", ["topic", "partition"])
         self.withheld = self._gauge(
             "withheld_records",
@@ -120,7 +125,7 @@ class Metrics:
         self.positions = self._counter(
             "positions",
             "Assigned partitions by what the group had for them: an offset of ours (committed) or of another client "
-            "(foreign), none yet (new), none although the group has published before (vanished).",
+            "(foreign), none yet (new), none although there are verdicts already (vanished).",
             ["found"],
         )
         self.records_lost = self._counter(
@@ -134,6 +139,12 @@ class Metrics:
         )
         self.publications = self._counter(
             "publications", "Transactions or commits by result (committed, aborted).", ["result"]
+        )
+        self.answers_refused = self._counter(
+            "answers_refused",
+            "Answers that the broker did not take, by their size or another rule of the topic: a verdict becomes a "
+            "dead letter, a dead letter a pointer, anything else waits.",
+            ["topic"],
         )
         self.publish_seconds = self._histogram("publish_seconds", "Time of one publication.", _SECONDS)
         self.rebalances = self._counter("rebalances", "Changes of the assignment, by kind.", ["kind"])

@@ -4,6 +4,7 @@ They are made from the declarations themselves, so that they cannot differ from 
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from rich.console import Console
 from rich.table import Column, Table
 
 from worker.operations.metrics import Metrics
@@ -18,6 +20,8 @@ from worker.settings import PREFIX, Settings, SettingsSection
 
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels", "_share": "share, 0 to 1", "_processes": "processes"}
 _VALUES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+_UNFOLDED = 10_000
+"""Columns that a table may have where no terminal has a say."""
 
 Row = Mapping[str, str]
 
@@ -41,6 +45,14 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         table.add_row(*row.values())
     return table
+
+
+def plain_console() -> Console:
+    """Standard output, for text that may look like markup; in a file or pipe nothing is folded.
+
+    A program could not put names together again.
+    """
+    return Console(markup=False, width=None if sys.stdout.isatty() else _UNFOLDED)
 
 
 def json_table(rows: Sequence[Row]) -> str:

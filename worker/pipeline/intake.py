@@ -5,9 +5,9 @@ An event holds a slot from its admission until its answer is published, since of
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from worker.errors import OverShare, WorkerError, WorkerKilled
+from worker.errors import AnswerRefused, OverShare, WorkerError, WorkerKilled
 from worker.fairness import Shares
 from worker.messages.events import read_delivery, read_event
 from worker.messages.records import Message, Partition, Progress, Record
@@ -23,6 +23,30 @@ _OLDEST_MS = 86_400_000.0
 """How far back a producer's timestamp is believed where the worker has not seen the end of the partition itself."""
 
 
+@dataclass(slots=True)
+class Refusals:
+    """What the broker has refused of a partition, in one assignment."""
+
+    epoch: int
+    rejected: dict[int, AnswerRefused] = field(default_factory=dict)
+    """Events, by their offsets, that are to be rejected now."""
+    offset: float = float("inf")
+    """The first event that may only get the same answer again: from there on events are taken one at a time, ..."""
+    until: float = 0.0
+    """... and not before this monotonic time."""
+
+    def settle(self, next_offset: int) -> None:
+        """Forget what is answered."""
+        for offset in [offset for offset in self.rejected if offset < next_offset]:
+            del self.rejected[offset]
+        if self.offset < next_offset:
+            self.offset = float("inf")
+
+    def lets_wait(self, offset: int, *, in_flight: bool) -> bool:
+        """Whether an event may not be taken yet; ``in_flight`` if others of its partition are."""
+        return offset >= self.offset and (in_flight or time.monotonic() < self.until)
+
+
 class Intake:
     """The lanes of all owned partitions and the room that they share; used by the pipeline's thread alone."""
 
@@ -35,6 +59,7 @@ class Intake:
         self.in_flight = 0
         """Slots taken: events admitted and not yet settled."""
         self._in_flight_bytes = 0
+        self._refusals: dict[Partition, Refusals] = {}
         self._drained_ms: dict[Partition, float] = {}
         self._retries = 0
         self._unanswered = 0
@@ -65,9 +90,13 @@ class Intake:
                     item.dropped = True
                     self._leave(item)
                 del self._lanes[partition]
-                self._journal.forget(partition)
+                if partition not in owned:
+                    self._journal.forget(partition)
         for partition in self._drained_ms.keys() - owned.keys():
             del self._drained_ms[partition]
+        for partition, refusals in list(self._refusals.items()):
+            if owned.get(partition) != refusals.epoch:
+                del self._refusals[partition]
 
     def forget_waiting(self) -> None:
         """Forget what was polled and not yet admitted."""
@@ -135,20 +164,42 @@ class Intake:
             if not self._is_retry(lane.partition):
                 yield from (item for item in lane.holding_up() if item.admitted < before)
 
-    def progress(self) -> list[Progress]:
+    def progress(self, max_events: int) -> list[Progress]:
         """Answers that can be published now, by partition; those that came in first go first."""
         found: list[Progress] = []
         left = _PUBLICATION_BYTES
         for lane in sorted(self._lanes.values(), key=lambda lane: lane.first_admitted):
-            if left > 0 and (part := lane.progress(min(left, _LANE_BYTES))):
+            if left > 0 and max_events > 0 and (part := lane.progress(max_events, min(left, _LANE_BYTES))):
                 found.append(part)
+                max_events -= len(part.messages)
                 left -= sum(message.held_bytes for message in part.messages)
         return found
 
-    def published_by(self, progress: list[Progress], index: int) -> InFlight:
-        """The event whose answer is the message at ``index`` among all of ``progress``."""
-        items = [item for part in progress for item, _ in zip(self._lanes[part.partition], part.messages, strict=False)]
-        return items[index]
+    def answered_by(self, messages: Collection[object]) -> list[InFlight]:
+        """The events in flight that have these very messages as their answers."""
+        wanted = set(map(id, messages))
+        return [item for lane in self._lanes.values() for item in lane if id(item.answer) in wanted]
+
+    def first_offset(self, partition: Partition) -> int:
+        """Offset of the first event of a partition that is in flight; there must be one."""
+        return self._lanes[partition].first_offset
+
+    def note_refused(self, item: InFlight, refusal: AnswerRefused | None, epoch: int, delay_s: float) -> None:
+        """Note that the broker has refused the answer of an event, whose partition is read again.
+
+        Args:
+            item: the event.
+            refusal: what it is to be rejected with; None if it waits, and what comes after it, until it is answered.
+            epoch: the new one of its partition.
+            delay_s: how long it waits at least.
+        """
+        partition, offset = item.record.partition, item.record.offset
+        refusals = self._refusals.setdefault(partition, Refusals(epoch))
+        refusals.epoch = epoch
+        if refusal is not None:
+            refusals.rejected[offset] = refusal
+        else:
+            refusals.offset, refusals.until = offset, time.monotonic() + delay_s
 
     def settle(self, progress: list[Progress]) -> Iterator[InFlight]:
         """Free the slots of what has been published, and yield those events."""
@@ -156,6 +207,9 @@ class Intake:
             for item in self._lanes[part.partition].settle(part):
                 self._leave(item)
                 yield item
+            refusals = self._refusals.get(part.partition)
+            if refusals is not None:
+                refusals.settle(part.next_offset)
             if self._journal.suspects:  # among them events and batches that were rejected unread
                 self._journal.forget(part.partition, before=part.next_offset)
 
@@ -185,6 +239,9 @@ class Intake:
         """Admit the first waiting event of a lane; None if it, and so the lane, has to wait longer."""
         alone = self._must_be_alone()
         if self._is_alone or (alone and self._unanswered):
+            return None
+        refusals = self._refusals.get(lane.partition)
+        if refusals is not None and refusals.lets_wait(lane.waiting[0].offset, in_flight=len(lane) > 0):
             return None
         item = lane.next = lane.next or self._parse(lane.waiting[0], alone=alone)
         is_retry = self._is_retry(lane.partition)
@@ -216,8 +273,8 @@ class Intake:
             (lane := self._lanes.get(suspect.partition)) is not None
             and lane.waiting
             and lane.waiting[0].offset <= suspect.offset
-            for suspect in self._journal.suspects
-            if not suspect.is_batch
+            for suspect, kills in self._journal.suspects.items()
+            if not suspect.is_batch and kills < KILLS  # or it is rejected unread
         )
 
     def _parse(self, record: Record, *, alone: bool) -> InFlight:
@@ -226,6 +283,10 @@ class Intake:
         kills = self._journal.kills(record)
         if kills >= KILLS:
             item.refused = WorkerKilled(f"{kills} processes ended while it was in flight and nothing else was")
+            return item
+        refusals = self._refusals.get(record.partition)
+        if refusals is not None and record.offset in refusals.rejected:
+            item.refused = refusals.rejected[record.offset]
             return item
         self._journal.note(record, alone=alone)
         try:

@@ -136,17 +136,15 @@ class Journal:
 
         With ``spare_rejected`` what is to be rejected stays: a batch begins before its first record that is left.
         """
-        own = [suspect for suspect in self.suspects if suspect.partition == partition]
-        for suspect in own:
-            is_spared = spare_rejected and self.suspects[suspect] >= KILLS
-            if not is_spared and (before is None or suspect.offset < before):
+        for suspect, kills in list(self.suspects.items()):
+            is_before = suspect.partition == partition and (before is None or suspect.offset < before)
+            if is_before and not (spare_rejected and kills >= KILLS):
                 self._strike(suspect)
 
     def forget_batches(self, partition: Partition) -> None:
         """Suspect no batch of a partition any more, since all were unpacked, but those that are rejected unread."""
-        own = [suspect for suspect in self.suspects if suspect.partition == partition and suspect.is_batch]
-        for suspect in own:
-            if self.suspects[suspect] < KILLS:
+        for suspect, kills in list(self.suspects.items()):
+            if suspect.partition == partition and suspect.is_batch and kills < KILLS:
                 self._strike(suspect)
 
     def _mapped(self, path: Path) -> mmap.mmap:

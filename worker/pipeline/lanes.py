@@ -98,11 +98,11 @@ class Lane:
         item.admitted, item.admitted_ms = time.monotonic(), time.time() * 1000
         self._in_flight.append(item)
 
-    def progress(self, max_bytes: int) -> Progress | None:
-        """The answered run at the front, as far as it goes without a gap and within ``max_bytes`` (at least one)."""
+    def progress(self, max_events: int, max_bytes: int) -> Progress | None:
+        """The answered run at the front, as far as it goes without a gap and within limits (at least one)."""
         messages: list[Message] = []
         last: InFlight | None = None
-        for item in self._in_flight:
+        for item in itertools.islice(self._in_flight, max_events):
             if item.answer is None or (messages and max_bytes < item.answer.held_bytes):
                 break
             max_bytes -= item.answer.held_bytes
@@ -121,6 +121,11 @@ class Lane:
     def first_admitted(self) -> float:
         """Monotonic time at which the first event was admitted; infinity if there is none."""
         return self._in_flight[0].admitted if self._in_flight else float("inf")
+
+    @property
+    def first_offset(self) -> int:
+        """Offset of the first event in flight."""
+        return self._in_flight[0].record.offset
 
     @property
     def unanswered(self) -> int:

@@ -16,13 +16,15 @@ from prometheus_client import Counter
 from bundle.errors import ImageError
 from worker.decision.attribution import Attributor, ScoredImage
 from worker.errors import (
+    AnswerRefused,
     Disposition,
     GroupUnstable,
-    MessageTooLarge,
+    MessageRefused,
     OverShare,
     PublishAborted,
     SourceError,
     SourceExhausted,
+    SourceUnreadable,
     WorkerError,
 )
 from worker.messages.events import ImageEvent, dead_letter, deferral, without_value
@@ -43,6 +45,10 @@ _TURN_S = 0.005
 _BUSY_POLL_S, _QUIET_POLL_S, _IDLE_POLL_S = 0.01, 0.1, 0.25
 """Longest waits: while answers come, when none came for a while, and when a record or completion ends the wait."""
 _LAG_EVERY_S = 5.0
+_REFUSED_DELAY_S = 10.0
+"""How long an event waits whose answer the broker refuses, where no other answer would do."""
+_MAX_REFUSED_IN_A_ROW = 3
+"""Verdicts refused in a row that are taken for faults of their events; those after them for one of the topic."""
 
 
 class Pipeline:
@@ -69,9 +75,13 @@ class Pipeline:
         kafka = settings.kafka
         outcomes = {kafka.verdicts_topic: "verdict", kafka.retry_topic: "deferred", kafka.dead_topic: "rejected"}
         self._outcomes = {topic: metrics.events.labels(outcome) for topic, outcome in outcomes.items()}
+        self._refused = {topic: metrics.answers_refused.labels(topic) for topic in outcomes}
         self._seconds = {stage: metrics.stage_seconds.labels(stage) for stage in STAGES}
         self._scores = {decision: metrics.score.labels(decision) for decision in get_args(Decision)}
         self._publish_at = 0.0
+        self._max_events = settings.pipeline.max_in_flight
+        """Most answers in one publication: fewer while one of them is refused and it is not known which."""
+        self._refused_in_a_row = 0
         self._lag_at = 0.0
         self._is_rebalancing = False
         """Whether the last publication was refused for that reason."""
@@ -149,7 +159,8 @@ class Pipeline:
         disposition = Disposition.REJECT if isinstance(error, ImageError) else error.disposition
         if disposition is Disposition.CRASH:
             raise error
-        if isinstance(error, SourceError) and disposition is Disposition.DEFER and attempt >= fetch.attempts:
+        is_last = attempt >= fetch.attempts and not isinstance(error, SourceUnreadable)
+        if isinstance(error, SourceError) and disposition is Disposition.DEFER and is_last:
             error = SourceExhausted(f"{attempt} attempts; the last: {error}")
             disposition = Disposition.REJECT
         log = _log.debug if disposition is Disposition.DEFER else _log.info
@@ -167,6 +178,7 @@ class Pipeline:
             return deferral(
                 item.record,
                 item.delivery,
+                counts=not isinstance(error, SourceUnreadable),
                 topic=kafka.retry_topic,
                 reason=error.reason,
                 detail=str(error),
@@ -187,7 +199,7 @@ class Pipeline:
         if now < self._publish_at and not self._intake.is_choked():
             return
         self._intake.forget_revoked(self._broker.owned())
-        progress = self._intake.progress()
+        progress = self._intake.progress(self._max_events)
         self._is_rebalancing = False
         if not progress:
             return
@@ -195,8 +207,9 @@ class Pipeline:
         try:
             with self._watchdog.guard("publish"), self._metrics.publish_seconds.time():
                 self._broker.publish(progress)
-        except MessageTooLarge as error:
-            self._shrink(progress, error)
+        except MessageRefused as error:
+            self._metrics.publications.labels("aborted").inc()
+            self._handle_refusal(error)
         except GroupUnstable:
             self._is_rebalancing = True  # rebalances are counted where they happen
         except PublishAborted as error:
@@ -206,17 +219,46 @@ class Pipeline:
             self._metrics.publications.labels("committed").inc()
             self._settle(progress)
 
-    def _shrink(self, progress: list[Progress], error: MessageTooLarge) -> None:
-        """Replace a dead letter that the client finds too large by a pointer."""
-        item = self._intake.published_by(progress, error.index)
-        assert item.answer is not None
-        if item.answer.topic != self._settings.kafka.dead_topic or not item.answer.value:
-            raise error
-        _log.warning("dead letter becomes a pointer", origin=item.delivery.origin, why=str(error))
-        self._intake.answer(item, without_value(item.answer))
+    def _handle_refusal(self, error: MessageRefused) -> None:
+        """Find the event whose answer the broker refuses, and see to it that it gets another one.
+
+        A dead letter becomes a pointer, a verdict a dead letter. What else is refused waits, with the rest of its
+        partition, until the topic takes it: a deferral, a pointer, and verdicts once several in a row were refused.
+        """
+        items = self._intake.answered_by(error.candidates)
         self._publish_at = 0.0
+        if len(items) > 1:
+            self._max_events = len(items) // 2
+            return
+        for item in items:  # one, or none if its partition was taken away
+            assert item.answer is not None
+            kafka, topic = self._settings.kafka, item.answer.topic
+            self._refused[topic].inc()
+            if topic == kafka.dead_topic and item.answer.value:
+                _log.warning("dead letter becomes a pointer", origin=item.delivery.origin, why=str(error))
+                self._intake.answer(item, without_value(item.answer))
+            elif topic == kafka.verdicts_topic and self._refused_in_a_row < _MAX_REFUSED_IN_A_ROW:
+                self._refused_in_a_row += 1
+                self._read_again(item, AnswerRefused(f"the broker does not take its verdict: {error}"))
+            else:
+                _log.error(
+                    "the broker refuses an answer: its partition waits",
+                    origin=item.delivery.origin,
+                    topic=topic,
+                    why=str(error),
+                    again_after_s=_REFUSED_DELAY_S,
+                )
+                self._read_again(item, None, _REFUSED_DELAY_S)
+
+    def _read_again(self, item: InFlight, refusal: AnswerRefused | None, delay_s: float = 0.0) -> None:
+        """Read an event's partition again from what is in flight, and reject the event or let it wait."""
+        partition = item.record.partition
+        epoch = self._broker.read_again(partition, item.record.epoch, self._intake.first_offset(partition))
+        if epoch is not None:
+            self._intake.note_refused(item, refusal, epoch, delay_s)
 
     def _settle(self, progress: list[Progress]) -> None:
+        self._max_events = min(2 * self._max_events, self._settings.pipeline.max_in_flight)
         counted: CounterOf[Counter] = CounterOf()
         for item in self._intake.settle(progress):
             assert item.answer is not None
@@ -227,6 +269,7 @@ class Pipeline:
             counter.inc(times)
         if any(message.topic == self._settings.kafka.verdicts_topic for part in progress for message in part.messages):
             self._metrics.last_verdict.set_to_current_time()
+            self._refused_in_a_row = 0
 
     def _drain(self) -> None:
         """Finish the events in flight; those that only wait are left to the next worker."""
@@ -240,7 +283,10 @@ class Pipeline:
 
     def _report(self) -> None:
         self._health.beat(
-            oldest_in_flight=self._intake.oldest, joined=self._broker.joined(), paused=self._stages.paused
+            oldest_in_flight=self._intake.oldest,
+            joined=self._broker.joined(),
+            paused=self._stages.paused,
+            impaired=self._stages.impaired,
         )
         self._metrics.in_flight.set(self._intake.in_flight)
         self._metrics.in_flight_bytes.set(self._intake.held_bytes)

@@ -125,6 +125,7 @@ class Stages:
         self._metrics.decoders_waiting.set_function(lambda: self._decoders.waiting)
         self._metrics.decoders_unprotected.set_function(lambda: self._decoders.unprotected)
         self._metrics.fetched_bytes.set_function(lambda: self._fetcher.held_bytes)
+        self._metrics.sources_unreadable.set_function(lambda: len(self._fetcher.unreadable))
 
     def submit(self, item: InFlight) -> None:
         """Begin with an event whose content is parsed; never blocks."""
@@ -159,6 +160,12 @@ class Stages:
     def paused(self) -> str | None:
         """None, or why events wait inside the stages without a fault of theirs."""
         return "no decoder works: images wait" if self._decoders.waiting else None
+
+    @property
+    def impaired(self) -> str | None:
+        """None, or what cannot be done while everything else goes on."""
+        sources = self._fetcher.unreadable
+        return f"nothing can be read of {', '.join(sources)}: access denied" if sources else None
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something has completed or failed, or until the time is up."""

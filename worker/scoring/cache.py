@@ -46,12 +46,6 @@ _WAITS_A_CALL: Final = 4
 """How often a call may take ``redis.timeout_s`` altogether: to connect, to log in, to be sent and to be answered.
 redis-py limits each wait on the socket, which an answer of a byte at a time, or without an end, never exceeds."""
 _CALLS: Final = 4
-_OF_A_CLUSTER: Final = (
-    redis.exceptions.MovedError,
-    redis.exceptions.AskError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.ClusterCrossSlotError,
-)
 
 T = TypeVar("T")
 
@@ -99,8 +93,8 @@ class RedisCache:
         self._dimension = bundle.manifest.templates.dimension
         self._prefix = f"genprint:{models_digest(bundle)[:24]}:"
         try:
-            self._client, self._writer = _client(settings, settings.timeout_s), _client(settings, settings.timeout_s)
-            self._client.connection_pool.make_connection()  # does not connect, but refuses unknown options
+            self._reader, self._writer = (_client(settings, settings.timeout_s) for _ in range(2))
+            self._reader.connection_pool.make_connection()  # does not connect, but refuses unknown options
         except (ValueError, TypeError) as error:
             expected = "expected redis://, rediss:// or unix:// with options that redis-py knows"
             raise StartupError(f"setting redis.url: {expected}") from error
@@ -133,7 +127,7 @@ class RedisCache:
         if not digests or not self._reads.closed:
             return found
         try:
-            values: Any = self._within(self._client, lambda: self._client.mget([self._key(d) for d in digests]))
+            values: Any = self._within(self._reader, lambda: self._reader.mget([self._key(d) for d in digests]))
         except (redis.RedisError, OSError, ValueError) as error:
             self._failed(self._reads, error)
             return found
@@ -163,7 +157,7 @@ class RedisCache:
     def close(self) -> None:
         """See ``ScoreCache``."""
         self._calls.shutdown(wait=False)
-        self._client.close()
+        self._reader.close()
         self._writer.close()
 
     def _within(self, client: redis.Redis, call: Callable[[], T]) -> T:
@@ -197,7 +191,12 @@ class RedisCache:
             case redis.exceptions.NoPermissionError():
                 right = "MGET and SET on the keys genprint:*"
                 return f"setting redis.url: at {host} user {user} lacks a right; it needs {right}"
-            case redis.ResponseError() if isinstance(error, _OF_A_CLUSTER):
+            case (
+                redis.exceptions.MovedError()
+                | redis.exceptions.AskError()
+                | redis.exceptions.ClusterDownError()
+                | redis.exceptions.ClusterCrossSlotError()
+            ):
                 return f"setting redis.url: {host} is a node of a cluster ({error}); name a server without one"
             case redis.ResponseError() if "DB index" in str(error):
                 return f"setting redis.url: {host} has no such database ({error})"

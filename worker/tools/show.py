@@ -6,14 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from worker.operations.reference import plain_console
 from worker.tools.classify import Classified, printable
 from worker.tools.image_files import ImageFiles
 
-_UNFOLDED = 10_000
 _FIXED = {"decision": 9, "prob.": 5, "source": 0, "dist.": 7, "p-value": 7}
 """Columns that have one width from the first row to the last; that of ``source`` depends on the bundle."""
 _LEAST, _MOST_OF_SOURCE, _REASONS = 16, 24, 24
@@ -27,9 +26,7 @@ def print_table(results: Iterable[Classified], files: ImageFiles, labels: Sequen
         files: where they come from; paths are shown relative to a folder that was named.
         labels: all that a verdict can name.
     """
-    is_terminal = sys.stdout.isatty()
-    # Names of files may look like markup. In a pipe nothing is folded.
-    console = Console(markup=False, highlight=False, width=None if is_terminal else _UNFOLDED)
+    console = plain_console()
     names = [files.name(path) for path in files.paths] + [files.name(path) for path, _ in files.unread]
     widths = _widths(map(printable, names), labels, console.width)
     unjudged = 0

@@ -31,7 +31,7 @@ from worker.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from worker.images import web
+from worker.images import files, web
 from worker.images.addresses import is_public
 from worker.images.fetch import Fetcher, translate
 from worker.images.web import retry_after_s
@@ -343,6 +343,20 @@ def test_a_public_name_that_resolves_to_a_private_address(
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert refused(start(allow_private_addresses=False), site.url("/ok", "cdn.example")) is SourceForbidden
     assert start().fetch(site.url("/ok", "cdn.example")).future.result(20) == BODY  # it would have led here
+    assert site.paths == ["/ok"]
+
+
+def test_a_name_with_public_and_private_addresses_leads_to_the_public_ones(
+    site: Site, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The site counts as public here; connecting to the others would hang, or reach what is not ours to reach."""
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, site.port)) for host in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.1")
+    fetcher = start(allow_private_addresses=False)
+    assert fetcher.fetch(site.url("/ok", "mixed.example")).future.result(20) == BODY
+    monkeypatch.setattr(web, "is_public", lambda address: address == "192.0.2.1")
+    assert refused(start(allow_private_addresses=False), site.url("/ok", "mixed.example")) is SourceForbidden
     assert site.paths == ["/ok"]
 
 
@@ -807,6 +821,24 @@ def test_files_in_the_folder_are_read(folder: Path, start: Start, name: str, siz
 )
 def test_files_that_are_not_given_out(folder: Path, start: Start, name: str, error: type[SourceError]) -> None:
     assert refused(start(sources=(folder.as_uri(),)), f"{folder.as_uri()}/{name}") is error
+
+
+def test_a_folder_that_becomes_a_link_while_its_file_is_opened(
+    folder: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "swapped").mkdir()
+    (folder / "swapped" / "outside").write_bytes(b"ours")
+    fetcher, uri = start(sources=(folder.as_uri(),)), f"{folder.as_uri()}/swapped/outside"
+    assert fetcher.fetch(uri).future.result(20) == b"ours"
+    open_file = os.open
+
+    def swap(path: str, flags: int) -> int:
+        (folder / "swapped").rename(folder / "before")
+        (folder / "swapped").symlink_to(tmp_path)
+        return open_file(path, flags)
+
+    monkeypatch.setattr(files, "_without_links", swap)
+    assert refused(fetcher, uri) is SourceForbidden
 
 
 def test_devices_are_not_read_even_where_everything_is_allowed(start: Start) -> None:

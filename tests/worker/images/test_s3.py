@@ -10,7 +10,15 @@ from moto.server import ThreadedMotoServer
 from deploy.local.ports import LOOPBACK, free_port
 from tests.stream_server import StreamServer
 from tests.worker.messages.edges import until
-from worker.errors import SourceDenied, SourceError, SourceForbidden, SourceRefused, SourceTooLarge, SourceUnavailable
+from worker.errors import (
+    SourceDenied,
+    SourceError,
+    SourceForbidden,
+    SourceRefused,
+    SourceTooLarge,
+    SourceUnavailable,
+    SourceUnreadable,
+)
 from worker.images.fetch import Fetcher
 from worker.settings import FetchSettings
 
@@ -99,10 +107,12 @@ def test_a_store_that_is_away_defers_within_the_deadline(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_store_that_denies_access_defers_and_is_asked_again(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     asked: list[bytes] = []
+    answers = {b"GET /uploads/a/there.png": 404}
 
     async def deny(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 %d Denied\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+        code = answers.get(asked[-1].partition(b" HTTP")[0], status)
+        writer.write(b"HTTP/1.1 %d Denied\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % code)
         await writer.drain()
         writer.close()
 
@@ -110,10 +120,15 @@ def test_a_store_that_denies_access_defers_and_is_asked_again(monkeypatch: pytes
     server.start()
     try:
         for fetcher in started(f"http://{LOOPBACK}:{server.port}", monkeypatch):
-            for _ in range(7):  # a key that is not there may look the same, so it says nothing about the others
-                with pytest.raises(SourceDenied):
-                    fetcher.fetch(f"s3://{BUCKET}/a/image.png").future.result(20)
-        assert len(asked) == 7
+            for number in range(16):  # a key that is not there may look the same, so it says nothing about the others
+                with pytest.raises(SourceDenied) as caught:
+                    fetcher.fetch(f"s3://{BUCKET}/a/{max(0, number - 5)}.png").future.result(20)
+                assert isinstance(caught.value, SourceUnreadable) is (number >= 14)
+            assert fetcher.unreadable == (f"s3://{BUCKET}/a",)
+            with pytest.raises(SourceRefused):
+                fetcher.fetch(f"s3://{BUCKET}/a/there.png").future.result(20)
+            assert not fetcher.unreadable
+        assert len(asked) == 17
     finally:
         server.close()
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.worker.messages.edges import Edge, KafkaEdge, MemoryEdge, until
-from worker.errors import MessageTooLarge, TopicMissing
+from worker.errors import MessageRefused, TopicMissing
 from worker.messages.records import Broker, Lag, Message, Partition, Progress, Record
 
 Start = Callable[..., Broker]
@@ -152,13 +152,30 @@ def test_a_message_too_large_is_named_and_nothing_of_it_remains(edge: Edge, star
     last = progress[-1]
     large = Message(edge.settings.verdicts_topic, None, b"x" * 300_000, ())
     spoilt = [*progress[:-1], Progress(last.partition, last.epoch, last.next_offset, (large,))]
-    with pytest.raises(MessageTooLarge) as caught:
+    with pytest.raises(MessageRefused) as caught:
         broker.publish(spoilt)
-    assert caught.value.index == 1
+    assert caught.value.candidates == [large]
     if edge.atomic:
         assert edge.read(edge.settings.verdicts_topic, 0) == []
     broker.publish(progress)
     assert len({stored.value for stored in edge.read(edge.settings.verdicts_topic, 2)}) == 2
+
+
+def test_what_is_read_again_comes_under_another_epoch(edge: Edge, start: Start) -> None:
+    fill(edge, 6)
+    broker = start()
+    first = take(broker, 6)
+    where = first[0].partition
+    stale = answer(edge, [record for record in first if record.partition == where])
+    offset = stale[-1].next_offset - 1
+    assert broker.read_again(where, first[0].epoch - 1, offset) is None
+    assert broker.read_again(where, first[0].epoch, offset) == broker.owned()[where] != first[0].epoch
+    broker.publish(stale)
+    assert edge.read(edge.settings.verdicts_topic, 0) == []
+    again = take(broker, 1)
+    assert [(record.partition, record.next_offset) for record in again] == [(where, stale[-1].next_offset)]
+    broker.publish(answer(edge, again))
+    assert len(edge.read(edge.settings.verdicts_topic, 1)) == 1
 
 
 def test_lag_counts_what_is_not_read_and_ends_at_zero(edge: Edge, start: Start) -> None:

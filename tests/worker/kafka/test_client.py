@@ -5,14 +5,15 @@ from contextlib import closing
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # documented there
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer, errors
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import MemberState
 
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.harm import harm_batch
 from tests.worker.messages.edges import KafkaEdge, until
-from worker.errors import BrokerUnreachable, EventTooLarge, MessageTooLarge, TopicUnsuitable, UndecodableRecord
+from worker.errors import BrokerUnreachable, EventTooLarge, MessageRefused, TopicUnsuitable, UndecodableRecord
 from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS
 from worker.messages.records import Lag, Message, Partition, Progress, Record
 
@@ -23,6 +24,12 @@ pytestmark = pytest.mark.integration
 def edge(apache_kafka: ApacheKafka) -> Iterator[KafkaEdge]:
     with closing(KafkaEdge(apache_kafka.bootstrap, atomic=True, rebalances=True)) as edge:
         yield edge
+
+
+def alter_topic(bootstrap: str, topic: str, configs: dict[str, str]) -> None:
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        results = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
+    assert results["topic"][topic] == "OK"
 
 
 def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: ApacheKafka, edge: KafkaEdge) -> None:
@@ -36,7 +43,7 @@ def test_a_topic_that_takes_less_than_the_client_lowers_the_limit(apache_kafka: 
         where = Partition(edge.settings.images_topic, 0)
         sizes = (60_000, 40_000, 40_000, 40_000)
         letters = tuple(Message(small, None, bytes(size), ()) for size in sizes)
-        with pytest.raises(MessageTooLarge):
+        with pytest.raises(MessageRefused):
             broker.publish([Progress(where, broker.owned()[where], 0, letters)])
         broker.publish([Progress(where, broker.owned()[where], 0, letters[1:])])
     finally:
@@ -64,6 +71,55 @@ def test_topics_that_would_refuse_answers_stop_the_start(
         pytest.raises(TopicUnsuitable, match=rf"kafka\.{which}={name}: {expected}"),
     ):
         broker.start()
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+@pytest.mark.parametrize(
+    ("rule", "breaks", "keeps"),
+    [
+        ({"cleanup.policy": "compact"}, (None, b"no key"), (b"key", b"with a key")),
+        ({"max.message.bytes": "20000"}, (None, bytes(30_000)), (None, b"small")),
+    ],
+)
+def test_a_record_that_the_broker_refuses_is_named_and_the_others_go_through(
+    edge: KafkaEdge,
+    apache_kafka: ApacheKafka,
+    delivery: str,
+    rule: dict[str, str],
+    breaks: tuple[bytes | None, bytes],
+    keeps: tuple[bytes | None, bytes],
+) -> None:
+    """A rule of a topic that changes after the start, and a publication with many records in one batch."""
+    settings = edge.settings.model_copy(update={"delivery": delivery})
+    topic, where = settings.verdicts_topic, Partition(settings.images_topic, 0)
+    with closing(edge.broker(settings)) as broker:
+        broker.start()
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        alter_topic(apache_kafka.bootstrap, topic, rule)
+        until(lambda: not is_taken(apache_kafka.bootstrap, topic, *breaks), "the new rule")
+        before = len(edge.read(topic, 0))
+        refused, kept = Message(topic, *breaks, ()), Message(topic, *keeps, ())
+        epoch = broker.owned()[where]
+        for messages in ((kept,) * 10 + (refused,) + (kept,) * 10, (refused, kept), (refused,)):
+            with pytest.raises(MessageRefused) as caught:
+                broker.publish([Progress(where, epoch, 0, messages)])
+            assert any(candidate is refused for candidate in caught.value.candidates)
+            broker.publish([Progress(where, epoch, 0, (kept,))])
+        assert caught.value.candidates == [refused]
+        after = [stored.value for stored in edge.read(topic, before + 3)][before:]
+        assert {*after} == {kept.value}
+        assert delivery == "at_least_once" or len(after) == 3
+        assert broker.max_message_bytes == int(rule.get("max.message.bytes", settings.max_message_bytes))
+
+
+def is_taken(bootstrap: str, topic: str, key: bytes | None, value: bytes) -> bool:
+    """Whether the broker takes a record."""
+    with closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer:
+        try:
+            producer.send(topic, value, key).get(60)
+        except (errors.InvalidRecordError, errors.MessageSizeTooLargeError):
+            return False
+    return True
 
 
 def test_records_that_nobody_can_read_come_with_the_good_ones_around_them(
@@ -197,7 +253,7 @@ def test_a_connection_that_is_gone_holds_up_no_transaction(edge: KafkaEdge, monk
     broker.start()
     try:
         until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
-        client, where = broker._producer._sender._client, Partition(edge.settings.images_topic, 0)
+        client, where = broker._publisher._producer._sender._client, Partition(edge.settings.images_topic, 0)
         is_ready, refusals = client.is_ready, iter([False] * 2)  # asked before it connects, and after
         monkeypatch.setattr(client, "is_ready", lambda node: next(refusals, True) and is_ready(node))
         message = Message(edge.settings.verdicts_topic, None, b"verdict", ())

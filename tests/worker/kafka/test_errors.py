@@ -8,9 +8,10 @@ from unittest.mock import Mock
 import pytest
 from kafka import errors
 
-from worker.errors import BrokerError, BrokerUnreachable, Disposition, Fenced, MessageTooLarge, PublishAborted
-from worker.kafka.client import KafkaBroker, publish_error
+from worker.errors import BrokerError, BrokerUnreachable, Disposition, Fenced, MessageRefused, PublishAborted
+from worker.kafka.client import KafkaBroker
 from worker.kafka.connection import start_error
+from worker.kafka.producers import publish_error
 from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
@@ -79,7 +80,7 @@ def test_a_commit_that_a_zombie_tries_is_fenced() -> None:
     assert isinstance(publish_error(errors.CommitFailedError("UnknownMemberIdError")), Fenced)
 
 
-@pytest.mark.parametrize("error", [MessageTooLarge(3, "large"), PublishAborted("x"), Fenced("x")])
+@pytest.mark.parametrize("error", [MessageRefused([], "large"), PublishAborted("x"), Fenced("x")])
 def test_our_own_errors_stay_what_they_are(error: BrokerError) -> None:
     assert publish_error(error) is error
 

@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.worker.messages.edges import PARTITIONS, KafkaEdge, until
-from worker.kafka.client import KafkaBroker, warn_of_short_memory
+from worker.kafka.client import KafkaBroker
+from worker.kafka.topic_configs import topic_configs, warn_of_short_memory
 from worker.messages.records import Lag, Message, Partition, Progress, Record
 from worker.settings import KafkaSettings
 
@@ -47,7 +48,6 @@ def started(edge: KafkaEdge, **overrides: object) -> Iterator[KafkaBroker]:
     broker = edge.broker(edge.settings.model_copy(update=overrides))
     with closing(broker):
         broker.start()
-        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 2 * PARTITIONS, "all partitions owned")
         yield broker
 
 
@@ -128,6 +128,7 @@ def test_the_first_start_begins_at_the_beginning_and_commits_where_it_is(
         found = committed(edge, where)
         assert (found.offset, json.loads(found.metadata)["by"]) == (1, "genprint")
     with started(edge) as broker:
+        ready(broker)
         assert counted(broker, "positions", found="committed") == 2 * PARTITIONS
 
 
@@ -135,12 +136,10 @@ def test_records_that_are_removed_before_they_are_read_are_counted(
     edge: KafkaEdge, admin: Any, where: Partition
 ) -> None:
     fill(edge, where, *"abcdefgh")
-    with closing(edge.broker(edge.settings.model_copy(update={"max_poll_records": 1}))) as broker:
-        broker.start()
+    with started(edge, max_poll_records=1) as broker:
         answered(edge, broker, 1)
     remove_before(admin, where, 4)  # while no worker runs
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         assert [record.value for record in take(broker, 4)] == [b"e", b"f", b"g", b"h"]
         assert counted(broker, "records_lost_to_retention", topic=where.topic) == 3
         broker.pause([where])
@@ -155,7 +154,7 @@ def test_records_that_are_removed_before_they_are_read_are_counted(
 def test_a_gap_is_counted_once_although_nothing_follows_it(edge: KafkaEdge, admin: Any, where: Partition) -> None:
     fill(edge, where, *"abc")
     with started(edge) as broker:
-        broker.pause([where])
+        ready(broker)
     set_offset(admin, edge, where, 0)
     remove_before(admin, where, 3)
     for lost in (3, 0):
@@ -170,13 +169,11 @@ def test_offsets_that_have_vanished_and_offsets_of_others_are_told(
     edge: KafkaEdge, admin: Any, where: Partition
 ) -> None:
     fill(edge, where, *"abc")
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         answered(edge, broker, 3)
         ready(broker)
     set_offset(admin, edge, where, 1)
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         answered(edge, broker, 2)
         assert counted(broker, "positions", found="foreign") == 1
         assert counted(broker, "positions", found="committed") == 2 * PARTITIONS - 1
@@ -187,8 +184,7 @@ def test_offsets_that_have_vanished_and_offsets_of_others_are_told(
             assert counted(broker, "positions", found="foreign") == foreign
     [deleted] = admin.delete_consumer_groups([edge.settings.group_id]).values()
     deleted.result()
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         take(broker, 3)
         assert counted(broker, "positions", found="vanished") == 1  # the other partitions are empty
         assert counted(broker, "positions", found="new") == 2 * PARTITIONS - 1
@@ -202,8 +198,7 @@ def test_an_offset_beyond_the_end_is_not_answered_with_everything_again(
     set_offset(admin, edge, where, 1000)
     beside = Partition(where.topic, 1)
     found: list[Record] = []
-    with closing(edge.broker(edge.settings.model_copy(update={"beyond_end": beyond_end}))) as broker:
-        broker.start()
+    with started(edge, beyond_end=beyond_end) as broker:
         until(lambda: more(broker, found) is found and counted(broker, "log_changes", what="beyond_end") == 1, "it")
         fill(edge, beside, "beside")
         fill(edge, where, "d")
@@ -220,8 +215,7 @@ def test_a_topic_that_is_made_again_while_it_is_read_is_read_from_its_beginning(
     edge: KafkaEdge, admin: Any, where: Partition, apache_kafka: ApacheKafka
 ) -> None:
     fill(edge, where, *"abc")
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         first = take(broker, 3)[0]
         in_flight = Progress(where, first.epoch, 3, ())
         make_again(admin, edge, apache_kafka.bootstrap)
@@ -241,8 +235,7 @@ def test_a_topic_that_was_made_again_while_no_worker_ran_is_read_from_its_beginn
     edge: KafkaEdge, admin: Any, where: Partition, apache_kafka: ApacheKafka
 ) -> None:
     fill(edge, where, *"abc")
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         answered(edge, broker, 2)
         before = committed(edge, where)
     make_again(admin, edge, apache_kafka.bootstrap)
@@ -250,8 +243,7 @@ def test_a_topic_that_was_made_again_while_no_worker_ran_is_read_from_its_beginn
     # A broker deletes the offsets of a topic with it, sooner or later; here it has not.
     with closing(KafkaConsumer(bootstrap_servers=edge.bootstrap, group_id=edge.settings.group_id)) as consumer:
         consumer.commit({KafkaTopicPartition(*where): before})
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         assert [record.value for record in take(broker, 5)] == [b"A", b"B", b"C", b"D", b"E"]
         assert counted(broker, "log_changes", what="topic_made_again") == 1
 
@@ -261,8 +253,7 @@ def test_a_log_that_was_cut_is_read_again_from_there_or_not_at_all(
     edge: KafkaEdge, where: Partition, is_known: bool
 ) -> None:
     fill(edge, where, *"abcde")
-    with closing(edge.broker()) as broker:
-        broker.start()
+    with started(edge) as broker:
         answered(edge, broker, 5)
         fill(edge, where, "f")
         in_flight = take(broker, 1)[0]
@@ -290,7 +281,7 @@ def test_offsets_that_would_be_forgotten_before_records_are_warned_of(apache_kaf
     create_topics(apache_kafka.bootstrap, {short: 1}, config={"retention.ms": "3600000"})
     settings = KafkaSettings(bootstrap_servers=apache_kafka.bootstrap, images_topic=kept, retry_topic=short)
     with capture_logs() as logged, closing(KafkaAdminClient(bootstrap_servers=apache_kafka.bootstrap)) as admin:
-        warn_of_short_memory(admin, settings)
+        warn_of_short_memory(admin, topic_configs(admin, (kept, short)), settings)
     assert [(line["topic"], line["records_kept_s"], line["offsets_kept_s"]) for line in logged] == [
         (kept, "for ever", 7 * 86400)
     ]

@@ -62,6 +62,13 @@ def test_a_pause_is_alive_and_not_ready(health: Health, clock: Clock) -> None:
     assert health.ready() is None
 
 
+def test_what_is_impaired_is_not_ready_and_its_events_in_flight_still_count(health: Health, clock: Clock) -> None:
+    health.beat(oldest_in_flight=clock.now, joined=True, impaired="nothing can be read of s3://uploads")
+    assert (health.live(), health.ready()) == (None, "nothing can be read of s3://uploads")
+    health.beat(oldest_in_flight=clock.now - STALL_S - 1, joined=True, impaired="nothing can be read of s3://uploads")
+    assert health.ready() == health.live() == "an event is in flight for 61 s"
+
+
 @pytest.mark.parametrize(("silent_s", "alive"), [(0, True), (STALL_S, True), (STALL_S + 1, False)])
 def test_a_silent_loop_is_dead(health: Health, clock: Clock, silent_s: float, alive: bool) -> None:
     health.beat(oldest_in_flight=clock.now, joined=True)

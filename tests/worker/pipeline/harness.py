@@ -49,6 +49,7 @@ class Worker:
     broker: MemoryBroker
     pipeline: Pipeline
     metrics: Metrics
+    health: Health
     engine: Engine
     failures: list[BaseException] = field(default_factory=list)
 
@@ -128,5 +129,6 @@ def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dic
     decoders = InProcess(bundle.manifest.models, Limits(settings.fetch.max_bytes, settings.images.max_pixels))
     stages = Stages(settings, decoders, engine, cache or NoCache(), fetcher, metrics)
     attributor = Attributor(bundle, settings.policy, settings.run_id)
-    pipeline = Pipeline(settings, broker, stages, attributor, Health(60), metrics)
-    return Worker(settings, edge, broker, pipeline, metrics, engine)
+    health = Health(60)
+    pipeline = Pipeline(settings, broker, stages, attributor, health, metrics)
+    return Worker(settings, edge, broker, pipeline, metrics, health, engine)

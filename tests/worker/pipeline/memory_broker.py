@@ -7,11 +7,11 @@ import itertools
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker.errors import MessageTooLarge, PublishAborted, TopicMissing
-from worker.messages.records import Headers, Lag, Partition, Progress, Record
+from worker.errors import MessageRefused, PublishAborted, TopicMissing
+from worker.messages.records import Headers, Lag, Message, Partition, Progress, Record
 from worker.settings import KafkaSettings
 
 
@@ -49,11 +49,13 @@ class MemoryCluster:
 class MemoryBroker:
     """``worker.messages.records.Broker`` on a ``MemoryCluster``.
 
-    ``failures`` makes the next publications fail, one exception each, before anything is visible.
+    ``failures`` makes the next publications fail, one exception each, before anything is visible. ``refuses`` tells
+    which messages it does not take; like a broker without errors of single records it does not say which they are.
     """
 
     def __init__(self, cluster: MemoryCluster, settings: KafkaSettings) -> None:
         self.failures: list[Exception] = []
+        self.refuses: Callable[[Message], bool] = lambda _: False
         self.publications: list[list[Progress]] = []
         self._cluster = cluster
         self._settings = settings
@@ -106,14 +108,22 @@ class MemoryBroker:
             raise PublishAborted("not a member")
         current = [part for part in progress if self._epochs.get(part.partition) == part.epoch]
         messages = [message for part in current for message in part.messages]
-        for index, message in enumerate(messages):
+        for message in messages:
             if len(message.value) > self._settings.max_message_bytes:
-                raise MessageTooLarge(index, f"{len(message.value)} bytes")
+                raise MessageRefused([message], f"{len(message.value)} bytes")
+        if refused := next(filter(self.refuses, messages), None):
+            raise MessageRefused([m for m in messages if m.topic == refused.topic], "a rule of the topic")
         for message in messages:
             self._cluster.append(message.topic, message.key, message.value, message.headers, None)
         for part in current:
             self._cluster.committed[self._settings.group_id, part.partition] = part.next_offset
         self.publications.append(list(current))
+
+    def read_again(self, partition: Partition, epoch: int, offset: int) -> int | None:
+        if self._epochs.get(partition) != epoch:
+            return None
+        self._epochs[partition], self._positions[partition] = next(self._counter), offset
+        return self._epochs[partition]
 
     def lag(self) -> Mapping[Partition, Lag] | None:
         return {p: Lag(len(self._cluster.logs[p]) - self._positions[p]) for p in self._epochs}

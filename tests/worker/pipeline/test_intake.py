@@ -14,6 +14,7 @@ from worker.pipeline.lanes import InFlight
 from worker.settings import Settings
 
 IMAGES, OTHER, RETRY = Partition("images", 0), Partition("images", 1), Partition("images.retry", 0)
+MANY = 1000
 OWNED = {IMAGES: 1, OTHER: 1, RETRY: 1}
 
 
@@ -76,7 +77,7 @@ def test_slots_are_free_again_when_their_answers_are_settled() -> None:
     assert (inbox.in_flight, inbox.held_bytes) == (4, 10 * size)  # those that wait are held too
     answer(inbox, admitted[:3])
     assert inbox.held_bytes == 7 * size + 3 * ANSWER.held_bytes
-    [progress] = inbox.progress()
+    [progress] = inbox.progress(MANY)
     assert progress.next_offset == 3
     assert list(inbox.settle([progress])) == admitted[:3]
     assert (inbox.in_flight, inbox.held_bytes) == (1, 7 * size)
@@ -117,7 +118,7 @@ def test_what_is_beyond_a_share_is_refused_once_and_waits_on_the_retry_topic() -
     inbox.receive(records(RETRY, 2, tenant="a"), OWNED)
     assert list(inbox.admit()) == []
     answer(inbox, admitted)
-    list(inbox.settle(inbox.progress()))
+    list(inbox.settle(inbox.progress(MANY)))
     assert coordinates(list(inbox.admit())) == [("images.retry/0", 0), ("images.retry/0", 1)]
 
 
@@ -182,7 +183,7 @@ def test_what_is_held_counts_headers_and_a_decoded_image_and_falls_to_the_answer
     answer(inbox, [item])
     assert inbox.held_bytes == ANSWER.held_bytes
     assert (item.record.value, item.record.headers, item.event) == (None, (), None)
-    list(inbox.settle(inbox.progress()))
+    list(inbox.settle(inbox.progress(MANY)))
     assert inbox.held_bytes == 0
 
 
@@ -215,7 +216,7 @@ def test_a_publication_is_bounded_over_all_partitions_and_what_came_in_first_goe
     letter = Message("images.dead", b"k", bytes(2**21), (("x", bytes(2**20)),))
     answer(inbox, admitted, letter)
     published: list[Partition] = []
-    while progress := inbox.progress():
+    while progress := inbox.progress(MANY):
         size = sum(message.held_bytes for part in progress for message in part.messages)
         assert size <= 16 * 2**20 + letter.held_bytes
         published += [part.partition for part in progress]
@@ -233,7 +234,7 @@ def test_a_record_for_many_offsets_is_passed_as_a_whole() -> None:
     assert isinstance(first.refused, UndecodableRecord)
     assert inbox.unanswered(IMAGES) == 2**20 + 2
     answer(inbox, [first])
-    [progress] = inbox.progress()
+    [progress] = inbox.progress(MANY)
     assert (progress.next_offset, len(progress.messages)) == (2**20 + 11, 1)
     list(inbox.settle([progress]))
     assert inbox.unanswered(IMAGES) == 1

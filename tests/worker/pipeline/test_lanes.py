@@ -27,26 +27,26 @@ def lane_of(*offsets: int) -> tuple[Lane, dict[int, InFlight]]:
 
 def test_progress_stops_at_the_first_gap() -> None:
     lane, items = lane_of(4, 5, 9, 10)  # offsets have gaps of their own: control records, compaction
-    assert lane.progress(MANY) is None
+    assert lane.progress(MANY, MANY) is None
     items[5].answer = answer(5)
-    assert lane.progress(MANY) is None
+    assert lane.progress(MANY, MANY) is None
     items[4].answer = answer(4)
     items[10].answer = answer(10)
-    assert lane.progress(MANY) == Progress(WHERE, 7, 6, (answer(4), answer(5)))
+    assert lane.progress(MANY, MANY) == Progress(WHERE, 7, 6, (answer(4), answer(5)))
     items[9].answer = answer(9)
-    assert lane.progress(MANY) == Progress(WHERE, 7, 11, tuple(answer(offset) for offset in (4, 5, 9, 10)))
+    assert lane.progress(MANY, MANY) == Progress(WHERE, 7, 11, tuple(answer(offset) for offset in (4, 5, 9, 10)))
 
 
 def test_asking_changes_nothing_and_settling_forgets_what_was_published() -> None:
     lane, items = lane_of(1, 2, 3)
     items[1].answer, items[2].answer = answer(1), answer(2)
-    progress = lane.progress(MANY)
-    assert progress == lane.progress(MANY)
+    progress = lane.progress(MANY, MANY)
+    assert progress == lane.progress(MANY, MANY)
     assert progress is not None
     items[3].answer = answer(3)  # comes while the others are being published
     assert lane.settle(progress) == [items[1], items[2]]
     assert list(lane) == [items[3]]
-    assert lane.progress(MANY) == Progress(WHERE, 7, 4, (answer(3),))
+    assert lane.progress(MANY, MANY) == Progress(WHERE, 7, 4, (answer(3),))
 
 
 def test_a_publication_is_cut_at_so_many_bytes_but_never_empty() -> None:
@@ -55,7 +55,7 @@ def test_a_publication_is_cut_at_so_many_bytes_but_never_empty() -> None:
         item.answer = answer(offset)
     size = answer(1).held_bytes
     for limit, last in ((0, 1), (size, 1), (2 * size, 2), (MANY, 3)):
-        progress = lane.progress(limit)
+        progress = lane.progress(MANY, limit)
         assert progress is not None
         assert progress.next_offset == last + 1
 

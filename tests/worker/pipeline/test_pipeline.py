@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +21,9 @@ from tests.worker.messages.edges import PARTITIONS, until
 from tests.worker.pipeline.harness import DictionaryCache, Worker, make_worker
 from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.errors import DeviceFailed, GroupUnstable, PublishAborted, PublishUncertain
+from worker.images.files import read_file
 from worker.messages.events import ATTEMPT, NOT_BEFORE, ORIGIN, REASON
-from worker.messages.records import Partition, Progress, Record
+from worker.messages.records import Message, Partition, Progress, Record
 from worker.pipeline.lanes import InFlight
 from worker.scoring.cache import CachedScores
 
@@ -160,6 +161,43 @@ def test_an_unreachable_source_is_deferred_and_then_given_up(bundle: Bundle) -> 
     assert second.timestamp_ms >= due_ms  # not tried before it was due
 
 
+def test_a_source_that_denies_everything_costs_no_event_its_verdict(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rights that are wrong reject no stream; one object that is denied is rejected after its attempts."""
+    names = [f"{number}.png" for number in range(12)]
+    for name in names:
+        (tmp_path / name).write_bytes(encoded_image(220))
+    denied = {*names}
+
+    def read(path: str, folders: Sequence[str], limit: int) -> bytes:
+        if Path(path).name in denied:
+            raise PermissionError
+        return read_file(path, folders, limit)
+
+    monkeypatch.setattr("worker.images.fetch.read_file", read)
+    worker = make_worker(
+        bundle, fetch={"sources": (tmp_path.as_uri(),), "retry_delay_s": 0.1, "attempts": 3, "patience_s": 60}
+    )
+    for name in names:
+        worker.send(claim((tmp_path / name).as_uri()), "application/json")
+    tick = threading.Event()
+    with worker.running():
+        many = 12 * 6  # twice what their attempts would allow
+        until(lambda: worker.ended() or len(worker.stored("retry_topic")) >= many or tick.wait(0.01), "deferrals")
+        assert worker.dead() == []
+        assert worker.metrics.registry.get_sample_value("genprint_sources_unreadable") == 1
+        assert "file://" in (worker.health.ready() or "")
+        worker.send(encoded_image(40))
+        until(lambda: worker.ended() or len(worker.verdicts()) == 1 or tick.wait(0.01), "events from elsewhere")
+        denied.intersection_update(names[:1])
+        until(lambda: worker.ended() or len(worker.outcomes()) == 13 or tick.wait(0.01), "everything")
+        until(lambda: worker.ended() or worker.health.ready() is None or tick.wait(0.01), "readiness")
+    [(_, headers)] = worker.dead()
+    assert headers[REASON] == "source_exhausted"
+    assert headers[ORIGIN] == "images/0/0"
+
+
 def test_a_deferred_event_is_answered_when_its_source_is_back(bundle: Bundle, tmp_path: Path) -> None:
     # Only workers write to the retry topic, so origin and attempt are trusted.
     (tmp_path / "x.png").write_bytes(encoded_image(220))
@@ -273,6 +311,82 @@ def test_a_dead_letter_that_does_not_fit_becomes_a_pointer(bundle: Bundle) -> No
     assert letter.value == b""
     assert json.loads(headers["genprint-encoding"]) == {"omitted_value_bytes": 60_000}
     assert headers[ORIGIN] == "images/0/0"
+
+
+def of_offsets(worker: Worker, topic: str, *offsets: int) -> Callable[[Message], bool]:
+    """Whether a message of a topic, by the name of its setting, answers one of these offsets of images/0."""
+    name, origins = getattr(worker.settings.kafka, topic), {f"images/0/{offset}" for offset in offsets}
+
+    def found(message: Message) -> bool:
+        headers = dict(message.headers)
+        origin = headers[ORIGIN].decode() if ORIGIN in headers else json.loads(message.value)["event"]["origin"]
+        return message.topic == name and origin in origins
+
+    return found
+
+
+def test_an_event_whose_verdict_is_refused_is_rejected_and_no_other(bundle: Bundle) -> None:
+    worker = make_worker(bundle)
+    images = [encoded_image(40, seed=i) for i in range(60)]
+    for i, image in enumerate(images):
+        worker.send(image, number=i % PARTITIONS)
+    worker.broker.refuses = of_offsets(worker, "verdicts_topic", 7)
+    worker.answer(60)
+    [(letter, headers)] = worker.dead()
+    assert (headers[REASON], headers[ORIGIN], letter.value) == ("answer_refused", "images/0/7", images[14])
+    origins = [verdict["event"]["origin"] for verdict in worker.verdicts()]
+    assert len(set(origins)) == len(origins) == 59
+    assert committed(worker) == {Partition("images", 0): 30, Partition("images", 1): 30}
+    refused = worker.metrics.registry.get_sample_value("genprint_answers_refused_total", {"topic": "verdicts"})
+    assert refused == 1
+
+
+def test_letters_that_are_refused_become_pointers(bundle: Bundle) -> None:
+    worker = make_worker(bundle)
+    for i in range(4):
+        worker.send(b"no image %d" % i)
+    worker.broker.refuses = lambda message: bool(message.value)
+    worker.answer(4)
+    assert [letter.value for letter, _ in worker.dead()] == [b""] * 4
+    assert [headers[ORIGIN] for _, headers in worker.dead()] == [f"images/0/{offset}" for offset in range(4)]
+
+
+def test_what_cannot_be_answered_otherwise_waits_and_holds_up_its_partition_alone(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline.pipeline._REFUSED_DELAY_S", 0.2)
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8})  # its own partition alone would fill them
+    for i in range(20):
+        worker.send(b"" if i == 3 else encoded_image(40, seed=i), number=0)
+        worker.send(encoded_image(90, seed=i), number=1)
+    refused = of_offsets(worker, "dead_topic", 3)
+    worker.broker.refuses = refused
+    tick = threading.Event()
+    with worker.running():
+        until(lambda: worker.ended() or len(worker.outcomes()) >= 23 or tick.wait(0.01), "all but one partition's rest")
+        tick.wait(0.5)
+        assert len(worker.outcomes()) == 23
+        worker.broker.refuses = lambda _: False
+        until(lambda: worker.ended() or len(worker.outcomes()) >= 40 or tick.wait(0.01), "the rest")
+    [(_, headers)] = worker.dead()
+    assert headers[ORIGIN] == "images/0/3"
+    assert len({verdict["verdict_id"] for verdict in worker.verdicts()}) == 39
+
+
+def test_a_topic_that_takes_no_verdict_costs_few_events_theirs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.pipeline.pipeline._REFUSED_DELAY_S", 0.1)
+    worker = make_worker(bundle)
+    for i in range(30):
+        worker.send(encoded_image(40, seed=i), number=i % PARTITIONS)
+    worker.broker.refuses = lambda message: message.topic == worker.settings.kafka.verdicts_topic
+    tick = threading.Event()
+    with worker.running():
+        until(lambda: worker.ended() or len(worker.dead()) >= 3 or tick.wait(0.01), "the first")
+        tick.wait(0.5)
+        assert len(worker.dead()) == 3
+        worker.broker.refuses = lambda _: False
+        until(lambda: worker.ended() or len(worker.outcomes()) >= 30 or tick.wait(0.01), "the others")
+    assert len(worker.verdicts()) == 27
 
 
 def test_cached_images_get_a_new_verdict_without_new_scores(bundle: Bundle) -> None:
