@@ -36,7 +36,7 @@ class ApacheKafka(ServerProcess):
         log_path: Receives the broker's output.
         port: None picks a free one.
         security: More listeners, with TLS, and access control.
-        member: Which of several nodes it is; such a one does not wait until it serves: see `KafkaCluster`.
+        member: Which of several nodes it is; such a one does not wait until it serves: see `running_cluster`.
     """
 
     replication: Final = 1

@@ -1,6 +1,5 @@
 """A cluster of three brokers: killed, frozen, slow, restarted, and partitions that move, each under load."""
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -10,16 +9,16 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
 
 from deploy.local.apache_kafka import configure
-from deploy.local.kafka_cluster import KafkaCluster
+from deploy.local.kafka_cluster import KafkaCluster, running_cluster
 from tests.chaos.audit import Audit, audit
 from tests.chaos.feed import Feed
 from tests.chaos.report import Result
-from tests.chaos.rig import Case, Rig
+from tests.chaos.rig import SESSION_S, TIMEOUTS, TRANSACTION_S, Case, Rig
 from tests.integration.worker_process import PARTITIONS, TOPICS
 
 _LOAD_PER_S = 200.0
-_TIMEOUTS = {"KAFKA__SESSION_TIMEOUT_S": "6", "KAFKA__TRANSACTION_TIMEOUT_S": "15"}
-_SILENCE_S = 6.0 + 6.0 + 15.0 + 15.0
+_BROKER_SESSION_S = 6.0
+_SILENCE_S = _BROKER_SESSION_S + SESSION_S + TRANSACTION_S + 15
 _PROMISE = (
     "none lost, none twice, silent for at most a broker's session + a worker's + transaction time-out + 15 s = "
     f"{_SILENCE_S:.0f} s"
@@ -40,9 +39,9 @@ def cluster(rig: Rig) -> Iterator[Result]:
         "restarted in turn": _restart_each,
         "leaders and copies moved": _move,
     }
-    with KafkaCluster(rig.out / "logs", "cluster") as brokers:
+    with running_cluster(rig.out / "logs", "cluster") as brokers:
         for name, disturb in faults.items():
-            with rig.case(f"cluster: {name}", _PROMISE, _TIMEOUTS, kafka=brokers) as case:
+            with rig.case(f"cluster: {name}", _PROMISE, TIMEOUTS, kafka=brokers) as case:
                 case.fleet.grow(2)
                 case.until(case.fleet.ready, "two workers ready")
                 case.load(_LOAD_PER_S)
@@ -121,16 +120,14 @@ def _assign(case: Case, topics: Iterable[str], numbers: Iterable[int], replicas:
 def _unclean(rig: Rig, brokers: KafkaCluster) -> Result:
     """The only complete copy of the events is gone, and one that lacks the last of them takes over."""
     promise = "what was lost was answered before; what takes its place is answered too, and the worker says log_cut"
-    with rig.case("cluster: an unclean election", promise, _TIMEOUTS, kafka=brokers) as case:
+    with rig.case("cluster: an unclean election", promise, TIMEOUTS, kafka=brokers) as case:
         topic = case.stream.topic("images")
         rules = "unclean.leader.election.enable=true,min.insync.replicas=1"
         configure(
             brokers.bootstrap, "--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", rules
         )
         leader, follower = 1, 2
-        with closing(KafkaAdminClient(bootstrap_servers=brokers.bootstrap.split(","))) as admin:
-            admin.alter_partition_reassignments({TopicPartition(topic, 0): [leader, follower]})
-            case.until(lambda: not admin.list_partition_reassignments([TopicPartition(topic, 0)]), "copies moved")
+        _assign(case, [topic], [0], [leader, follower])
         case.until(lambda: _metadata(case)["images"].partitions[0].leader == leader, "its leader")
         case.fleet.grow(1)
         case.until(case.fleet.ready, "the worker ready")
@@ -155,9 +152,8 @@ def _unclean(rig: Rig, brokers: KafkaCluster) -> Result:
         first = min(int(origin.rpartition("/")[2]) for origin in feed.sent)
         case.figures["offsets that came again"] = 3 * _EVENTS - first
         case.require(first == 2 * _EVENTS, f"nothing was lost: the new events begin at {first}")
-        _, metrics = case.fleet[0].http("/metrics")
-        cuts = re.search(r'genprint_log_changes_total{what="log_cut"} (\S+)', metrics)
-        case.require(cuts is not None and float(cuts[1]) >= 1, "the worker has not seen that the log was cut")
+        cuts = case.fleet.metric(0, 'genprint_log_changes_total{what="log_cut"}')
+        case.require(cuts >= 1, "the worker has not seen that the log was cut")
         case.fleet.stop()
         return case.result_of(found())
 

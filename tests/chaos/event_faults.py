@@ -1,6 +1,5 @@
 """Events: records that nobody can read, hosts that hang, and nothing but broken images."""
 
-import re
 import statistics
 import time
 import uuid
@@ -122,10 +121,8 @@ def rejects(rig: Rig) -> Iterator[Result]:
         case.until(lambda: case.answered >= events, "every reject answered", 120)
         case.send(case.pictures.good() for _ in range(100))
         case.until(lambda: case.answered >= events + 100, "good ones answered")
-        status, metrics = case.fleet[0].http("/metrics")
-        found = re.search(r'genprint_rejects_total{reason="broken_image"} (\S+)', metrics)
-        counted = int(float(found.group(1))) if found else 0
-        case.require(status == 200 and counted == events, f"its metrics count {counted} rejects")
+        counted = int(case.fleet.metric(0, 'genprint_rejects_total{reason="broken_image"}'))
+        case.require(counted == events, f"its metrics count {counted} rejects")
         case.require(case.fleet[0].http("/live")[0] == 200, "not live any more")
         case.figures["rejects counted"] = counted
         yield case.finish()
@@ -222,8 +219,7 @@ def _memory_after(case: Case, events: int) -> float:
     wanted = case.answered + events
     case.send(replace(event, headers=(*event.headers, *_new_tenant())) for event in case.inline(events))
     case.until(lambda: case.answered >= wanted, "answered", 60 + events / 100)
-    found = re.search(r"^process_resident_memory_bytes (\S+)", case.fleet[0].http("/metrics")[1], re.MULTILINE)
-    return float(found[1]) / 1e6 if found else 0.0
+    return case.fleet.metric(0, "process_resident_memory_bytes") / 1e6
 
 
 def _new_tenant() -> Headers:

@@ -2,11 +2,12 @@
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.chaos.events import Event
 from tests.integration.worker_process import PARTITIONS
@@ -24,7 +25,7 @@ class Feed:
     """Sends on a thread of its own, round the partitions; idempotent, so that each event has one origin."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
-        self._topic = topic
+        self._bootstrap, self._topic = bootstrap, topic
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
@@ -39,6 +40,8 @@ class Feed:
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._failure: str | None = None
+        self._unplaced: defaultdict[int, list[Sent]] = defaultdict(list)
+        """By partition, in their order: a broker that gets an event again after a failure may not tell its offset."""
         self.sent: dict[str, Sent] = {}
         """By origin (``topic/partition/offset``)."""
 
@@ -57,7 +60,11 @@ class Feed:
         """
         if self._failure:
             raise RuntimeError(self._failure)
-        return not any(thread.is_alive() for thread in self._threads)
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        for partition in list(self._unplaced):
+            self._place(partition, self._unplaced.pop(partition))
+        return True
 
     def note(self, origin: str, expected: float | str) -> None:
         """Add what somebody else has sent."""
@@ -85,13 +92,28 @@ class Feed:
         except Exception as error:
             self._failure = f"feed: {error!r}"
 
+    def _place(self, partition: int, events: list[Sent]) -> None:
+        """Give events the offsets of their partition that no other has; these come in the order of sending."""
+        reader = Consumer({"bootstrap.servers": self._bootstrap, "group.id": "feed", "log_level": 0})
+        try:
+            _, end = reader.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=60)
+        finally:
+            reader.close()
+        free = [origin for at in range(end) if (origin := f"{self._topic}/{partition}/{at}") not in self.sent]
+        if len(free) != len(events):
+            raise RuntimeError(
+                f"feed: {len(events)} events without an offset, and {len(free)} offsets without an event"
+            )
+        self.sent.update(zip(free, events, strict=True))
+
     def _produce(self, number: int, event: Event, partition: int) -> None:
         def acknowledged(error: Any, message: Any) -> None:
             if error:
                 self._failure = f"feed: {error}"
+            elif message.offset() is None:
+                self._unplaced[message.partition()].append(Sent(time.monotonic(), event.expected))
             else:
-                origin = f"{message.topic()}/{message.partition()}/{message.offset()}"
-                self.sent[origin] = Sent(time.monotonic(), event.expected)
+                self.note(f"{message.topic()}/{message.partition()}/{message.offset()}", event.expected)
 
         while not self._stop.is_set():
             try:

@@ -46,6 +46,12 @@ class Fleet:
         """Numbers of the workers that should run."""
         return sorted(self._workers)
 
+    def metric(self, number: int, series: str) -> float:
+        """The value of a series of a worker, given as it stands in /metrics; 0 if it is not there."""
+        _, metrics = self._workers[number].http("/metrics")
+        found = re.search(rf"^{re.escape(series)} (\S+)", metrics, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
     def partitions(self, number: int, topic: str) -> set[int]:
         """Those that a worker has said to own a few seconds ago."""
         _, metrics = self._workers[number].http("/metrics")

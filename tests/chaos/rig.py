@@ -19,6 +19,9 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.report import Result
 from tests.integration.worker_process import Stream
 
+SESSION_S, TRANSACTION_S = 6.0, 15.0
+TIMEOUTS = {"KAFKA__SESSION_TIMEOUT_S": str(SESSION_S), "KAFKA__TRANSACTION_TIMEOUT_S": str(TRANSACTION_S)}
+"""Settings of workers whose time-outs a promise names."""
 _TICK_S = 0.02
 _FEWEST = 400
 _ENDLESS = 10**9

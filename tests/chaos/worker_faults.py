@@ -6,14 +6,12 @@ from contextlib import closing
 from confluent_kafka import Producer
 
 from tests.chaos.report import Result
-from tests.chaos.rig import Case, Rig
+from tests.chaos.rig import SESSION_S, TIMEOUTS, TRANSACTION_S, Case, Rig
 from tests.integration.worker_process import PARTITIONS
 
 _KILLS, _KILL_EVENTS = 30, 20_000
 _LOAD_PER_S = 300.0
-_SESSION_S, _TRANSACTION_S = 6.0, 15.0
 _RIVAL_PROMISE = "none lost, none twice: the worker that was there first ends by itself, and is started again"
-_TIMEOUTS = {"KAFKA__SESSION_TIMEOUT_S": str(_SESSION_S), "KAFKA__TRANSACTION_TIMEOUT_S": str(_TRANSACTION_S)}
 _POLL_S = 8.0
 _SHORT_POLLS = {
     "KAFKA__SESSION_TIMEOUT_S": "30",
@@ -61,9 +59,9 @@ def scale(rig: Rig) -> Iterator[Result]:
             case.until(case.fleet.ready, f"{count} workers ready")
         case.let_pass(2 + 8 * rig.scale)
         yield case.finish(silence_s=10)
-    bound_s = _SESSION_S + _TRANSACTION_S + 15
+    bound_s = SESSION_S + TRANSACTION_S + 15
     promise = f"none lost, none twice, silent for at most session + transaction time-out + 15 s = {bound_s:.0f} s"
-    with rig.case("scale: 3 -> 2 by a kill", promise, _TIMEOUTS, static=False) as case:
+    with rig.case("scale: 3 -> 2 by a kill", promise, TIMEOUTS, static=False) as case:
         case.fleet.grow(3)
         case.load(_LOAD_PER_S)
         case.until(case.fleet.ready, "three workers ready")
@@ -85,7 +83,7 @@ def scale(rig: Rig) -> Iterator[Result]:
 def zombie(rig: Rig) -> Iterator[Result]:
     """Frozen until others have its partitions, then let go on."""
     promise = "none lost, none twice: what it had in hand is not published"
-    with rig.case("zombie: its session has ended", promise, _TIMEOUTS) as case:
+    with rig.case("zombie: its session has ended", promise, TIMEOUTS) as case:
         case.fleet.grow(2)
         case.until(case.fleet.ready, "two workers ready")
         case.load(_LOAD_PER_S)
@@ -94,7 +92,7 @@ def zombie(rig: Rig) -> Iterator[Result]:
             case.let_pass(case.random.uniform(1, 3))
             victim = case.random.choice(case.fleet.numbers)
             case.fleet.freeze(victim)
-            case.let_pass(_SESSION_S * 1.5 + case.random.uniform(0, 2))
+            case.let_pass(SESSION_S * 1.5 + case.random.uniform(0, 2))
             case.fleet.thaw(victim)
             case.until(case.fleet.ready, "both workers ready again")
         case.figures["freezes"] = freezes

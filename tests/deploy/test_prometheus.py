@@ -24,6 +24,12 @@ def promtool_says(promtool: Path, *arguments: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def checks_of(alert: str) -> list[dict[str, Any]]:
+    """What an alert's own tests look at."""
+    cases = yaml.safe_load((TESTS / f"{alert}.yaml").read_text())["tests"]
+    return [check for case in cases for check in case.get("promql_expr_test", ())]
+
+
 def test_promtool_accepts_configuration_and_rules(promtool: Path) -> None:
     status, said = promtool_says(promtool, "check", "config", ROOT / "deploy" / "prometheus" / "prometheus.yml")
     assert status == 0, said
@@ -40,9 +46,7 @@ def test_rules_do_what_their_tests_say(promtool: Path, path: Path) -> None:
 
 def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
     for alert in ALERTS:
-        cases = yaml.safe_load((TESTS / f"{alert}.yaml").read_text())["tests"]
-        checks = [check for case in cases for check in case.get("promql_expr_test", ())]
-        named = [any(alert in sample["labels"] for sample in check["exp_samples"]) for check in checks]
+        named = [any(alert in sample["labels"] for sample in check["exp_samples"]) for check in checks_of(alert)]
         assert {True, False} == set(named), alert
     assert {path.stem for path in TESTS.glob("*.yaml")} == {*ALERTS, "healthy"}
 
@@ -60,9 +64,7 @@ def workshop(tmp_path: Path) -> Path:
 
 def expected(alert: str) -> set[str]:
     """The alerts that an alert's own tests expect to fire."""
-    cases = yaml.safe_load((TESTS / f"{alert}.yaml").read_text())["tests"]
-    checks = [check for case in cases for check in case.get("promql_expr_test", ())]
-    labels = [sample["labels"] for check in checks for sample in check["exp_samples"]]
+    labels = [sample["labels"] for check in checks_of(alert) for sample in check["exp_samples"]]
     return {name for name in ALERTS if any(f'"{name}"' in text for text in labels)}
 
 

@@ -37,6 +37,8 @@ class Address:
     url: URL
     """What to ask for: path and query as they came, but for what no request can carry (spaces, letters beyond ASCII)
     and dot segments, which browsers resolve, too."""
+    source: str
+    """The prefix that permits it, as ``fetch.sources`` has it."""
 
     @property
     def scheme(self) -> str:
@@ -73,11 +75,7 @@ class Fence:
     @property
     def folders(self) -> list[str]:
         """Paths of the folders that files may be in."""
-        return [Address(allowed).path for allowed in self._allowed.values() if allowed.scheme == "file"]
-
-    def source_of(self, address: Address) -> str:
-        """The source that an address is of, as ``fetch.sources`` names it."""
-        return next((name for name, allowed in self._allowed.items() if _covers(allowed, address.url)), "")
+        return [Address(allowed, name).path for name, allowed in self._allowed.items() if allowed.scheme == "file"]
 
     def permitted(self, text: str) -> Address:
         """The address, if it may be fetched.
@@ -90,32 +88,38 @@ class Fence:
         url = URL(text)
         if ".." in re.split(r"[/\\]", url.path):
             raise SourceForbidden("the address has '..' in its path")
-        if not any(_covers(allowed, url) for allowed in self._allowed.values()):
+        source = next((name for name, allowed in self._allowed.items() if _covers(allowed, url)), None)
+        if source is None:
             known = url.scheme if url.scheme in {allowed.scheme for allowed in self._allowed.values()} else "kind of"
             raise SourceForbidden(f"this {known} address is not under any of fetch.sources")
         if url.scheme not in ("http", "https") and ("?" in text or "#" in text):
             raise SourceForbidden("objects and files have no query: write ? as %3F and # as %23")
-        if url.scheme == "file":
-            return Address(url)
-        came = URL(quote(text, safe=string.punctuation), encoded=True)
-        if url.scheme in _OBJECT_STORES:
-            if not _NO_SEGMENT.isdisjoint(_key(came).split("/")):
-                raise SourceForbidden(
-                    "this key cannot be asked for: it is empty, begins or ends with /, or has //, . or .."
-                )
-            return Address(came)
-        if any(unquote(segment) in (".", "..") for segment in came.raw_path.split("/")):
-            return Address(url)
-        sent = URL.build(
-            scheme=url.scheme,
-            authority=url.raw_authority,
-            path=came.raw_path,
-            query_string=came.raw_query_string,
-            encoded=True,
-        )
-        if _normal(URL(str(sent))) != _normal(url):
-            raise SourceForbidden("not a valid address")
-        return Address(sent)
+        return Address(_to_ask_for(text, url), source)
+
+
+def _to_ask_for(text: str, url: URL) -> URL:
+    """The address as it came, as far as that can be asked for; see ``Address.url``."""
+    if url.scheme == "file":
+        return url
+    came = URL(quote(text, safe=string.punctuation), encoded=True)
+    if url.scheme in _OBJECT_STORES:
+        if not _NO_SEGMENT.isdisjoint(_key(came).split("/")):
+            raise SourceForbidden(
+                "this key cannot be asked for: it is empty, begins or ends with /, or has //, . or .."
+            )
+        return came
+    if any(unquote(segment) in (".", "..") for segment in came.raw_path.split("/")):
+        return url
+    sent = URL.build(
+        scheme=url.scheme,
+        authority=url.raw_authority,
+        path=came.raw_path,
+        query_string=came.raw_query_string,
+        encoded=True,
+    )
+    if _normal(URL(str(sent))) != _normal(url):
+        raise SourceForbidden("not a valid address")
+    return sent
 
 
 def _normal(url: URL) -> tuple[str, str, str, str]:

@@ -191,9 +191,9 @@ class Fetcher:
         source = ""
         try:
             address = self._fence.permitted(uri)
-            source = self._fence.source_of(address)
+            source = address.source
             async with fetch.timeout:
-                return await self._fetch_in_turn(address, source, fetch)
+                return await self._fetch_in_turn(address, fetch)
         except (TimeoutError, asyncio.CancelledError):
             failure = fetch.late()
         except SourceError as error:
@@ -216,7 +216,7 @@ class Fetcher:
                 self._unreadable.note_readable(source)
         return failure
 
-    async def _fetch_in_turn(self, address: Address, source: str, fetch: Fetch) -> bytes:
+    async def _fetch_in_turn(self, address: Address, fetch: Fetch) -> bytes:
         await self._enter(fetch, address)
         with fetch.waiting():
             await self._slots.take(fetch.tenant)
@@ -225,7 +225,7 @@ class Fetcher:
             data = await self._fetch_from(address, fetch)
         finally:
             self._slots.give_back(fetch.tenant)
-        self._unreadable.note_readable(source)
+        self._unreadable.note_readable(address.source)
         self._note(fetch, None)
         self._leave(fetch)
         return data

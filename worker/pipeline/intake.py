@@ -31,9 +31,9 @@ class Refusals:
     rejected: dict[int, AnswerRefused] = field(default_factory=dict)
     """Events, by their offsets, that are to be rejected now."""
     offset: float = float("inf")
-    """The first event that may only get the same answer again: from there on events are taken one at a time, ..."""
+    """The first event that can only get the same answer again: from there on events are taken one at a time."""
     until: float = 0.0
-    """... and not before this monotonic time."""
+    """Monotonic time before which none of those is taken."""
 
     def settle(self, next_offset: int) -> None:
         """Forget what is answered."""

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,9 +85,13 @@ class Worker:
 
     def answer(self, count: int) -> None:
         """Run until ``count`` events have an outcome, or the pipeline ends with an error."""
-        tick = threading.Event()
         with self.running():
-            until(lambda: self.ended() or len(self.outcomes()) >= count or tick.wait(0.01), f"{count} outcomes")
+            self.until(lambda: len(self.outcomes()) >= count, f"{count} outcomes")
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait while it runs, or until it has ended by itself."""
+        tick = threading.Event()
+        until(lambda: self.ended() or condition() or tick.wait(0.01), what)
 
     def ended(self) -> bool:
         """Whether the pipeline has ended by itself."""

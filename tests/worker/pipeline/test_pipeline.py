@@ -181,18 +181,17 @@ def test_a_source_that_denies_everything_costs_no_event_its_verdict(
     )
     for name in names:
         worker.send(claim((tmp_path / name).as_uri()), "application/json")
-    tick = threading.Event()
     with worker.running():
         many = 12 * 6  # twice what their attempts would allow
-        until(lambda: worker.ended() or len(worker.stored("retry_topic")) >= many or tick.wait(0.01), "deferrals")
+        worker.until(lambda: len(worker.stored("retry_topic")) >= many, "deferrals")
         assert worker.dead() == []
         assert worker.metrics.registry.get_sample_value("genprint_sources_unreadable") == 1
         assert "file://" in (worker.health.ready() or "")
         worker.send(encoded_image(40))
-        until(lambda: worker.ended() or len(worker.verdicts()) == 1 or tick.wait(0.01), "events from elsewhere")
+        worker.until(lambda: len(worker.verdicts()) == 1, "events from elsewhere")
         denied.intersection_update(names[:1])
-        until(lambda: worker.ended() or len(worker.outcomes()) == 13 or tick.wait(0.01), "everything")
-        until(lambda: worker.ended() or worker.health.ready() is None or tick.wait(0.01), "readiness")
+        worker.until(lambda: len(worker.outcomes()) == 13, "everything")
+        worker.until(lambda: worker.health.ready() is None, "readiness")
     [(_, headers)] = worker.dead()
     assert headers[REASON] == "source_exhausted"
     assert headers[ORIGIN] == "images/0/0"
@@ -363,11 +362,11 @@ def test_what_cannot_be_answered_otherwise_waits_and_holds_up_its_partition_alon
     worker.broker.refuses = refused
     tick = threading.Event()
     with worker.running():
-        until(lambda: worker.ended() or len(worker.outcomes()) >= 23 or tick.wait(0.01), "all but one partition's rest")
+        worker.until(lambda: len(worker.outcomes()) >= 23, "all but one partition's rest")
         tick.wait(0.5)
         assert len(worker.outcomes()) == 23
         worker.broker.refuses = lambda _: False
-        until(lambda: worker.ended() or len(worker.outcomes()) >= 40 or tick.wait(0.01), "the rest")
+        worker.until(lambda: len(worker.outcomes()) >= 40, "the rest")
     [(_, headers)] = worker.dead()
     assert headers[ORIGIN] == "images/0/3"
     assert len({verdict["verdict_id"] for verdict in worker.verdicts()}) == 39
@@ -381,11 +380,11 @@ def test_a_topic_that_takes_no_verdict_costs_few_events_theirs(bundle: Bundle, m
     worker.broker.refuses = lambda message: message.topic == worker.settings.kafka.verdicts_topic
     tick = threading.Event()
     with worker.running():
-        until(lambda: worker.ended() or len(worker.dead()) >= 3 or tick.wait(0.01), "the first")
+        worker.until(lambda: len(worker.dead()) >= 3, "the first")
         tick.wait(0.5)
         assert len(worker.dead()) == 3
         worker.broker.refuses = lambda _: False
-        until(lambda: worker.ended() or len(worker.outcomes()) >= 30 or tick.wait(0.01), "the others")
+        worker.until(lambda: len(worker.outcomes()) >= 30, "the others")
     assert len(worker.verdicts()) == 27
 
 
