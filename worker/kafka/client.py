@@ -15,8 +15,8 @@ seen to lose or repeat events:
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +66,9 @@ class KafkaBroker:
         self._positions: Positions  # from the start on
         self._epochs: dict[Partition, int] = {}
         self._assignments = 0
+        self._polls = 0
+        self._polled: dict[TopicPartition, int] = {}
+        """In which poll there were last records of a partition."""
         self._member = ""
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._watchdog = Watchdog(settings.publish_deadline_s)
@@ -117,7 +120,8 @@ class KafkaBroker:
         self._release_stalled_fetch()
         self._allowance.begin_poll()
         try:
-            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+            with self._in_turn():
+                polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except _UNDECODABLE as error:
             raise UndecodableBatch(f"{self._stuck_at()}: {error}") from error
         except ACCESS_DENIED as error:
@@ -145,6 +149,8 @@ class KafkaBroker:
             if (partition := Partition(*tp)) in self._epochs and partition.topic not in made_again
         }
         self._positions.note_read(current)
+        self._polls += 1
+        self._polled.update(dict.fromkeys(polled, self._polls))
         self._commit_unmarked()
         return [
             _record(partition, self._epochs[partition], self._positions.topic_id(partition.topic), record)
@@ -299,6 +305,36 @@ class KafkaBroker:
         in_line = fetcher._next_partition_records  # noqa: SLF001 - the used-up records
         if in_line is not None and not in_line:
             fetcher._next_partition_records = None  # noqa: SLF001 - what the fetcher does itself after another fetch
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Let a poll return records of the partition that has waited longest, of those that the client holds some of.
+
+        kafka-python (3.0.12) returns everything that it has fetched of one partition, which may be tens of thousands of
+        records, before it looks at another: those of that one would wait for the backlog of this one. So the others are
+        paused for the poll; nothing is fetched for a partition with records in hand anyway.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - no public access to what is in hand
+        in_line, parsed = fetcher._next_partition_records, fetcher._paused_partition_records  # noqa: SLF001 - see above
+        held = {fetch.topic_partition for fetch in fetcher._completed_fetches.copy()}  # noqa: SLF001 - see above
+        held |= {*fetcher._paused_completed_fetches, *parsed}  # noqa: SLF001 - see above
+        if in_line:
+            held.add(in_line.topic_partition)
+        ready = held - self._consumer.paused()
+        if len(ready) < 2:
+            yield
+            return
+        first = min(ready, key=lambda tp: self._polled.get(tp, 0))
+        if in_line and in_line.topic_partition != first:  # as the fetcher does with one that is paused
+            parsed[in_line.topic_partition] = in_line
+            fetcher._next_partition_records = None  # noqa: SLF001 - see above
+        others = ready - {first}
+        self._consumer.pause(*others)
+        try:
+            yield
+        finally:
+            if others := others & self._consumer.assignment():
+                self._consumer.resume(*others)
 
     def _limit_set_aside(self) -> None:
         """Drop records of paused partitions beyond a few fetches' worth; they are fetched again.

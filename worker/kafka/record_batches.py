@@ -61,7 +61,8 @@ class Ceilings:
     batch: int
     """One batch; and together all others that were unpacked and are not yet read to their ends."""
     poll: int
-    """One poll ends once it has unpacked or returned so much; it returns one record at least."""
+    """One poll ends once it has returned so much, or has unpacked so much and read the last of that; it returns one
+    record at least."""
     value: int
     """The value of one record."""
 
@@ -82,17 +83,21 @@ class Allowance:
 
     def __init__(self, ceilings: Ceilings, guard: BatchGuard | None = None) -> None:
         self.ceilings, self.guard = ceilings, guard
-        self._spent = 0
+        self._returned = self._spent = 0
+        self._latest: LenientBatch | None = None
         self._unpacked: WeakKeyDictionary[LenientBatch, int] = WeakKeyDictionary()  # the one unpacked last comes last
 
     def begin_poll(self) -> None:
         """Allow another poll's worth."""
-        self._spent = 0
+        self._returned = self._spent = 0
+        self._latest = None
 
     @property
     def is_spent(self) -> bool:
-        """Whether the poll has to end."""
-        return self._spent >= self.ceilings.poll
+        """Whether the poll has to end; not before what it has unpacked is read, or that may be unpacked for nothing."""
+        if self._returned >= self.ceilings.poll:
+            return True
+        return self._spent >= self.ceilings.poll and not (self._latest and self._latest.has_more)
 
     @property
     def unpacked_bytes(self) -> int:
@@ -100,8 +105,12 @@ class Allowance:
         return sum(self._unpacked.values())
 
     def spend(self, size: int) -> None:
-        """Count ``size`` bytes that were unpacked or returned."""
+        """Count ``size`` bytes that were unpacked."""
         self._spent += size
+
+    def hand_on(self, size: int) -> None:
+        """Count ``size`` bytes that were returned."""
+        self._returned += size
 
     def make_room(self) -> None:
         """Before a batch is unpacked: forget what was unpacked first, down to a batch's worth; it is unpacked again."""
@@ -114,6 +123,7 @@ class Allowance:
         """Note an unpacked batch."""
         self.spend(size)
         self._unpacked[batch] = size
+        self._latest = batch
 
 
 def read_leniently(consumer: Any, allowance: Allowance) -> None:
@@ -164,7 +174,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         record = next(self._records)
         if isinstance(record.headers, Unread):
             self.next_fetch_offset = record.headers.last_offset + 1
-        self._allowance.spend(held_bytes(record.key, record.value, record.headers))
+        self._allowance.hand_on(held_bytes(record.key, record.value, record.headers))
         return record
 
     def drain(self) -> None:
@@ -275,6 +285,11 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             raise CorruptRecordError(f"{why}, and it claims {header[6] + 1} records")
         self._header_data = tuple(header)
         self._give_up(why)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it has records that were not read yet."""
+        return self._why is None and self._next_record_index < self._num_records
 
     def forget_unpacked(self) -> None:
         """Free the memory of the unpacked records; the next one that is read unpacks them again."""

@@ -181,6 +181,28 @@ def test_a_batch_of_more_records_than_it_paid_for_is_passed_as_one_record(
         broker.close()
 
 
+def test_the_backlog_of_one_partition_does_not_hold_up_another(edge: KafkaEdge) -> None:
+    topic = edge.settings.images_topic
+    deep, other = Partition(topic, 0), Partition(topic, 1)
+    broker = edge.broker(edge.settings.model_copy(update={"max_poll_records": 10}))
+    with closing(broker):
+        broker.start()
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        for where, count in ((deep, 3_000), (other, 30)):
+            edge.produce_many(topic, [b"%d" % number for number in range(count)], number=where.number)
+        found: list[Record] = []
+
+        def complete() -> bool:
+            found.extend(broker.poll(0.05))
+            return len(found) == 3_030
+
+        until(complete, "all records")
+    for where, count in ((deep, 3_000), (other, 30)):
+        assert [record.offset for record in found if record.partition == where] == list(range(count))
+    places = [place for place, record in enumerate(found) if record.partition == other]
+    assert places[-1] < 200  # in turn they are through after 60
+
+
 def test_a_session_that_the_broker_does_not_allow_names_its_setting(edge: KafkaEdge) -> None:
     broker = edge.broker(edge.settings.model_copy(update={"session_timeout_s": 0.5}))
     with closing(broker):

@@ -5,7 +5,7 @@ Real brokers are written to and read by confluent-kafka, so that kafka-python is
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -107,6 +107,11 @@ class KafkaEdge:
 
     def produce(self, topic: str, *, key: bytes | None, value: bytes | None, headers: Headers, number: int) -> None:
         self._producer.produce(topic, value, key, number, headers=list(headers))
+        assert self._producer.flush(DEADLINE_S) == 0
+
+    def produce_many(self, topic: str, values: Sequence[bytes], *, number: int) -> None:
+        for value in values:
+            self._producer.produce(topic, value, partition=number)
         assert self._producer.flush(DEADLINE_S) == 0
 
     def read(self, topic: str, count: int) -> list[Stored]:
