@@ -133,6 +133,29 @@ def test_what_retention_removes_before_it_is_read_is_counted_and_no_success(stre
     assert f"run audit: {lost} offsets of the span were removed by retention before they were read" in said
 
 
+def test_deferred_events_that_are_removed_before_they_are_due_are_no_success(stream: Stream, bundle: Path) -> None:
+    kind = "retry.replay.audit"
+    create_topics(stream.bootstrap, {stream.topic(kind): PARTITIONS})
+    for number in range(8):
+        missing = json.dumps({"uri": "http://127.0.0.1:9/x.png"}).encode()  # nobody listens there
+        stream.produce(missing, {"content-type": b"application/json"}, key=b"%d" % number)
+    stream.flush()
+    sources = ("--set", "fetch.sources=http://127.0.0.1:9", "--set", "fetch.allow_private_addresses=true")
+    first = replay(stream, bundle, *EVERYTHING, *sources, "--set", "fetch.retry_delay_s=600")
+    try:
+        until(lambda: sum(ends(stream, kind).values()) > 0, "deferrals")
+    finally:
+        first.kill()
+        first.communicate()
+    with AdminClient({"bootstrap.servers": stream.bootstrap}) as admin:
+        places = [TopicPartition(stream.topic(kind), number, end) for number, end in ends(stream, kind).items() if end]
+        for removed in admin.delete_records(places).values():
+            removed.result()
+    status, said = ended(replay(stream, bundle, *EVERYTHING, *sources, "--set", "fetch.retry_delay_s=1"))
+    assert status == 2
+    assert "removed by retention before they were read" in said
+
+
 def test_offsets_bound_it_and_deferred_events_are_waited_for(stream: Stream, bundle: Path) -> None:
     missing = json.dumps({"uri": "http://127.0.0.1:9/x.png"}).encode()  # nobody listens there
     before = ends(stream)

@@ -107,17 +107,16 @@ class ReplayBroker(KafkaBroker):
 
     def _committed_offset(self, part: Progress) -> OffsetAndMetadata:
         offset = super()._committed_offset(part)
-        if part.partition not in self._ranges:
-            return offset
-        noted = self._noted(self._ranges[part.partition])
+        span = self._ranges.get(part.partition)
+        noted = self._noted(span) if span else {}
         noted["lost"] = self._positions.marks.get(part.partition, {}).get("lost", 0)
         return offset._replace(metadata=self._positions.mark(part.partition, noted))
 
     def _note_lost(self, partition: Partition, first: int, after: int) -> None:
-        """Remember how many offsets of the span are gone; the count is committed with the offset."""
-        begin, end = self._ranges.get(partition, (0, 0))
+        """Remember how many offsets of the span, or of its deferred events, are gone; committed with the offset."""
+        begin = self._ranges.get(partition, (0, 0))[0]
         noted = self._positions.marks.setdefault(partition, {})
-        noted["lost"] = noted.get("lost", 0) + max(0, min(after, end) - max(first, begin))
+        noted["lost"] = noted.get("lost", 0) + max(0, int(min(after, self._end(partition))) - max(first, begin))
 
     def _note_changed(self, what: Change, partition: Partition) -> None:
         raise LogChanged(
@@ -141,7 +140,7 @@ class ReplayBroker(KafkaBroker):
         total = sum(end - begin for begin, end in self._ranges.values())
         self._progress(total, sum(left[partition] for partition in self._ranges))
         if not any(left.values()):
-            self._finished(sum(_metadata(committed[partition]).get("lost", 0) for partition in self._ranges))
+            self._finished(sum(_metadata(found).get("lost", 0) for found in committed.values()))
 
     def _drained(self, partition: Partition, committed: Mapping[Partition, Any]) -> Progress | None:
         """The commit of a partition that has given all its records; only transaction markers precede its end."""
