@@ -116,7 +116,7 @@ class RedisCache:
             with _client(self._settings, max(_CHECK_TIMEOUT_S, self._settings.timeout_s)) as client:
                 client.mget([key])
                 client.set(key, b"", ex=1, xx=True)  # only if the key exists, which it does not
-        except (redis.RedisError, OSError, ValueError) as error:
+        except Exception as error:  # whatever an answer that makes no sense to redis-py ends in
             if refusal := self._refusal(error):
                 raise StartupError(f"{refusal}; without redis.url a worker serves without a cache") from error
             _log.warning("cache unavailable, serving without it", at=_host(self._settings), error=type(error).__name__)
@@ -127,8 +127,8 @@ class RedisCache:
         if not digests or not self._reads.closed:
             return found
         try:
-            values: Any = self._within(self._reader, lambda: self._reader.mget([self._key(d) for d in digests]))
-        except (redis.RedisError, OSError, ValueError) as error:
+            values = self._within(self._reader, lambda: self._values(digests))
+        except (redis.RedisError, OSError) as error:
             self._failed(self._reads, error)
             return found
         self._reads.succeeded()
@@ -149,7 +149,7 @@ class RedisCache:
                 for digest, entry in entries:
                     pipeline.set(self._key(digest), encode_entry(entry), ex=self._settings.ttl_s)
                 self._within(self._writer, pipeline.execute)
-        except (redis.RedisError, OSError, ValueError) as error:
+        except (redis.RedisError, OSError) as error:
             self._failed(self._writes, error)
         else:
             self._writes.succeeded()
@@ -160,18 +160,30 @@ class RedisCache:
         self._reader.close()
         self._writer.close()
 
+    def _values(self, digests: Sequence[str]) -> list[bytes | None]:
+        found: Any = self._reader.mget([self._key(digest) for digest in digests])
+        if not isinstance(found, list) or len(found) != len(digests):
+            raise TypeError("not one answer for each key")
+        if not all(value is None or isinstance(value, bytes) for value in found):
+            raise TypeError("an answer that is neither bytes nor none")
+        return found
+
     def _within(self, client: redis.Redis, call: Callable[[], T]) -> T:
         """Make a call on another thread, for as long as a call may take altogether.
 
         Raises:
             TimeoutError: it takes longer; the client's connections are closed.
-            RedisError: it failed, also because another call of the client was cut that way.
+            OSError, RedisError: it failed, also because another call of the client was cut that way, or because of an
+                answer that makes no sense; the client's connections are closed then, too.
         """
         answer = self._calls.submit(call)
         try:
             return answer.result(_WAITS_A_CALL * self._settings.timeout_s)
-        except AttributeError as error:  # redis-py, whose buffer is gone with the connection
-            raise redis.ConnectionError("the connection was closed") from error
+        except (redis.RedisError, OSError):
+            raise
+        except Exception as error:  # redis-py's own, or ours: what comes next on that connection is anybody's guess
+            client.connection_pool.disconnect()
+            raise redis.ConnectionError(f"no valid answer ({type(error).__name__}: {error})") from error
         finally:
             if not answer.cancel() and not answer.done():
                 client.connection_pool.disconnect()

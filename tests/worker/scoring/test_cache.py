@@ -341,6 +341,37 @@ def test_an_answer_has_a_deadline_as_a_whole(bundle: Bundle, make: Make, pieces:
     assert peak_kib() - before < 1024 * 1024  # not the 8 GB
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b":5\r\n",
+        b"+OK\r\n",
+        b"$3\r\nabc\r\n",
+        b"*1\r\n:5\r\n",
+        b"*1\r\n-ERR x\r\n",
+        b"*2\r\n$3\r\nabc\r\n$3\r\nabc\r\n",
+        b"*0\r\n",
+        b"*1\r\n" * 3000 + b"$-1\r\n",
+        b">1\r\n+x\r\n" * 3000,
+        b"$99999999999999999999\r\n",
+        b"%1\r\n*1\r\n+x\r\n+y\r\n",
+        b"nonsense\r\n",
+    ],
+    ids=lambda answer: answer[:12].decode(),
+)
+def test_an_answer_of_another_kind_is_a_failure_like_any_other(bundle: Bundle, make: Make, answer: bytes) -> None:
+    metrics, server = Metrics(), served(lambda _: [answer])
+    server.start()
+    try:
+        cache = make(f"redis://127.0.0.1:{server.port}?protocol=2", bundle, metrics, timeout_s=0.5)
+        cache.check()
+        assert cache.get([A]) == [None]
+        cache.put([(A, entry())])
+    finally:
+        server.close()
+    assert count(metrics, "hit") == 0
+
+
 def test_a_late_answer_cuts_no_write_beside_it(bundle: Bundle, make: Make) -> None:
     metrics = Metrics()
 
