@@ -23,7 +23,7 @@ def read_file(path: str, folders: Sequence[str], max_bytes: int) -> bytes:
         # A folder on the way may have become a link since: what counts is where the kernel found the file.
         _require_within(str(Path(f"/proc/self/fd/{file.fileno()}").readlink()), roots)
         _require_regular(file)
-        return file.read(max_bytes)
+        return _read(file, max_bytes)
 
 
 def read_any_file(path: Path, max_bytes: int) -> bytes:
@@ -35,9 +35,16 @@ def read_any_file(path: Path, max_bytes: int) -> bytes:
     """
     with open(path, "rb", opener=_without_waiting) as file:
         _require_regular(file)
-        data = file.read(max_bytes + 1)
+        data = _read(file, max_bytes + 1)
     if len(data) > max_bytes:
         raise SourceTooLarge(f"more than {max_bytes} bytes")
+    return data
+
+
+def _read(file: BinaryIO, max_bytes: int) -> bytes:
+    data: bytes | None = file.read(max_bytes)
+    if data is None:  # some files of /proc have a size of 0 and wait for what comes
+        raise SourceRefused("nothing to read there now")
     return data
 
 

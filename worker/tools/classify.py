@@ -18,6 +18,7 @@ from worker.messages.events import ImageEvent, InlineImage
 from worker.messages.verdict import TimingPart, Verdict
 from worker.scoring.engine import Engine
 from worker.settings import Settings
+from worker.tools.image_files import printable
 
 Fault = ImageError | DecoderError | InferenceError | SourceError | OSError | MemoryError
 """Why a file has no verdict."""
@@ -85,12 +86,6 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
                 )
                 scored = ScoredImage(digest, image.facts, answer, cached=False, timing=timing)
                 yield Classified(path, attributor.verdict(_event(path), scored), None)
-
-
-def printable(path: object) -> str:
-    r"""A path, or an error or class, as text; what a terminal would not show as it is is escaped: ``caf\xe9.png``."""
-    text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _event(path: Path) -> ImageEvent:

@@ -18,6 +18,9 @@ _APPLE_DOUBLE = "._"
 """Begins the names of files in which macOS keeps what other file systems cannot: ``._a.jpg`` is no image."""
 
 
+_NAMED_KINDS = 20
+
+
 @dataclass
 class ImageFiles:
     """What lies under some paths."""
@@ -37,8 +40,12 @@ class ImageFiles:
 
     @property
     def left_out(self) -> str:
-        """What was left out, in one line; empty if nothing was."""
-        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
+        """What was left out, in one line; empty if nothing was. Of many kinds the most frequent are named."""
+        named = dict(self.skipped.most_common(_NAMED_KINDS))
+        parts = [f"{count} {printable(kind)}" for kind, count in sorted(named.items())]
+        if others := self.skipped.total() - sum(named.values()):
+            parts.append(f"{others} of {len(self.skipped) - len(named)} other kinds")
+        return ", ".join(parts)
 
 
 def find_images(paths: Sequence[Path], *, only_taken: bool = False) -> ImageFiles:
@@ -54,38 +61,74 @@ def find_images(paths: Sequence[Path], *, only_taken: bool = False) -> ImageFile
     """
     found = ImageFiles()
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path's raises where a folder above cannot be searched
             _search(path, found, only_taken=only_taken)
-        elif path.exists() or path.is_symlink():
+        elif _may_exist(path):
             found.paths.append(path)
         else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
-    if len(paths) == 1 and paths[0].is_dir():
+            raise FileNotFoundError(f"{printable(path)}: no such file or folder")
+    if len(paths) == 1 and os.path.isdir(paths[0]):  # noqa: PTH112 - likewise
         found.base = paths[0]
     if not found.paths and not found.unread:
         instead = f"; left out: {found.left_out}" if found.skipped else ""
         raise FileNotFoundError(
-            f"{', '.join(map(str, paths))}: no images here ({', '.join(sorted(SUFFIXES))}){instead}"
+            f"{', '.join(map(printable, paths))}: no images here ({', '.join(sorted(SUFFIXES))}){instead}"
         )
     return found
 
 
-def _search(folder: Path, found: ImageFiles, *, only_taken: bool) -> None:
-    def unreadable(error: OSError) -> None:
-        found.unread.append((Path(error.filename), error))
+def printable(path: object) -> str:
+    r"""A path, or an error or class, as text; what a terminal would not show as it is is escaped: ``caf\xe9.png``."""
+    text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
+
+def _may_exist(path: Path) -> bool:
+    """Whether there is such a path, as far as anybody tells; why it cannot be read is found out by reading it."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _search(folder: Path, found: ImageFiles, *, only_taken: bool) -> None:
     paths: list[Path] = []
-    for here, folders, names in os.walk(folder, onerror=unreadable):
-        if linked := sum(Path(here, name).is_symlink() for name in folders):
-            found.skipped["links to folders"] += linked
-        for path in (Path(here, name) for name in names):
-            suffix = path.suffix.lower()
-            if path.name.startswith(_APPLE_DOUBLE):
-                found.skipped["._ files of macOS"] += 1
-            elif suffix in SUFFIXES and only_taken and not path.is_file():
-                found.skipped["that are no files"] += 1
-            elif suffix in SUFFIXES or (suffix in OTHER_SUFFIXES and not only_taken):
-                paths.append(path)
-            else:
-                found.skipped[suffix or "without an ending"] += 1
+    folders = [folder]
+    while folders:  # os.walk would recurse, and not come back from very deep folders
+        here = folders.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    path = Path(entry.path)
+                    if not _is_folder(entry):
+                        _sort_out(path, paths, found, only_taken=only_taken)
+                    elif entry.is_symlink():
+                        found.skipped["links to folders"] += 1
+                    else:
+                        folders.append(path)
+        except OSError as error:
+            found.unread.append((here, error))
     found.paths += sorted(paths)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that nobody may follow
+        return False
+
+
+def _sort_out(path: Path, paths: list[Path], found: ImageFiles, *, only_taken: bool) -> None:
+    """Take a file that may be an image, or count it as left out."""
+    suffix = path.suffix.lower()
+    if path.name.startswith(_APPLE_DOUBLE):
+        found.skipped["._ files of macOS"] += 1
+    elif suffix in SUFFIXES and only_taken and not os.path.isfile(path):  # noqa: PTH113 - Path's may raise
+        found.skipped["that are no files"] += 1
+    elif suffix in SUFFIXES or (suffix in OTHER_SUFFIXES and not only_taken):
+        paths.append(path)
+    else:
+        found.skipped[suffix or "without an ending"] += 1
