@@ -19,6 +19,14 @@ MAX_LEAD_BYTES: Final = 64
 """Bytes that may precede a PNG's signature: a newline or a byte order mark that a script has printed first."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_KINDS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT"})
+_PNG_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""By colour type; how many samples a pixel has is in ``_PNG_SAMPLES``."""
+_PNG_SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_PASSES: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Left, top and the steps to the right and down of an interlaced image's passes."""
+_MOST_PNG_CHUNKS: Final = 2**16
+_INFLATED_AT_A_TIME: Final = 2**16
 _FOREIGN: Final = (  # offset, magic bytes, format
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
@@ -116,15 +124,18 @@ def read_still(data: bytes, name: str) -> Still:
         BrokenImage: there is none.
         UnsupportedFormat: of a kind that Pillow cannot read.
     """
-    match name:
-        case "PNG":
-            return _png(data)
-        case "WEBP":
-            return _webp(data)
-        case "AVIF":
-            return _avif(data)
-        case "BMP":
-            _check_bmp(data)
+    try:
+        match name:
+            case "PNG":
+                return _png(data)
+            case "WEBP":
+                return _webp(data)
+            case "AVIF":
+                return _avif(data)
+            case "BMP":
+                _check_bmp(data)
+    except (LookupError, ValueError, ArithmeticError, struct.error) as error:
+        raise BrokenImage(f"damaged {name}: {error}") from error
     return Still(data)
 
 
@@ -160,6 +171,8 @@ def _png(data: bytes) -> Still:
     header = bytes(head[0].body) if head else b""
     if not head or head[0].kind != b"IHDR" or not head[0].intact or len(header) != 13:
         raise BrokenImage("damaged PNG header")
+    if header[8] not in _PNG_DEPTHS.get(header[9], ()):
+        raise BrokenImage(f"damaged PNG header: no {header[8]} bits in colour type {header[9]}")
     palette = _png_palette(head, header)
     exif = next((bytes(chunk.body) for chunk in chunks if chunk.kind == b"eXIf" and chunk.intact), b"")
     control = next((bytes(c.body) for c in head if c.kind == b"acTL" and c.intact and len(c.body) == 8), b"")
@@ -188,13 +201,49 @@ def _png(data: bytes) -> Still:
 
 def _png_chunks(data: bytes) -> Iterator[_Chunk]:
     at = data.find(_PNG, 0, MAX_LEAD_BYTES + len(_PNG)) + len(_PNG)
-    view = memoryview(data)
+    view, taken = memoryview(data), 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"IEND" or not kind.isalpha():
             return
-        yield _Chunk(kind, view[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length])
+        if kind in _PNG_KINDS:
+            taken += 1
+            if taken > _MOST_PNG_CHUNKS:
+                raise unsupported(f"a PNG in more than {_MOST_PNG_CHUNKS} parts")
+            yield _Chunk(kind, view[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length])
         at += 12 + length
+
+
+def require_every_row(png: bytes) -> None:
+    """Check that a PNG's compressed data hold all of its rows; Pillow takes an early end for a black rest.
+
+    Args:
+        png: a file as ``read_still`` gives it.
+
+    Raises:
+        BrokenImage: they do not.
+    """
+    chunks = list(_png_chunks(png))
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0].body)
+    inflater = zlib.decompressobj()
+    left = _png_bytes(width, height, depth * _PNG_SAMPLES[colour], interlaced=bool(interlaced))
+    for chunk in chunks:
+        rest = bytes(chunk.body) if chunk.kind == b"IDAT" else b""
+        while rest and left > 0 and not inflater.eof:
+            left -= len(inflater.decompress(rest, _INFLATED_AT_A_TIME))
+            rest = inflater.unconsumed_tail
+    if left > 0:
+        raise BrokenImage("truncated PNG data: the compressed rows end early")
+
+
+def _png_bytes(width: int, height: int, bits: int, *, interlaced: bool) -> int:
+    """Bytes of all rows, each with the number of its filter."""
+    total = 0
+    for left, top, across, down in _PNG_PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits // 8))
+    return total
 
 
 def _png_chunk(kind: bytes, body: bytes | memoryview) -> bytes:
@@ -271,15 +320,28 @@ def _avif(data: bytes) -> Still:
     """
     try:
         start, end = next((start, end) for kind, start, end in _boxes(data, 0, len(data)) if kind == b"meta")
-    except (StopIteration, struct.error):
+        data = _without_exif(data, start, end)
+    except (StopIteration, LookupError, struct.error):
         return Still(data)
-    data = data[:start] + data[start:end].replace(b"Exif", b"skip") + data[end:]
     try:
         properties = _primary_properties(data, start + 4, end)
         canvas = struct.unpack(">II", properties[b"ispe"][4:12])
         return Still(data, canvas, crop=_clean_aperture(properties.get(b"clap", b""), *canvas))
-    except (StopIteration, KeyError, struct.error):  # libavif will say what is wrong with it
+    except (StopIteration, LookupError, struct.error):  # libavif will say what is wrong with it
         return Still(data)
+
+
+def _without_exif(data: bytes, start: int, end: int) -> bytes:
+    """The file with another name for the items of type EXIF that the body of its ``meta`` box lists (``infe``)."""
+    renamed = bytearray(data)
+    for kind, begin, stop in _boxes(data, start + 4, end):
+        if kind == b"iinf":
+            head = 6 if data[begin] == 0 else 8  # version and flags, and how many there are
+            for entry, at, _ in _boxes(data, begin + head, stop):
+                name = at + (8 if data[at] == 2 else 10)  # version and flags, the item's number, its protection
+                if entry == b"infe" and data[at] >= 2 and data[name : name + 4] == b"Exif":
+                    renamed[name : name + 4] = b"skip"
+    return bytes(renamed)
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -303,7 +365,13 @@ def _primary_properties(data: bytes, start: int, end: int) -> dict[bytes, bytes]
     primary = struct.unpack_from(">I" if data[at] else ">H", data, at + 4)[0]
     boxes = {kind: place for kind, *place in _boxes(data, *meta[b"iprp"])}
     found = [(kind, data[start:end]) for kind, start, end in _boxes(data, *boxes[b"ipco"])]
-    at, _ = boxes[b"ipma"]
+    places = [place for kind, *place in _boxes(data, *meta[b"iprp"]) if kind == b"ipma"]
+    numbers = [number for at, _ in places for number in _associated(data, at, primary)]
+    return dict(found[number - 1] for number in reversed(numbers) if 0 < number <= len(found))
+
+
+def _associated(data: bytes, at: int, wanted: int) -> Iterator[int]:
+    """The numbers of an item's properties in the body of an ``ipma`` box."""
     version, wide = data[at], data[at + 3] & 1
     (count,) = struct.unpack_from(">I", data, at + 4)
     at += 8
@@ -312,10 +380,8 @@ def _primary_properties(data: bytes, start: int, end: int) -> dict[bytes, bytes]
         at += 5 if version else 3
         indices = struct.unpack_from(f">{several}{'H' if wide else 'B'}", data, at)
         at += several * (2 if wide else 1)
-        if item == primary:
-            numbers = [index & (0x7FFF if wide else 0x7F) for index in indices]
-            return dict(found[number - 1] for number in reversed(numbers) if 0 < number <= len(found))
-    return {}
+        if item == wanted:
+            yield from (index & (0x7FFF if wide else 0x7F) for index in indices)
 
 
 def _clean_aperture(clap: bytes, width: int, height: int) -> tuple[int, int, int, int] | None:

@@ -2,7 +2,7 @@
 
 Forensic scores depend on decoder and resampler as much as on weights, so nothing else in Genprint decodes an image
 for a model. What people see is what is judged: where viewers differ, it is what Chrome and Firefox show. This is the
-policy, version 2 (``DECODING_POLICY``):
+policy, version 3 (``DECODING_POLICY``):
 
 ================  ======================================================================================
 matter            policy
@@ -29,8 +29,8 @@ animated          the first frame; ``ImageFacts.animated`` says so; a PNG's defa
 uncovered         where the first frame leaves the canvas uncovered, it is transparent
 size              ceilings on bytes and pixels, checked before anything is decoded
 truncated         refused, also when some pixels could be shown; data after the last pixel may be missing, except
-                  the marker behind a JPEG's; so is a JPEG in which libjpeg would fill in what is missing
-                  (``bundle/jpeg.py``)
+                  the marker behind a JPEG's; so are a JPEG in which libjpeg would fill in what is missing
+                  (``bundle/jpeg.py``), and a PNG whose compressed rows end early
 too small         as the view's ``on_small`` says; ``unsure`` gives no view
 ================  ======================================================================================
 """
@@ -48,12 +48,12 @@ import numpy.typing as npt
 import PIL
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
-from bundle.containers import FORMATS, Still, read_still, sniff, unsupported
+from bundle.containers import FORMATS, Still, read_still, require_every_row, sniff, unsupported
 from bundle.errors import BrokenImage, EmptyImage, ImageError, ImageTooLarge, TooManyPixels, UnsupportedFormat
 from bundle.jpeg import Portions, read_jpeg
 from bundle.manifest import Crop, Preprocessing, View
 
-DECODING_POLICY: Final = 2
+DECODING_POLICY: Final = 3
 """Version of the table above. It changes whenever the same bytes give other pixels, with the same libraries."""
 MAX_PIXELS_CEILING: Final = 89_478_485
 """Pillow's own bomb limit: ``Limits.max_pixels`` may not exceed it."""
@@ -237,6 +237,8 @@ class EncodedImage:
             if expected and _digest(image) != expected:
                 raise BrokenImage("truncated JPEG data: what libjpeg fills in depends on what follows")
         image.load()
+        if self.facts.format == "PNG" and _ends_blank(image):
+            require_every_row(self._still.data)
         if self.facts.format not in ("WEBP", "AVIF"):
             return image, covered
         image.fp = None
@@ -321,6 +323,12 @@ def _open(file: io.BytesIO, name: str) -> ImageFile.ImageFile:
         if str(error).startswith("Unsupported BMP"):
             raise unsupported(f"BMP of this kind ({_one_line(error)})") from error
         raise BrokenImage(f"unreadable header: {_one_line(error)}") from error
+
+
+def _ends_blank(image: Image.Image) -> bool:
+    """Whether rows of a PNG may never have been decoded: the last one is as the memory was before, or it has passes."""
+    bottom = image.crop((0, image.height - 1, image.width, image.height))
+    return bottom.getbbox(alpha_only=False) is None or bool(image.info.get("interlace"))
 
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:

@@ -106,6 +106,33 @@ class TestPng:
         if extra[4:8] not in (b"PLTE", b"acTL"):
             assert np.array_equal(pixels(PNG[:-12] + extra + PNG[-12:]), np.asarray(GRADIENT))
 
+    @pytest.mark.parametrize("rows", [0, 1, 10, 39])
+    def test_rows_that_end_early_are_not_black(self, rows: int) -> None:
+        whole = rows_of(RED, 48, 40)
+        data = png(48, 40, 8, 2, whole[: rows * (1 + 3 * 48)])
+        with pytest.raises(BrokenImage):
+            decode(data)
+
+    def test_a_black_image_is_whole(self) -> None:
+        for interlaced in (0, 1):
+            sizes = [(6, 5), (6, 5), (12, 5), (12, 10), (24, 10), (24, 20), (48, 20)] if interlaced else [(48, 40)]
+            rows = b"".join((b"\0" + bytes(3 * width)) * height for width, height in sizes)
+            header = chunk(b"IHDR", struct.pack(">IIBBBBB", 48, 40, 8, 2, 0, 0, interlaced))
+            end = chunk(b"IEND", b"")
+            assert not pixels(SIGNATURE + header + chunk(b"IDAT", zlib.compress(rows)) + end).any()
+            with pytest.raises(BrokenImage):
+                decode(SIGNATURE + header + chunk(b"IDAT", zlib.compress(rows[: -10 * (1 + 3 * 48)])) + end)
+
+    @pytest.mark.parametrize(("depth", "colour"), [(0, 0), (0, 2), (3, 0), (16, 3), (8, 1), (1, 6)])
+    def test_depths_that_there_are_not(self, depth: int, colour: int) -> None:
+        with pytest.raises(BrokenImage, match="header"):
+            decode(png(4, 4, depth, colour, bytes(100), chunk(b"tRNS", bytes(6))))
+
+    def test_parts_without_number_take_no_memory(self) -> None:
+        assert np.array_equal(pixels(PNG[:33] + chunk(b"prIv", b"") * 100_000 + PNG[33:]), np.asarray(GRADIENT))
+        with pytest.raises(UnsupportedFormat, match="65536 parts"):
+            decode(PNG[:33] + chunk(b"tRNS", b"") * 70_000 + PNG[33:])
+
     @pytest.mark.parametrize("lead", [b"\n", b"\r\n", b"\xef\xbb\xbf", b"\0", b"Content-Type: image/png\r\n\r\n"])
     def test_bytes_before_the_signature(self, lead: bytes) -> None:
         assert np.array_equal(pixels(lead + PNG), np.asarray(GRADIENT))

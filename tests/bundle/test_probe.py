@@ -8,7 +8,7 @@ import pytest
 import bundle.probe
 from bundle.errors import BundleCorrupt, DecoderDrift, GraphDrift
 from bundle.manifest import Model
-from bundle.preprocess import DecodedImage, Views, decode
+from bundle.preprocess import DECODING_POLICY, DecodedImage, Views, decode
 from bundle.probe import Probe, relative_error
 from bundle.store import Bundle
 from tests.worker.small_bundle import small_bundle
@@ -78,7 +78,7 @@ def test_decoder_drift_is_told_before_the_graph_runs(loaded: Bundle, monkeypatch
     with pytest.raises(
         DecoderDrift,
         match=r"^probe/1\.jpg decodes to other pixels .*\(pillow-1\+libjpeg-2 then, pillow-1.*; "
-        r"Genprint's decoding policy changed from 1 to 2: export again\)$",
+        rf"Genprint's decoding policy changed from 1 to {DECODING_POLICY}: export again\)$",
     ):
         check(loaded, unreachable)
 

@@ -33,6 +33,8 @@ _TRY_LATER: Final = frozenset({408, 425, 429})
 _IDENTITY: Final = frozenset({"", "identity", "aws-chunked"})
 """Content encodings that change nothing: the last says how an object was uploaded, and some stores send it back."""
 _KNOWN_NAMES, _KNOWN_FOR_S = 1024, 10.0
+_MOST_ADDRESSES = 16
+"""Of one name: an answer may have thousands."""
 
 Enter = Callable[[Address], Awaitable[None]]
 """Waits for the turn at the address's host."""
@@ -136,7 +138,7 @@ class _Names(AbstractResolver):
             ResolveResult(
                 hostname=host, host=str(where[0]), port=int(where[1]), family=kind, proto=protocol, flags=flags
             )
-            for kind, _, protocol, _, where in await self._threads.call(look_up)
+            for kind, _, protocol, _, where in (await self._threads.call(look_up))[:_MOST_ADDRESSES]
         ]
         self._known.pop(key, None)
         self._known[key] = time.monotonic() + _KNOWN_FOR_S, found
@@ -149,7 +151,7 @@ class _Names(AbstractResolver):
 
 
 class _Answer(ResponseHandler):
-    """Bounds the head of an answer: aiohttp bounds each of its fields and their number."""
+    """Bounds the head of an answer, with informational ones before it; aiohttp bounds each of its fields."""
 
     _head_bytes = -math.inf
 
@@ -158,7 +160,8 @@ class _Answer(ResponseHandler):
         super().set_response_params(**parameters)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        self._head_bytes = 0 if data[0].code < 200 else -math.inf  # informational ones come before the answer
+        if data[0].code >= 200:  # informational ones come before the answer
+            self._head_bytes = -math.inf
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:

@@ -45,6 +45,15 @@ Start = Callable[..., Fetcher]
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+def raw(sent: bytes) -> Answer:
+    """Send exactly this and close the connection."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+
+    return answer
+
+
 def plain(head: str, body: bytes = b"") -> Answer:
     """Send this answer and close the connection."""
 
@@ -99,6 +108,8 @@ class Site:
             "/short": plain("200 OK\r\nContent-Length: 100", b"x"),
             "/head-large": plain(f"200 OK\r\nContent-Length: {len(BODY)}\r\nX: {'x' * 200_000}", BODY),
             "/head-many": plain("200 OK\r\n" + "X: y\r\n" * 100 + f"Content-Length: {len(BODY)}", BODY),
+            "/early-hints": raw(b"HTTP/1.1 103 \r\n\r\n" * 5 + b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + BODY),
+            "/endless-hints": raw(b"HTTP/1.1 103 \r\n\r\n" * 100_000),
             "/head-too-large": plain("200 OK" + f"\r\nX: {'x' * 60_000}" * 9),
             "/encoded-empty": plain("200 OK\r\nContent-Encoding:", BODY),
             "/encoded-identity": plain("200 OK\r\nContent-Encoding: Identity", BODY),
@@ -192,7 +203,7 @@ def refused(fetcher: Fetcher, uri: str) -> type[SourceError]:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        *((path, BODY) for path in ("/ok", "/until-closed", "/to-ok", "/head-large", "/head-many")),
+        *((path, BODY) for path in ("/ok", "/until-closed", "/to-ok", "/head-large", "/head-many", "/early-hints")),
         *((f"/encoded-{how}", BODY) for how in ("empty", "identity", "aws", "aws-comma")),
         *(("/empty", b""), ("/full", bytes(MAX))),
     ],
@@ -212,6 +223,7 @@ def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes
         ("/short", SourceUnavailable),
         ("/encoded-twice", SourceRefused),
         ("/head-too-large", SourceRefused),
+        ("/endless-hints", SourceRefused),
         ("/gzip", SourceRefused),
         ("/gzip-bomb", SourceRefused),
         ("/chain/0", SourceRefused),
