@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,15 @@ _PROBE_TIMEOUT_S = 2.0
 _POLL_INTERVAL_S = 0.02
 _LOG_TAIL_LINES = 20
 _LOG_TAIL_BYTES = 16_384
+
+
+def children_of(pid: int) -> list[int]:
+    """Ids of the processes that a process has started, by any of its threads, and that have not ended."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # that thread has just ended
+            found += map(int, file.read_text().split())
+    return found
 
 
 class ServerProcess:

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from deploy.local.process import children_of
 from worker.scoring.engine import cuda_usable
 
 PACKAGES = ("genprint", "kafka-python", "onnxruntime-gpu", "pillow", "numpy", "redis", "torch", "confluent-kafka")
@@ -65,5 +66,4 @@ def threads(pid: int | None) -> int:
 
 def _family(pid: int | None) -> list[str]:
     """Ids of a process and of its children: a worker's decoders work for it."""
-    children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
-    return [str(pid), *children.split()]
+    return [str(pid), *map(str, children_of(pid) if pid else [])]

@@ -22,6 +22,7 @@ SCENARIOS: Final[dict[str, Callable[[Rig], Iterator[Result]]]] = {
     "scale": worker_faults.scale,
     "zombie": worker_faults.zombie,
     "rival": worker_faults.rival,
+    "decoders": worker_faults.decoders,
     "broker_kill": broker_faults.broker_kill,
     "broker_freeze": broker_faults.broker_freeze,
     "proxy": broker_faults.proxy,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local.process import children_of
 from tests.integration.worker_process import WorkerProcess
 
 
@@ -100,6 +101,11 @@ class Fleet:
     def thaw(self, number: int) -> None:
         """Let it go on (SIGCONT)."""
         self._workers[number].resume()
+
+    def decoders(self, number: int) -> list[int]:
+        """Process ids of its decoders; none while it starts."""
+        pid = self._workers[number].pid
+        return children_of(pid) if pid else []
 
     def let_end(self, number: int) -> None:
         """When this one ends by itself, it is not started again."""

@@ -1,7 +1,10 @@
 """Workers that are killed, frozen, added and taken away."""
 
+import os
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 from confluent_kafka import Producer
 
@@ -12,6 +15,11 @@ from tests.integration.worker_process import PARTITIONS
 _KILLS, _KILL_EVENTS = 30, 20_000
 _LOAD_PER_S = 300.0
 _RIVAL_PROMISE = "none lost, none twice: the worker that was there first ends by itself, and is started again"
+_DECODER_FAULTS = 30
+_DECODER_SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP)
+_STARTED_S = 5.0
+_DECODERS_SILENT_S = 30.0
+"""A decoder that hangs is given up after up to 8 s (its deadline, for the pixels that were granted)."""
 _POLL_S = 8.0
 _SHORT_POLLS = {
     "KAFKA__SESSION_TIMEOUT_S": "30",
@@ -160,3 +168,31 @@ def rival(rig: Rig) -> Iterator[Result]:
         case.fleet.drop(1)
         case.until_more("of one alone", 90)
         yield case.finish()
+
+
+def decoders(rig: Rig) -> Iterator[Result]:
+    """Decoders of two workers are killed, made to crash and frozen at random moments; no image is rejected for it."""
+    promise = f"none lost, none twice, none rejected, silent for at most {_DECODERS_SILENT_S:.0f} s; no worker ends"
+    with rig.case("decoders: killed, crashed, frozen", promise, {"IMAGES__DECODE_PROCESSES": "2"}) as case:
+        case.fleet.grow(2)
+        case.until(case.fleet.ready, "two workers ready")
+        case.load(_LOAD_PER_S)
+        faults = max(len(_DECODER_SIGNALS), rig.times(_DECODER_FAULTS))
+        since: dict[int, float] = {}
+        for number in range(faults):
+            case.let_pass(case.random.uniform(1, 2))
+            case.until(lambda: bool(_decoders(case, since)), "a decoder that has started")
+            victims = _decoders(case, since)
+            with suppress(ProcessLookupError):  # it has just been given up
+                os.kill(case.random.choice(victims), _DECODER_SIGNALS[number % len(_DECODER_SIGNALS)])
+        case.until_more("after the last fault")
+        case.figures["faults"] = faults
+        case.require(not case.fleet.exits, "a worker ended")
+        yield case.finish(silence_s=_DECODERS_SILENT_S)
+
+
+def _decoders(case: Case, since: dict[int, float]) -> list[int]:
+    """Those that have been there for a while; one that is frozen while it starts is only given up after a minute."""
+    now = time.monotonic()
+    found = [pid for worker in case.fleet.numbers for pid in case.fleet.decoders(worker)]
+    return [pid for pid in found if now - since.setdefault(pid, now) >= _STARTED_S]

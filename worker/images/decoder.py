@@ -122,6 +122,8 @@ class Decoding:
 def main() -> None:
     """Answer requests until the worker closes its end of the pipe."""
     job = Job.model_validate_json(sys.argv[1])
+    with contextlib.suppress(OSError):  # where memory is short, a decoder ends before its worker does
+        Path("/proc/self/oom_score_adj").write_text("1000")
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process for each core
     decoding = Decoding(job)
     _load_everything(job)

@@ -34,7 +34,7 @@ from worker.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-_GRANTED_BYTES = 64 * 2**20
+_GRANTED_BYTES = 16 * 2**20
 """Most decoded bytes that are granted before the header is read, so that ordinary images take one request."""
 _TRIES = 2
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)

@@ -1,6 +1,7 @@
 """`python -m deploy.local` as a person runs it: a process of its own."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ports import LOOPBACK, is_free
+from deploy.local.process import children_of
 from deploy.local.topics import GENPRINT_TOPICS, create_topics
 
 pytestmark = pytest.mark.integration
@@ -64,8 +66,8 @@ def test_the_end_of_a_server_ends_the_program() -> None:
     with up("--json") as program:
         assert program.stdout is not None
         program.stdout.readline()
-        children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
-        subprocess.run(["kill", "-9", children[0]], check=True)
+        children = children_of(program.pid)
+        os.kill(children[0], signal.SIGKILL)
         _, errors = program.communicate(timeout=DEADLINE_S)
     assert program.returncode == 1
     assert "ended by itself with -9" in errors

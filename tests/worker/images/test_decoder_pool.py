@@ -203,6 +203,12 @@ def test_a_decoder_can_do_nothing_but_decode(start: Start, processes: Path, monk
     assert len(list(processes.iterdir())) == 1
 
 
+def test_the_kernel_ends_a_decoder_before_its_worker_where_memory_is_short(start: Start, processes: Path) -> None:
+    start()
+    [decoder] = running(processes)
+    assert Path(f"/proc/{decoder}/oom_score_adj").read_text().strip() == "1000"
+
+
 def test_images_beside_a_harmful_one_are_decoded(start: Start) -> None:
     pool = start(2)
     images = [harmful(crash) if n % 10 == 0 else encoded_image(100, seed=n) for n in range(40)]
