@@ -27,7 +27,7 @@ reproduce: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench $(OPTIONS)
 
-# About a quarter of an hour; OPTIONS='--only kill,poison --scale 0.2' for a part of it.
+# About half an hour; OPTIONS='--only kill,poison --scale 0.2' for a part of it.
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos $(OPTIONS)
 
