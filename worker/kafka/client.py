@@ -68,7 +68,7 @@ class KafkaBroker:
         self._assignments = 0
         self._polls = 0
         self._polled: dict[TopicPartition, int] = {}
-        """In which poll there were last records of a partition."""
+        """In which poll a partition had its last turn."""
         self._member = ""
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._watchdog = Watchdog(settings.publish_deadline_s)
@@ -119,6 +119,7 @@ class KafkaBroker:
         """See ``Broker``."""
         self._release_stalled_fetch()
         self._allowance.begin_poll()
+        self._polls += 1
         try:
             with self._in_turn():
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
@@ -149,7 +150,6 @@ class KafkaBroker:
             if (partition := Partition(*tp)) in self._epochs and partition.topic not in made_again
         }
         self._positions.note_read(current)
-        self._polls += 1
         self._polled.update(dict.fromkeys(polled, self._polls))
         self._commit_unmarked()
         return [
@@ -325,6 +325,7 @@ class KafkaBroker:
             yield
             return
         first = min(ready, key=lambda tp: self._polled.get(tp, 0))
+        self._polled[first] = self._polls  # also if what it has is of aborted transactions
         if in_line and in_line.topic_partition != first:  # as the fetcher does with one that is paused
             parsed[in_line.topic_partition] = in_line
             fetcher._next_partition_records = None  # noqa: SLF001 - see above
