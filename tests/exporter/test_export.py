@@ -38,9 +38,12 @@ pytestmark = pytest.mark.slow
 
 def outputs(bundle: Bundle, folder: Path) -> GraphOutputs:
     """The bundle's graph on the images of a folder, in the order of their names."""
+    return graph_of(bundle)(views_of(bundle, folder))
+
+
+def views_of(bundle: Bundle, folder: Path) -> Views:
     recipe = bundle.manifest.detector.preprocessing
-    views = [make_views(decode(path.read_bytes()), recipe) for path in sorted(folder.iterdir())]
-    return graph_of(bundle)(np.concatenate(views))
+    return np.concatenate([make_views(decode(path.read_bytes()), recipe) for path in sorted(folder.iterdir())])
 
 
 @cache
@@ -330,6 +333,8 @@ def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_da
     assert [len(distances) for distances in found.templates.calibration] == [(1 + degraded) * IMAGES["calib"]] * 4
     np.testing.assert_array_equal(found.templates.vectors[:3], own_templates(checkpoint).vectors)
     few = outputs(found, data / "train" / "chequered").embedding
+    alone = graph_of(found)(views_of(found, data / "train" / "chequered")[:1]).embedding
+    np.testing.assert_allclose(alone, few[:1], rtol=1e-4, atol=1e-4)
     placed = own_templates(checkpoint, {"chequered": few}).vectors[3]
     np.testing.assert_allclose(found.templates.vectors[3], placed, rtol=1e-3, atol=1e-3)
     if name == "block_spectra":
