@@ -55,8 +55,9 @@ class Backlog:
             self.events += 1
 
     def release(self) -> None:
-        """Now they are there."""
+        """Now they are there; those that come after are held back again."""
         self._producer.commit_transaction(60)
+        self._producer.begin_transaction()
 
     def flush(self) -> None:
         """Wait until the broker has them all."""

@@ -76,7 +76,7 @@ def measure_memory(rig: Rig) -> None:
 def _measure_growth(rig: Rig) -> None:
     events = rig.events(_EVENTS, _QUICK_EVENTS)
     warm_up = round(_WARM_UP * events)
-    backlog = fill(rig, warm_up + events)
+    backlog = fill(rig, warm_up + events, held_back=False)  # there is one worker, which need not wait for another
     samples = _watch(rig, backlog, "memory: long run", KAFKA__FETCH_MAX_BYTES=str(_SMALL_FETCH_BYTES))
     after = [sample for sample in samples if sample.verdicts > warm_up]
     found = slope([sample.verdicts for sample in after], [sample.rss_bytes for sample in after], _PORTION_BYTES)

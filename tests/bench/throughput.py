@@ -23,6 +23,8 @@ T = TypeVar("T")
 _NAIVE_SHARE = 0.1
 """Share of the regime's events for the naive loop, which is slow, and steady at once."""
 _QUICK_NAIVE = 600
+_RELEASED = 10_000
+"""Events of a backlog that is not held back, at a time."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,15 @@ def _naive_loops(rig: Rig, stream: Stream, regime: Regime, count: int) -> Iterat
             loop.wait()
 
 
-def fill(rig: Rig, events: int) -> Backlog:
-    """So many different images, held back."""
+def fill(rig: Rig, events: int, *, held_back: bool = True) -> Backlog:
+    """So many different images; those that are not held back may take longer than a transaction may be open."""
     backlog = Backlog(rig.stream())
     with rig.report.step(f"writing {events:,} events", events) as progress:
         for image in rig.images.first(events):
             backlog.add([image])
             progress(backlog.events)
+            if not held_back and backlog.events % _RELEASED == 0:
+                backlog.release()
         backlog.flush()
     return backlog
 
