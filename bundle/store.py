@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bundle.errors import BundleCorrupt, BundleMissing, ManifestInvalid
+from bundle.files import LARGE_FILE_BYTES, SMALL_FILE_BYTES, read_regular
 from bundle.manifest import Manifest, Model
 from bundle.probe import Probe
 from bundle.templates import TemplateLibrary
@@ -141,7 +142,7 @@ def load_bundle(path: Path) -> Bundle:
         BundleCorrupt: a file is missing or has changed; names the file.
     """
     try:
-        text = (path / MANIFEST).read_bytes()
+        text = read_regular(path / MANIFEST, SMALL_FILE_BYTES)
     except OSError as error:
         raise BundleMissing(f"{path}: no bundle here ({MANIFEST} cannot be read: {error.strerror})") from error
     try:
@@ -154,7 +155,7 @@ def load_bundle(path: Path) -> Bundle:
     files = {}
     for name, expected in manifest.files.items():
         try:
-            files[name] = (path / name).read_bytes()
+            files[name] = read_regular(path / name, LARGE_FILE_BYTES)
         except OSError as error:
             raise BundleCorrupt(f"{path / name}: cannot be read: {error.strerror}") from error
         if (actual := sha256(files[name])) != expected:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from bundle.files import SMALL_FILE_BYTES, read_regular
 from bundle.preprocess import MAX_PIXELS_CEILING
 from worker.errors import StartupError
 
@@ -412,8 +413,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         StartupError: it cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_regular(path, SMALL_FILE_BYTES).decode("utf-8-sig"))
+    except OSError as error:
+        raise StartupError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError, too
         raise StartupError(f"{path}: {error}") from error
 
 

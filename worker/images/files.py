@@ -1,11 +1,11 @@
 """Reading files: regular ones, and no more of them than is allowed. Those of claim checks lie in certain folders."""
 
+import errno
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
+from bundle.files import open_regular, read_regular
 from worker.errors import SourceForbidden, SourceRefused, SourceTooLarge
 
 
@@ -19,11 +19,18 @@ def read_file(path: str, folders: Sequence[str], max_bytes: int) -> bytes:
     roots = [os.path.realpath(folder) for folder in folders]
     path = os.path.realpath(path)
     _require_within(path, roots)
-    with open(path, "rb", opener=_without_links) as file:
+    try:
+        file = open_regular(path, os.O_NOFOLLOW)  # no link that was put there a moment ago
+    except OSError as error:
+        _refuse(error)
+        raise
+    with file:
         # A folder on the way may have become a link since: what counts is where the kernel found the file.
         _require_within(str(Path(f"/proc/self/fd/{file.fileno()}").readlink()), roots)
-        _require_regular(file)
-        return _read(file, max_bytes)
+        data: bytes | None = file.read(max_bytes)
+    if data is None:  # as ``read_regular``
+        raise SourceRefused("nothing to read there now")
+    return data
 
 
 def read_any_file(path: Path, max_bytes: int) -> bytes:
@@ -33,36 +40,22 @@ def read_any_file(path: Path, max_bytes: int) -> bytes:
         SourceTooLarge: it has more than ``max_bytes``.
         SourceRefused, OSError: it cannot be read.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
-        _require_regular(file)
-        data = _read(file, max_bytes + 1)
-    if len(data) > max_bytes:
-        raise SourceTooLarge(f"more than {max_bytes} bytes")
-    return data
+    try:
+        return read_regular(path, max_bytes)
+    except OSError as error:
+        _refuse(error)
+        raise
 
 
-def _read(file: BinaryIO, max_bytes: int) -> bytes:
-    data: bytes | None = file.read(max_bytes)
-    if data is None:  # some files of /proc have a size of 0 and wait for what comes
-        raise SourceRefused("nothing to read there now")
-    return data
+def _refuse(error: OSError) -> None:
+    """Raise what ``read_regular`` says of a file as an error of its source."""
+    match error.errno:
+        case errno.EFBIG:
+            raise SourceTooLarge(error.strerror) from error
+        case errno.EINVAL | errno.EAGAIN:
+            raise SourceRefused(error.strerror) from error
 
 
 def _require_within(path: str, roots: Sequence[str]) -> None:
     if not any(os.path.commonpath((path, root)) == root for root in roots):
         raise SourceForbidden("the file lies outside the allowed folders")
-
-
-def _require_regular(file: BinaryIO) -> None:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise SourceRefused("not a regular file")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open without waiting for the writer of a FIFO."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _without_links(path: str, flags: int) -> int:
-    """Likewise, and without following a link that was put there a moment ago."""
-    return _without_waiting(path, flags | os.O_NOFOLLOW)

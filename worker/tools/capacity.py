@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from bundle.files import SMALL_FILE_BYTES, read_regular
 from worker.errors import StartupError
 
 CACHED: Final = "cached"
@@ -173,10 +174,10 @@ def read_measured(path: Path) -> BenchmarkFigures:
         StartupError: names what is missing, and how to get it.
     """
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(read_regular(path, SMALL_FILE_BYTES))
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror}: run `make bench`, or pass its file by --measured") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StartupError(f"{path}: not JSON: {error}") from error
     try:
         return _measured(path, document)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import getmembers, isclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import aiohttp
@@ -19,6 +19,7 @@ import obstore.exceptions
 import pytest
 from obstore.store import MemoryStore
 
+from bundle.files import open_regular
 from tests.stream_server import StreamServer
 from tests.worker.messages.edges import until
 from worker.errors import (
@@ -842,14 +843,13 @@ def test_a_folder_that_becomes_a_link_while_its_file_is_opened(
     (folder / "swapped" / "outside").write_bytes(b"ours")
     fetcher, uri = start(sources=(folder.as_uri(),)), f"{folder.as_uri()}/swapped/outside"
     assert fetcher.fetch(uri).future.result(20) == b"ours"
-    open_file = os.open
 
-    def swap(path: str, flags: int) -> int:
+    def swap(path: str, flags: int) -> BinaryIO:
         (folder / "swapped").rename(folder / "before")
         (folder / "swapped").symlink_to(tmp_path)
-        return open_file(path, flags)
+        return open_regular(path, flags)
 
-    monkeypatch.setattr(files, "_without_links", swap)
+    monkeypatch.setattr(files, "open_regular", swap)
     assert refused(fetcher, uri) is SourceForbidden
 
 

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.folders import very_deep
 from worker.tools.image_files import find_images
 
 
 def test_a_very_deep_folder_is_searched_to_its_end(tmp_path: Path) -> None:
-    here = tmp_path
-    for _ in range(1200):
-        here = here / "a"
-        here.mkdir()
-    (here / "x.png").touch()
-    assert find_images([tmp_path]).paths == [here / "x.png"]
+    with very_deep(tmp_path / "top") as deepest:
+        (deepest / "x.png").touch()
+        assert find_images([tmp_path]).paths == [deepest / "x.png"]
 
 
 def test_endings_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
