@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import email.utils
 import functools
-import math
 import re
 import socket
 import time
@@ -19,7 +18,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_parser import RawResponseMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from worker.errors import SourceRefused, SourceUnavailable
 from worker.images.addresses import Address, Fence, ForbiddenAddressError, is_public
@@ -29,6 +28,12 @@ from worker.settings import FetchSettings
 MAX_REDIRECTS: Final = 5
 _MAX_HEAD_BYTES: Final = 256 * 1024
 """Most bytes of an answer's status line and header fields, as in browsers."""
+_MAX_CHUNKING_BYTES, _LEAST_BODY = 16 * 1024, 16
+"""Most bytes of chunk sizes, extensions and trailers: so many, and one for so many of the body."""
+_INFORMATIONAL_BYTES: Final = _MAX_HEAD_BYTES // 32
+"""What an informational answer counts as, with its own: each costs more than its bytes."""
+_PORTION: Final = 16 * 1024
+"""Bytes that are looked at before the next."""
 _TRY_LATER: Final = frozenset({408, 425, 429})
 _IDENTITY: Final = frozenset({"", "identity", "aws-chunked"})
 """Content encodings that change nothing: the last says how an object was uploaded, and some stores send it back."""
@@ -151,22 +156,50 @@ class _Names(AbstractResolver):
 
 
 class _Answer(ResponseHandler):
-    """Bounds the head of an answer, with informational ones before it; aiohttp bounds each of its fields."""
+    """Bounds what an answer has beside its body: aiohttp bounds each field alone, and what chunks bring not at all.
 
-    _head_bytes = -math.inf
+    A chunk costs the event loop, which all fetches share, far more than its bytes.
+    """
+
+    _head_bytes = _chunking_bytes = 0
+    _is_refused = False
 
     def set_response_params(self, **parameters: Any) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._chunking_bytes = 0
+        self._payload = None
         super().set_response_params(**parameters)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        if data[0].code >= 200:  # informational ones come before the answer
-            self._head_bytes = -math.inf
+        if data[0].code < 200:  # one that comes before the answer
+            self._head_bytes += _INFORMATIONAL_BYTES
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
+        for begin in range(0, max(1, len(data)), _PORTION):  # without data it goes on with what it has
+            if not self._is_refused:
+                self._receive(data[begin : begin + _PORTION])
+
+    def _receive(self, data: bytes) -> None:
+        is_body, before = self._payload not in (None, EMPTY_PAYLOAD), self._body_bytes
         super().data_received(data)
-        if self._head_bytes > _MAX_HEAD_BYTES and self.transport is not None:
-            self.set_exception(SourceRefused(f"more than {_MAX_HEAD_BYTES} bytes of header fields"))
+        beside = len(data) - (self._body_bytes - before)
+        if is_body:
+            self._chunking_bytes += beside
+            if self._chunking_bytes > _MAX_CHUNKING_BYTES + self._body_bytes // _LEAST_BODY:
+                self._refuse("its body comes in too many or too odd chunks")
+        else:
+            self._head_bytes += beside
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._refuse(f"more than {_MAX_HEAD_BYTES} bytes of header fields")
+
+    @property
+    def _body_bytes(self) -> int:
+        return self._payload.total_bytes if self._payload is not None else 0
+
+    def _refuse(self, why: str) -> None:
+        self._is_refused = True
+        for reader in (self, self._payload):
+            if reader is not None:
+                reader.set_exception(SourceRefused(why))
+        if self.transport is not None:
             self.transport.abort()

@@ -83,6 +83,21 @@ async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
         await writer.drain()
 
 
+def chunked(*parts: bytes, ending: bytes = b"0\r\n\r\n") -> Answer:
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    return plain("200 OK\r\nTransfer-Encoding: chunked", chunks + ending)
+
+
+def without_end(sent: bytes, over_and_over: bytes) -> Answer:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + sent)
+        while True:
+            writer.write(over_and_over)
+            await writer.drain()
+
+    return answer
+
+
 async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send a little at a time, so that no time-out between two reads ends it."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
@@ -119,6 +134,14 @@ class Site:
             "/encoded-twice": plain("200 OK\r\nContent-Encoding: aws-chunked\r\nContent-Encoding: gzip", BODY),
             "/gzip": plain("200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b"),
             "/gzip-bomb": plain("200 OK\r\nContent-Encoding: gzip", gzip.compress(bytes(20_000_000))),
+            "/chunked": chunked(BODY[:500], BODY[500:]),
+            "/small-chunks": chunked(*(bytes(100) for _ in range(MAX // 100))),
+            "/trailers": chunked(BODY, ending=b"0\r\n" + b"X: y\r\n" * 10 + b"\r\n"),
+            "/extension": chunked(BODY, ending=b"0;name=text\r\n\r\n"),
+            "/tiny-chunks": without_end(b"", b"1\r\na\r\n" * 1000),
+            "/endless-size": without_end(b"", b"0" * 10_000),
+            "/endless-extension": without_end(b"5;", b"x" * 10_000),
+            "/endless-trailer": without_end(b"5\r\nabcde\r\n0\r\nX: ", b"y" * 10_000),
             "/drip": drip,
             **{f"/chain/{number}": redirect(f"/chain/{number + 1}") for number in range(10_000)},
             "/chain/10000": plain(f"200 OK\r\nContent-Length: {len(BODY)}", BODY),
@@ -205,8 +228,9 @@ def refused(fetcher: Fetcher, uri: str) -> type[SourceError]:
     ("path", "body"),
     [
         *((path, BODY) for path in ("/ok", "/until-closed", "/to-ok", "/head-large", "/head-many", "/early-hints")),
+        *((f"/{how}", BODY) for how in ("chunked", "trailers", "extension")),
         *((f"/encoded-{how}", BODY) for how in ("empty", "identity", "aws", "aws-comma")),
-        *(("/empty", b""), ("/full", bytes(MAX))),
+        *(("/empty", b""), ("/full", bytes(MAX)), ("/small-chunks", bytes(MAX))),
     ],
 )
 def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes) -> None:
@@ -225,6 +249,8 @@ def test_http_bodies_come_whole(site: Site, start: Start, path: str, body: bytes
         ("/encoded-twice", SourceRefused),
         ("/head-too-large", SourceRefused),
         ("/endless-hints", SourceRefused),
+        ("/tiny-chunks", SourceRefused),
+        *((f"/endless-{part}", SourceRefused) for part in ("size", "extension", "trailer")),
         ("/gzip", SourceRefused),
         ("/gzip-bomb", SourceRefused),
         ("/chain/0", SourceRefused),
