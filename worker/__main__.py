@@ -182,7 +182,7 @@ def produce(
                 raise error
             _report_skipped(found)
             topic, total = settings.kafka.images_topic, len(found.paths)
-            events = image_events(folder, topic=topic, kind=kind, uri_prefix=uri_prefix)
+            events = image_events(folder, settings, kind=kind, uri_prefix=uri_prefix)
             for message in _with_progress(events, "sending", total):
                 sender.send(message)
             sender.flush()

@@ -1,9 +1,10 @@
 """Tenants and their slots."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 
-from worker.fairness import SharedCapacity, Shares
+from worker.fairness import SharedCapacity, Shares, Turns
 from worker.settings import FairnessSettings
 
 
@@ -190,3 +191,87 @@ async def test_one_that_stops_waiting_takes_nothing() -> None:
     assert late.cancelled()
     assert waiters.capacity.taken == 1
     await waiters.stop()
+
+
+# Time of threads ------------------------------------------------------------------------------------------------------
+
+
+def work_off(turns: Turns[str], clock: Clock, took_s: dict[str, float], count: int) -> str:
+    """The tenants of the next turns on one thread, of which each takes its tenant's time."""
+    served = ""
+    for _ in range(count):
+        turn = turns.take()
+        assert turn is not None
+        clock.now += took_s[turn.tenant]
+        turns.done(turn)
+        served += turn.tenant
+    return served
+
+
+def test_turns_are_shared_by_the_time_that_they_take() -> None:
+    clock = Clock()
+    turns: Turns[str] = Turns(1, clock)
+    for number in range(40):
+        turns.put("a", f"slow {number}")
+    assert work_off(turns, clock, {"a": 10}, 2) == "aa"
+    for number in range(25):
+        turns.put("b", f"quick {number}")
+    assert work_off(turns, clock, {"a": 10, "b": 1}, 29) == "b" * 10 + "a" + "b" * 10 + "a" + "b" * 5 + "aa"
+
+
+def test_within_a_tenant_who_came_first_is_first_and_one_may_leave() -> None:
+    turns: Turns[int] = Turns(1, Clock())
+    for number in range(4):
+        turns.put("a", number)
+    assert turns.withdraw("a", 1)
+    assert not turns.withdraw("a", 1)
+    assert not turns.withdraw("b", 2)
+    assert len(turns) == 3
+    assert [turn.work for _ in range(3) if (turn := turns.take())] == [0, 2, 3]
+
+
+def test_turns_cannot_be_saved_up_nor_debts_left_behind() -> None:
+    clock = Clock()
+    turns: Turns[str] = Turns(1, clock)
+    for name in "aaab":
+        turns.put(name, name)
+    took_s = {"a": 10.0, "b": 1.0}
+    assert work_off(turns, clock, took_s, 2) == "ab"
+    turns.put("b", "b")
+    assert work_off(turns, clock, took_s, 1) == "b"
+    for _ in range(20):  # one at a time: it is never among those who wait for long
+        turns.put("b", "b")
+        assert work_off(turns, clock, took_s, 1) in ("a", "b")
+    assert turns.wait_s("a") <= 10
+    turns.put("c", "c")  # for the first time
+    turns.put("c", "c")
+    assert work_off(turns, clock, {**took_s, "c": 100}, len(turns)).count("c") == 2
+
+
+def test_what_waits_is_reckoned_by_what_its_tenants_took() -> None:
+    clock = Clock()
+    turns: Turns[str] = Turns(2, clock)
+    for name in "aaaaab":
+        turns.put(name, name)
+    assert turns.longest_wait_s == 0  # nothing is known yet
+    work_off(turns, clock, {"a": 3, "b": 0.5}, 2)
+    assert (turns.wait_s("a"), turns.wait_s("b"), turns.longest_wait_s) == (6, 0, 6)
+
+
+def test_accounts_from_outside_do_not_fill_the_memory() -> None:
+    turns: Turns[str] = Turns(1, Clock())
+    for number in range(20_000):
+        turns.put(str(number), "")
+        assert turns.take()
+    assert len(turns._accounts) == 10_000
+    assert not turns._waiting
+
+
+def test_closing_wakes_who_waits_for_work() -> None:
+    turns: Turns[str] = Turns(1)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(turns.take()))
+    thread.start()
+    turns.close()
+    thread.join(10)
+    assert found == [None]

@@ -42,7 +42,7 @@ class Health:
         """Report a turn of the main loop.
 
         Args:
-            oldest_in_flight: monotonic time at which the oldest event came in.
+            oldest_in_flight: monotonic time since when nothing has moved of the event that stands still longest.
             joined: whether the consumer group has given an assignment.
             paused: why events wait.
             impaired: what cannot be done while everything else goes on.
@@ -56,7 +56,7 @@ class Health:
         if now - self._beat > self._stall_s:
             return f"main loop silent for {now - self._beat:.0f} s"
         if self._oldest is not None and now - self._oldest > self._stall_s:
-            return f"an event is in flight for {now - self._oldest:.0f} s"
+            return f"an event stands still for {now - self._oldest:.0f} s"
         return None
 
     def ready(self) -> str | None:

@@ -19,6 +19,8 @@ _LANE_BYTES, _PUBLICATION_BYTES = 4 * 2**20, 16 * 2**20
 """Most bytes of one partition, and of all, in one publication, one message apart: dead letters may be large, and must
 be through before a time-out."""
 
+_DEFERRAL_BYTES = 4 * 1024
+"""More than the worker's own headers on a deferral have."""
 _OLDEST_MS = 86_400_000.0
 """How far back a producer's timestamp is believed where the worker has not seen the end of the partition itself."""
 
@@ -56,6 +58,8 @@ class Intake:
         self._lanes: dict[Partition, Lane] = {}
         self._shares = Shares(settings.fairness, settings.pipeline.max_in_flight)
         self._retry_room = max(1, settings.pipeline.max_in_flight // 2)
+        self.max_message_bytes = settings.kafka.max_message_bytes
+        """Largest message that can be published: as the settings say, and less once the broker has told."""
         self.in_flight = 0
         """Slots taken: events admitted and not yet settled."""
         self._in_flight_bytes = 0
@@ -223,10 +227,14 @@ class Intake:
         """Events consumed and not yet admitted."""
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
-    @property
-    def oldest(self) -> float | None:
-        """Monotonic time at which the oldest event without an answer was admitted."""
-        return min((lane.oldest for lane in self._lanes.values() if lane.oldest is not None), default=None)
+    def first_unanswered(self) -> Iterator[InFlight]:
+        """The first event without an answer of each partition that has one."""
+        yield from filter(None, (lane.first_unanswered for lane in self._lanes.values()))
+
+    def may_be_deferred(self, item: InFlight) -> bool:
+        """Whether an event may be deferred for its tenant's sake: others are active, and a message can carry it."""
+        others = self._settings.fairness.max_share < 1 and self._shares.others_are_active(item.tenant or "")
+        return others and item.record.held_bytes + _DEFERRAL_BYTES <= self.max_message_bytes
 
     def _with_bounded_time(self, record: Record) -> Record:
         """The record; its producer's timestamp cannot be from before the partition was last seen without it."""
@@ -252,7 +260,7 @@ class Intake:
             if not self._shares.is_beyond(tenant):
                 item.tenant = tenant
                 self._shares.take(tenant)
-            elif is_retry:
+            elif is_retry or item.record.held_bytes + _DEFERRAL_BYTES > self.max_message_bytes:
                 return None
             else:
                 item.refused = OverShare("its tenant holds its share of the slots, and other tenants are active")

@@ -149,12 +149,12 @@ class Lane:
         return unanswered[:before]
 
     @property
-    def oldest(self) -> float | None:
-        """Monotonic time at which the first event without an answer was admitted.
+    def first_unanswered(self) -> InFlight | None:
+        """The first event without an answer.
 
         Answers that cannot be published do not count: a restart would not help against a broker that is away.
         """
-        return next((item.admitted for item in self._in_flight if item.answer is None), None)
+        return next((item for item in self._in_flight if item.answer is None), None)
 
     def __len__(self) -> int:
         return len(self._in_flight)

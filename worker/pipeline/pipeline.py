@@ -102,7 +102,7 @@ class Pipeline:
                 self._intake.forget_revoked(self._broker.owned())
                 self._intake.receive(records, self._broker.owned())
                 self._admit()
-                self._defer_blocking_fetches()
+                self._defer_what_blocks()
                 completed = self._turn()
                 self._quiet_s = _BUSY_POLL_S if records or completed else min(2 * self._quiet_s, _QUIET_POLL_S)
             self._drain()
@@ -122,6 +122,7 @@ class Pipeline:
         return bool(completed)
 
     def _admit(self) -> None:
+        self._intake.max_message_bytes = self._broker.max_message_bytes
         for item in self._intake.admit():
             self._seconds["queue"].observe(item.queue_ms / 1000)
             if item.refused is not None:
@@ -130,11 +131,19 @@ class Pipeline:
                 self._stages.submit(item)
         self._broker.pause(self._intake.to_pause(self._broker.owned()))
 
-    def _defer_blocking_fetches(self) -> None:
-        """Without room, defer events whose fetches hold up the publication of answers behind them."""
-        if not self._intake.has_room():
+    def _defer_what_blocks(self) -> None:
+        """Defer events that hold up the publication of answers behind them.
+
+        Without room those whose images are still being fetched; and those that wait for a decoder while there are other
+        tenants, if their own has so many or so slow images that this would take long.
+        """
+        is_full = not self._intake.has_room()
+        if is_full or self._stages.is_behind:
             for item in self._intake.holding_up():
-                self._stages.give_up_fetch(item)
+                if is_full:
+                    self._stages.give_up_fetch(item)
+                if self._intake.may_be_deferred(item):
+                    self._stages.give_up_decoding(item)
 
     def _answer(self, completed: Sequence[Completion]) -> None:
         scored: list[tuple[InFlight, ImageEvent, ScoredImage]] = []
@@ -283,7 +292,7 @@ class Pipeline:
 
     def _report(self) -> None:
         self._health.beat(
-            oldest_in_flight=self._intake.oldest,
+            oldest_in_flight=min(map(self._stages.since, self._intake.first_unanswered()), default=None),
             joined=self._broker.joined(),
             paused=self._stages.paused,
             impaired=self._stages.impaired,

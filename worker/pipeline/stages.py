@@ -23,7 +23,8 @@ import structlog
 from bundle.errors import ImageError
 from bundle.store import sha256
 from worker.decision.attribution import ScoredImage
-from worker.errors import DecoderError, InferenceError, Sha256Mismatch, WorkerError
+from worker.errors import DecoderError, InferenceError, OverShare, Sha256Mismatch, WorkerError
+from worker.fairness import Turns
 from worker.images.fetch import Fetch, Fetcher
 from worker.images.prepare import Decoders, PreparedImage
 from worker.messages.events import ClaimCheck, InlineImage
@@ -84,8 +85,11 @@ class Stages:
         self._decoders = decoders
         self._engine, self._cache, self._fetcher, self._metrics = engine, cache, fetcher, metrics
         self._received: Batcher[_Received] = Batcher(_LOOKUP_BATCH, 0)
-        self._decoding = ThreadPoolExecutor(settings.images.decode_processes, thread_name_prefix="decode")
-        """A thread for each decoder, which waits for its answer."""
+        self._turns: Turns[InFlight] = Turns(settings.images.decode_processes)
+        self._to_decode: dict[InFlight, tuple[_Received, str]] = {}
+        """What waits for its turn, with its sha256."""
+        self._patience_s = settings.fetch.deadline_s
+        """How long events of other tenants wait behind what one fetches; the same holds for what it has decoded."""
         self._prepared: Batcher[_Prepared] = Batcher(settings.inference.batch_size, settings.inference.max_wait_s)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
         self._write_slots = threading.BoundedSemaphore(_MAX_PENDING_WRITES)
@@ -95,7 +99,13 @@ class Stages:
         self._news = threading.Event()
         """Set when something has completed or failed, cleared by ``completed``."""
         self._failure: BaseException | None = None
+        self._stage: dict[InFlight, str] = {}
+        """Where those are that wait in a queue whose length others decide."""
+        self._moved = dict.fromkeys(("decode", "inference"), 0.0)
+        """Monotonic time at which something entered or left such a stage."""
         self._declare_gauges()
+        self._decoding = [self._thread("decode", self._decode) for _ in range(settings.images.decode_processes)]
+        """A thread for each decoder, which waits for its answer."""
         self._lookup = self._thread("lookup", self._look_up)
         self._inference = self._thread("inference", self._infer)
 
@@ -108,15 +118,16 @@ class Stages:
         self._decoders.start()
         self._fetcher.start()
         self._lookup.start()
+        for thread in self._decoding:
+            thread.start()
         self._inference.start()
 
     def _declare_gauges(self) -> None:
         """Declare gauges that read the queues' lengths when metrics are scraped."""
-        decoding = self._decoding._work_queue  # noqa: SLF001 - an executor has no public count of what waits
         queues: dict[str, Callable[[], float]] = {
             "fetch": lambda: self._fetcher.under_way,
             "lookup": lambda: len(self._received),
-            "decode": decoding.qsize,
+            "decode": lambda: len(self._turns),
             "inference": lambda: len(self._prepared),
         }
         for name, length in queues.items():
@@ -145,6 +156,24 @@ class Stages:
         if fetch is not None:
             fetch.give_up()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the images of some tenant that wait for a decoder will take long."""
+        return self._turns.longest_wait_s > self._patience_s
+
+    def give_up_decoding(self, item: InFlight) -> None:
+        """Defer an event if its image still waits for a decoder, and so do too many of its tenant's."""
+        tenant = item.tenant or ""
+        if self._turns.wait_s(tenant) > self._patience_s and self._turns.withdraw(tenant, item):
+            received, _ = self._to_decode.pop(item)
+            self._release(received)
+            self._done(Completion(item, OverShare("its tenant's images take long to decode, others wait behind it")))
+
+    def since(self, item: InFlight) -> float:
+        """Monotonic time at which an event without an answer, or the queue that it waits in, last moved on."""
+        stage = self._stage.get(item)
+        return item.admitted if stage is None else max(item.admitted, self._moved[stage])
+
     def completed(self) -> list[Completion]:
         """All completions so far.
 
@@ -154,7 +183,10 @@ class Stages:
         self._news.clear()  # first, so that what completes meanwhile sets it again
         if self._failure is not None:
             raise self._failure
-        return [self._completed.popleft() for _ in range(len(self._completed))]
+        completed = [self._completed.popleft() for _ in range(len(self._completed))]
+        for completion in completed:
+            self._stage.pop(completion.item, None)
+        return completed
 
     @property
     def paused(self) -> str | None:
@@ -176,9 +208,10 @@ class Stages:
         self._fetcher.close()
         self._received.close()
         _join(self._lookup)
-        self._decoding.shutdown(wait=False, cancel_futures=True)
+        self._turns.close()
         self._decoders.close()
-        self._decoding.shutdown(wait=True)
+        for thread in self._decoding:
+            _join(thread)
         self._prepared.close()
         _join(self._inference)
         self._writer.shutdown(wait=True, cancel_futures=True)
@@ -213,10 +246,18 @@ class Stages:
                     self._complete(item, digest, known, cached=True, fetch_s=received.fetch_s)
                     self._release(received)
                 else:
-                    self._decoding.submit(self._guarded(self._decode), received, digest)
+                    self._to_decode[item] = received, digest
+                    self._move(item, "decode")
+                    self._turns.put(item.tenant or "", item)
 
-    def _decode(self, received: _Received, digest: str) -> None:
+    def _decode(self) -> None:
+        while (turn := self._turns.take()) is not None:
+            self._decode_one(*self._to_decode.pop(turn.work))
+            self._turns.done(turn)
+
+    def _decode_one(self, received: _Received, digest: str) -> None:
         if received.item.dropped:
+            self._drop(received.item)
             self._release(received)
             return
         started = time.monotonic()
@@ -228,9 +269,26 @@ class Stages:
         finally:
             self._release(received)
         ready = time.monotonic()
+        self._move(received.item, "inference")
         self._prepared.put(_Prepared(received.item, digest, image, received.fetch_s, ready - started, ready))
 
+    def _move(self, item: InFlight, stage: str) -> None:
+        """Note that an event enters a stage, and leaves the one that it was in."""
+        self._leave(item)
+        self._stage[item] = stage
+        self._moved[stage] = time.monotonic()
+
+    def _leave(self, item: InFlight) -> None:
+        """Note that an event leaves the stage that it is in; where it is told only changes with the next."""
+        if (stage := self._stage.get(item)) is not None:
+            self._moved[stage] = time.monotonic()
+
+    def _drop(self, item: InFlight) -> None:
+        self._leave(item)
+        self._stage.pop(item, None)
+
     def _done(self, completion: Completion) -> None:
+        self._leave(completion.item)
         self._completed.append(completion)
         self._news.set()
 
@@ -262,6 +320,9 @@ class Stages:
 
     def _batches(self) -> Iterator[list[_Prepared]]:
         while batch := self._prepared.take():
+            for prepared in batch:
+                if prepared.item.dropped:
+                    self._drop(prepared.item)
             if left := [prepared for prepared in batch if not prepared.item.dropped]:
                 yield left
 

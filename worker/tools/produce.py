@@ -10,33 +10,45 @@ from typing import Literal
 from urllib.parse import quote
 
 from bundle.store import sha256
+from worker.errors import EventTooLarge, SourceTooLarge
+from worker.images.files import read_any_file
 from worker.messages.events import EVENT_TYPE
 from worker.messages.records import Message
 from worker.messages.verdict import timestamp
-from worker.tools.image_files import find_images
+from worker.settings import Settings
+from worker.tools.image_files import find_images, printable
 
 ContentKind = Literal["inline", "claim-check", "both"]
 
 
-def image_events(folder: Path, *, topic: str, kind: ContentKind, uri_prefix: str | None) -> Iterator[Message]:
+def image_events(
+    folder: Path, settings: Settings, *, kind: ContentKind, uri_prefix: str | None = None
+) -> Iterator[Message]:
     """One event for each image, in sorted order; ``both`` alternates.
 
     Args:
         folder: searched recursively; the path below it becomes ``ce_subject``.
-        topic: the topic of the messages.
+        settings: name the topic, and say how large images may be.
         kind: whether events carry the image itself or a claim check.
         uri_prefix: beginning of the addresses in claim checks, before the percent-encoded path below ``folder``; by
             default the folder's ``file://`` address.
 
     Raises:
+        EventTooLarge: names an image that the worker would not take.
         OSError: a file cannot be read.
     """
     prefix = uri_prefix or folder.resolve().as_uri() + "/"
     for number, path in enumerate(find_images([folder], only_taken=True).paths):
         below = os.fsencode(path.relative_to(folder).as_posix())
         subject = below.decode(errors="replace")
-        data = path.read_bytes()
-        if kind == "inline" or (kind == "both" and number % 2 == 0):
+        is_inline = kind == "inline" or (kind == "both" and number % 2 == 0)
+        max_bytes = settings.events.inline_max_bytes if is_inline else settings.fetch.max_bytes
+        try:
+            data = read_any_file(path, max_bytes)
+        except SourceTooLarge as error:
+            instead = "; send a claim check instead" if is_inline else ""
+            raise EventTooLarge(f"{printable(path)}: {error}, and the worker takes no more{instead}") from error
+        if is_inline:
             content_type, value = mimetypes.guess_type(path.name)[0] or "application/octet-stream", data
         else:
             content_type = "application/json"
@@ -50,4 +62,5 @@ def image_events(folder: Path, *, topic: str, kind: ContentKind, uri_prefix: str
             "ce_subject": subject,
             "ce_time": timestamp(),
         }
+        topic = settings.kafka.images_topic
         yield Message(topic, subject.encode(), value, tuple((name, text.encode()) for name, text in headers.items()))

@@ -25,6 +25,7 @@ from worker.messages.events import dead_letter, deferral, read_delivery, read_ev
 from worker.messages.records import Message, Partition, Record
 from worker.messages.schemas import SCHEMAS, reasons
 from worker.messages.verdict import verdict_message
+from worker.settings import Settings
 from worker.tools.produce import image_events
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -351,7 +352,7 @@ def test_whatever_value_the_schema_allows_is_taken(base: dict[str, Any], more: d
 def test_what_is_produced_follows_the_schema(tmp_path: Path) -> None:
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_bytes(b"x")
-    events = list(image_events(tmp_path, topic="images", kind="both", uri_prefix=None))
+    events = list(image_events(tmp_path, Settings(), kind="both"))
     assert len(events) == 2
     for event in events:
         headers = text_headers(event)

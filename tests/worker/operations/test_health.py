@@ -66,7 +66,7 @@ def test_what_is_impaired_is_not_ready_and_its_events_in_flight_still_count(heal
     health.beat(oldest_in_flight=clock.now, joined=True, impaired="nothing can be read of s3://uploads")
     assert (health.live(), health.ready()) == (None, "nothing can be read of s3://uploads")
     health.beat(oldest_in_flight=clock.now - STALL_S - 1, joined=True, impaired="nothing can be read of s3://uploads")
-    assert health.ready() == health.live() == "an event is in flight for 61 s"
+    assert health.ready() == health.live() == "an event stands still for 61 s"
 
 
 @pytest.mark.parametrize(("silent_s", "alive"), [(0, True), (STALL_S, True), (STALL_S + 1, False)])
@@ -82,7 +82,7 @@ def test_an_event_that_never_ends_is_a_stall_though_the_loop_beats(
 ) -> None:
     health.beat(oldest_in_flight=clock.now - age_s, joined=True)
     assert (health.live() is None) is alive
-    assert alive or "in flight" in (health.live() or "")
+    assert alive or "stands still" in (health.live() or "")
     health.beat(oldest_in_flight=None, joined=True)
     assert health.live() is None
 

@@ -14,6 +14,7 @@ from tests.worker.messages.edges import MemoryEdge, until
 from tests.worker.pipeline.memory_broker import MemoryBroker, Stored
 from worker.decision.attribution import Attributor
 from worker.images.fetch import Fetcher
+from worker.images.prepare import Decoders
 from worker.messages.records import Headers
 from worker.operations.health import Health
 from worker.operations.metrics import Metrics
@@ -114,7 +115,9 @@ class Worker:
         return [(s, {n: (v or b"").decode(errors="replace") for n, v in s.headers}) for s in self.stored("dead_topic")]
 
 
-def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dict[str, Any]) -> Worker:
+def make_worker(
+    bundle: Bundle, cache: ScoreCache | None = None, decoders: Decoders | None = None, **sections: dict[str, Any]
+) -> Worker:
     """A worker with quick defaults, under settings given as ``section={"name": value}``."""
     quick: dict[str, dict[str, Any]] = {
         "kafka": {"commit_interval_s": 0.01},
@@ -130,9 +133,10 @@ def make_worker(bundle: Bundle, cache: ScoreCache | None = None, **sections: dic
     edge = MemoryEdge()
     broker = MemoryBroker(edge.cluster, settings.kafka)
     fetcher = Fetcher(settings.fetch, fairness=settings.fairness)
-    decoders = InProcess(bundle.manifest.models, Limits(settings.fetch.max_bytes, settings.images.max_pixels))
+    limits = Limits(settings.fetch.max_bytes, settings.images.max_pixels)
+    decoders = decoders or InProcess(bundle.manifest.models, limits)
     stages = Stages(settings, decoders, engine, cache or NoCache(), fetcher, metrics)
     attributor = Attributor(bundle, settings.policy, settings.run_id)
-    health = Health(60)
+    health = Health(settings.pipeline.stall_s)
     pipeline = Pipeline(settings, broker, stages, attributor, health, metrics)
     return Worker(settings, edge, broker, pipeline, metrics, health, engine)

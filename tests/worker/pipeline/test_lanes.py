@@ -60,14 +60,14 @@ def test_a_publication_is_cut_at_so_many_bytes_but_never_empty() -> None:
         assert progress.next_offset == last + 1
 
 
-def test_the_oldest_is_the_first_without_an_answer() -> None:
+def test_the_first_without_an_answer() -> None:
     lane, items = lane_of(1, 2)
-    assert (lane.oldest, len(lane)) == (items[1].admitted, 2)
+    assert (lane.first_unanswered, len(lane)) == (items[1], 2)
     items[1].answer = answer(1)
-    assert lane.oldest == items[2].admitted
+    assert lane.first_unanswered is items[2]
     items[2].answer = answer(2)
-    assert lane.oldest is None  # all are answered; only the broker is slow
-    assert Lane(WHERE, 7).oldest is None
+    assert lane.first_unanswered is None  # all are answered; only the broker is slow
+    assert Lane(WHERE, 7).first_unanswered is None
 
 
 def test_what_an_event_holds_and_how_long_it_queued() -> None:

@@ -1,5 +1,6 @@
 """The whole flow in one process: every event is answered once, in order, whatever it contains."""
 
+import base64
 import hashlib
 import json
 import socket
@@ -8,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from tests.worker.pipeline.harness import DictionaryCache, Worker, make_worker
 from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.errors import DeviceFailed, GroupUnstable, PublishAborted, PublishUncertain
 from worker.images.files import read_file
+from worker.images.prepare import PreparedImage
 from worker.messages.events import ATTEMPT, NOT_BEFORE, ORIGIN, REASON
-from worker.messages.records import Message, Partition, Progress, Record
+from worker.messages.records import Headers, Message, Partition, Progress, Record
 from worker.pipeline.lanes import InFlight
 from worker.scoring.cache import CachedScores
 
@@ -596,6 +598,84 @@ def test_one_tenants_backlog_makes_way_for_another(bundle: Bundle, attempts: int
     assert behind[-1] < 40  # it arrived as the 62nd
     assert {v["event"]["attempt"] for v in verdicts if v["event"]["attributes"]["tenant"] == "b"} == {1}
     assert {v["event"]["attempt"] for v in verdicts} == {1, 2}  # 2: was deferred; none was deferred twice
+
+
+@dataclass(frozen=True)
+class SlowOnSome(InProcess):
+    """Images of these bytes take so many seconds; for ever, without a number."""
+
+    slow: frozenset[bytes] = frozenset()
+    takes_s: float | None = 0.0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def prepare(self, data: bytes) -> PreparedImage:
+        if data in self.slow:
+            self.stop.wait(self.takes_s)
+        return super().prepare(data)
+
+    def close(self) -> None:
+        self.stop.set()
+
+
+def of_tenant(tenant: bytes, number: int) -> Headers:
+    return (("ce_tenant", tenant), ("ce_id", b"%d" % number), ("ce_source", tenant))
+
+
+def test_a_backlog_that_is_worked_off_is_no_stall_and_one_that_is_not_is(bundle: Bundle) -> None:
+    images = [encoded_image(40, seed=seed) for seed in range(80)]
+    slow = SlowOnSome(bundle.manifest.models, slow=frozenset(images), takes_s=0.05)
+    worker = make_worker(bundle, decoders=slow, pipeline={"stall_s": 0.8})
+    for image in images:
+        worker.send(image)
+    tick = threading.Event()
+    with worker.running():  # the last one waits for two seconds
+        worker.until(lambda: worker.health.live() is not None or len(worker.verdicts()) >= 80, "verdicts")
+        assert worker.health.live() is None
+
+    hanging = SlowOnSome(bundle.manifest.models, slow=frozenset(images[:1]), takes_s=None)
+    worker = make_worker(bundle, decoders=hanging, pipeline={"stall_s": 0.8})
+    for image in images:
+        worker.send(image)
+    with worker.running():
+        until(lambda: "stands still" in (worker.health.live() or "") or tick.wait(0.01), "a stall")
+
+
+@pytest.mark.parametrize("partition", [0, 1])
+def test_a_tenant_whose_images_take_long_does_not_hold_up_the_others(bundle: Bundle, partition: int) -> None:
+    """In a partition of their own, and in one with those."""
+    slow = [encoded_image(40, seed=seed) for seed in range(40)]
+    decoders = SlowOnSome(bundle.manifest.models, slow=frozenset(slow), takes_s=0.2)
+    worker = make_worker(bundle, decoders=decoders, fetch={"deadline_s": 0.5, "patience_s": 0.05})
+    worker.send(encoded_image(40, seed=1000), headers=of_tenant(b"b", 0), number=partition)
+    for number, image in enumerate(slow):
+        worker.send(image, headers=of_tenant(b"a", number), number=0)
+    for number in range(1, 30):
+        worker.send(encoded_image(40, seed=1000 + number), headers=of_tenant(b"b", number), number=partition)
+    worker.answer(70)
+    tenants = [verdict["event"]["attributes"]["tenant"] for verdict in worker.verdicts()]
+    assert (tenants.count("a"), tenants.count("b")) == (40, 30)
+    last = max(place for place, tenant in enumerate(tenants) if tenant == "b")
+    assert tenants[:last].count("a") < 15  # the others take 2.5 s and more
+    deferred = {dict(letter.headers)["ce_tenant"] for letter in worker.stored("retry_topic")}
+    assert deferred == (set() if partition else {b"a"})
+
+
+def test_what_does_not_fit_into_a_deferral_waits_for_its_tenants_share(bundle: Bundle) -> None:
+    limits: dict[str, Any] = {"kafka": {"max_message_bytes": 20_000}, "events": {"inline_max_bytes": 20_000}}
+    worker = make_worker(bundle, pipeline={"max_in_flight": 8}, **limits)
+    image = encoded_image(40) + bytes(15_000)
+    event = {"id": "1", "source": "s", "specversion": "1.0", "type": "t", "datacontenttype": "image/png"}
+    value = json.dumps({**event, "tenant": "a", "data_base64": base64.b64encode(image).decode()}).encode()
+    assert len(value) > 20_000
+    worker.send(encoded_image(40, seed=1), headers=of_tenant(b"b", 0))
+    for _ in range(20):
+        worker.send(value, "application/cloudevents+json")
+    worker.send(encoded_image(40, seed=2), headers=of_tenant(b"b", 1))
+    worker.answer(22)
+    assert len(worker.verdicts()) == 22
+    assert not worker.stored("retry_topic")
+    refused = worker.metrics.registry.get_sample_value("genprint_answers_refused_total", {"topic": "images.retry"})
+    assert refused == 0
 
 
 def test_events_of_a_tenant_that_is_alone_are_not_deferred(bundle: Bundle) -> None:

@@ -339,7 +339,7 @@ def size(message: Message) -> int:
 def test_envelopes_are_about_those_of_real_messages(tmp_path: Path) -> None:
     (tmp_path / "uploads").mkdir()
     (tmp_path / "uploads" / "0123456789abcdef.jpg").write_bytes(b"x")
-    [event] = image_events(tmp_path, topic="images", kind="claim-check", uri_prefix="s3://a-bucket/with/some/folders/")
+    [event] = image_events(tmp_path, Settings(), kind="claim-check", uri_prefix="s3://a-bucket/with/some/folders/")
     assert size(event) == pytest.approx(EVENT_ENVELOPE_BYTES, rel=0.25)
     assert len(event.value) == pytest.approx(CLAIM_CHECK_BYTES, rel=0.25)
     traceparent = f"00-{'0' * 32}-{'0' * 16}-01"

@@ -8,10 +8,11 @@ import pytest
 
 from bundle.store import sha256
 from tests.worker.small_bundle import encoded_image
+from worker.errors import EventTooLarge
 from worker.images.fetch import Fetcher
 from worker.messages.events import ClaimCheck, ImageEvent, InlineImage, read_delivery, read_event
 from worker.messages.records import Message, Partition, Record
-from worker.settings import FetchSettings
+from worker.settings import FetchSettings, Settings
 from worker.tools.image_files import find_images
 from worker.tools.produce import ContentKind, image_events
 
@@ -33,7 +34,7 @@ def read(message: Message) -> ImageEvent:
 
 
 def events(folder: Path, kind: ContentKind, uri_prefix: str | None = None) -> list[ImageEvent]:
-    return [read(message) for message in image_events(folder, topic="images", kind=kind, uri_prefix=uri_prefix)]
+    return [read(message) for message in image_events(folder, Settings(), kind=kind, uri_prefix=uri_prefix)]
 
 
 def expected(folder: Path) -> list[bytes]:
@@ -54,6 +55,18 @@ def test_inline_events_carry_the_files(folder: Path) -> None:
     assert [event.content for event in found] == [InlineImage(data) for data in expected(folder)]
     assert [event.subject for event in found] == ["a.png", "b c#d?e%20f.jpg", "none.avif", "sub/ü+&.webp", "\ufffd.gif"]
     assert len({event.id for event in found}) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "instead"), [("inline", 8 * 2**20, "a claim check"), ("claim-check", 20 * 2**20, "")]
+)
+def test_a_file_that_the_worker_would_not_take_is_named_and_not_read(
+    folder: Path, kind: ContentKind, limit: int, instead: str
+) -> None:
+    with (folder / "huge.png").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(EventTooLarge, match=f"huge.png: more than {limit} bytes.*{instead}"):
+        events(folder, kind)
 
 
 def test_claim_checks_lead_to_the_files(folder: Path) -> None:
@@ -86,7 +99,7 @@ def test_both_kinds_alternate(folder: Path) -> None:
 
 
 def test_content_types_and_keys(folder: Path) -> None:
-    messages = list(image_events(folder, topic="t", kind="inline", uri_prefix=None))
+    messages = list(image_events(folder, Settings.model_validate({"kafka": {"images_topic": "t"}}), kind="inline"))
     assert {message.topic for message in messages} == {"t"}
     assert messages[0].key == b"a.png"
     types = [dict(message.headers)["content-type"].decode() for message in messages]
