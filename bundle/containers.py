@@ -1,10 +1,12 @@
-"""What a file holds, read without decoding: its format, and of PNG, WebP, AVIF and BMP the picture that viewers show.
+"""What a file holds, read without decoding: its format, and the picture that viewers show of it.
 
 Texts, profiles, checksums of what is no pixel and the like never decide whether an image is judged, so Pillow does not
-get to see them. A JPEG's segments are read in ``bundle/jpeg.py``.
+get to see them. A file whose parts are in such disorder that one viewer shows this and another that is broken. A JPEG's
+segments are read in ``bundle/jpeg.py``.
 """
 
 import itertools
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from bundle.colour import MAX_PROFILE_BYTES, code_points_alter, gamma_alters, profile_alters
 from bundle.errors import BrokenImage, UnsupportedFormat
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
@@ -19,14 +22,19 @@ MAX_LEAD_BYTES: Final = 64
 """Bytes that may precede a PNG's signature: a newline or a byte order mark that a script has printed first."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
-_PNG_KINDS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT"})
+_PNG_ANCILLARY: Final = frozenset({b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"cICP", b"iCCP", b"gAMA", b"cHRM"})
+"""Those that are read, beside all that are critical."""
+_PNG_CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT"})
 _PNG_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """By colour type; how many samples a pixel has is in ``_PNG_SAMPLES``."""
 _PNG_SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PASSES: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Left, top and the steps to the right and down of an interlaced image's passes."""
-_MOST_PNG_CHUNKS: Final = 2**16
+_MOST_CHUNKS: Final = 2**16
 _INFLATED_AT_A_TIME: Final = 2**16
+_MOST_PROFILES: Final = 8
+_ALPHA: Final = 0x10
+"""The bit that says that there is transparency, in VP8X and VP8L alike."""
 _FOREIGN: Final = (  # offset, magic bytes, format
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
@@ -77,6 +85,9 @@ class Still:
         covered: (left, top, right, bottom) of the part of ``canvas`` that the picture covers; None if it is all.
         exif: the EXIF block; None if Pillow has to say.
         animated: whether the file holds more than that picture; None if Pillow has to say.
+        colours: how many colours its palette has; None if Pillow has to say, or if there is none.
+        opaque: the file says that nothing of the picture is transparent, but ``data`` gives its alpha.
+        ambiguous: viewers may show other pixels than those of ``data``; see ``bundle/colour.py``.
     """
 
     data: bytes
@@ -85,6 +96,9 @@ class Still:
     covered: tuple[int, int, int, int] | None = None
     exif: bytes | None = None
     animated: bool | None = None
+    colours: int | None = None
+    opaque: bool = False
+    ambiguous: bool = False
 
 
 def sniff(data: bytes) -> str | None:
@@ -132,6 +146,8 @@ def read_still(data: bytes, name: str) -> Still:
                 return _webp(data)
             case "AVIF":
                 return _avif(data)
+            case "GIF":
+                _check_gif(data)
             case "BMP":
                 _check_bmp(data)
     except (LookupError, ValueError, ArithmeticError, struct.error) as error:
@@ -160,6 +176,11 @@ class _Chunk:
     def intact(self) -> bool:
         return self.crc == zlib.crc32(self.body, zlib.crc32(self.kind)).to_bytes(4)
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the checksum is there and wrong; the file may end before it."""
+        return len(self.crc) == 4 and not self.intact
+
 
 def _png(data: bytes) -> Still:
     """The still image, or the first frame of an animation, with nothing beside what its pixels need."""
@@ -169,49 +190,115 @@ def _png(data: bytes) -> Still:
         raise BrokenImage("truncated or damaged PNG: no pixels")
     head, tail = chunks[:first], chunks[first:]
     header = bytes(head[0].body) if head else b""
-    if not head or head[0].kind != b"IHDR" or not head[0].intact or len(header) != 13:
+    if not head or head[0].kind != b"IHDR" or not head[0].intact or len(header) != 13 or any(header[10:12]):
         raise BrokenImage("damaged PNG header")
     if header[8] not in _PNG_DEPTHS.get(header[9], ()):
         raise BrokenImage(f"damaged PNG header: no {header[8]} bits in colour type {header[9]}")
     palette = _png_palette(head, header)
-    exif = next((bytes(chunk.body) for chunk in chunks if chunk.kind == b"eXIf" and chunk.intact), b"")
-    control = next((bytes(c.body) for c in head if c.kind == b"acTL" and c.intact and len(c.body) == 8), b"")
-    frames = int.from_bytes(control[:4])
-    frames = frames if frames <= 2**31 else 0
-    pixels = [chunk.body for chunk in itertools.takewhile(lambda chunk: chunk.kind == b"IDAT", tail)]
+    exif = next((bytes(chunk.body) for chunk in head if chunk.kind == b"eXIf" and chunk.intact), b"")
+    pixels = [chunk for chunk in tail if chunk.kind == b"IDAT"]
+    if any(chunk.is_damaged for chunk in pixels):
+        raise BrokenImage("damaged PNG data: a wrong checksum")
     width, height = struct.unpack(">II", header[:8])
     box = None
+    bodies = [chunk.body for chunk in pixels]
+    frames = _png_frames(head)
     animated = frames > 1
-    if frames and not any(chunk.kind == b"fcTL" for chunk in head):
+    if frames and not _default_is_frame(head, width, height):
         # The default image is no frame: viewers that know animations never show it.
-        box, pixels = _first_frame(tail, width, height)
+        box, bodies = _first_frame(tail, width, height)
         header = struct.pack(">II", box[2] - box[0], box[3] - box[1]) + header[8:]
         animated = True
-    transparency = _png_transparency(head, header)
+    transparency, key = _png_transparency(head, header)
     written = [
         _PNG,
         _png_chunk(b"IHDR", header),
-        *([_png_chunk(b"PLTE", palette)] if palette else []),
+        *([_png_chunk(b"PLTE", palette.ljust(3 * 256, b"\0"))] if palette else []),
         *([_png_chunk(b"tRNS", transparency)] if transparency else []),
-        *(_png_chunk(b"IDAT", body) for body in pixels),
+        *(_png_chunk(b"IDAT", body) for body in bodies),
         _png_chunk(b"IEND", b""),
     ]
-    return Still(b"".join(written), (width, height), covered=box, exif=exif, animated=animated)
+    return Still(
+        b"".join(written),
+        (width, height),
+        covered=box,
+        exif=b"" if exif.startswith(b"Exif") else exif,  # a header that has no place in a PNG
+        animated=animated,
+        colours=len(palette) // 3 or None,
+        ambiguous=key or _png_colours_alter(head),
+    )
 
 
 def _png_chunks(data: bytes) -> Iterator[_Chunk]:
+    """All chunks that may decide pixels, up to the end or to an animation's second frame.
+
+    Raises:
+        BrokenImage: pixels in two places, or a chunk that every viewer has to know and that we do not.
+    """
     at = data.find(_PNG, 0, MAX_LEAD_BYTES + len(_PNG)) + len(_PNG)
     view, taken = memoryview(data), 0
+    seen, before, frames = False, b"", 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"IEND" or not kind.isalpha():
             return
-        if kind in _PNG_KINDS:
+        critical = kind[:1].isupper()
+        if critical and (kind not in _PNG_CRITICAL or (kind == b"IHDR" and before)):
+            raise BrokenImage(f"damaged PNG: {kind.decode()} where viewers expect none")
+        if kind == b"IDAT" and seen and before != b"IDAT":
+            raise BrokenImage("damaged PNG: pixels in two places")
+        seen, before, frames = seen or kind == b"IDAT", kind, frames + (kind == b"fcTL")
+        if seen and kind == b"fcTL" and frames == 2:
+            return
+        if critical or kind in _PNG_ANCILLARY:
             taken += 1
-            if taken > _MOST_PNG_CHUNKS:
-                raise unsupported(f"a PNG in more than {_MOST_PNG_CHUNKS} parts")
+            if taken > _MOST_CHUNKS:
+                raise unsupported(f"a PNG in more than {_MOST_CHUNKS} parts")
             yield _Chunk(kind, view[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length])
         at += 12 + length
+
+
+def _png_frames(head: list[_Chunk]) -> int:
+    """How many frames the animation has; 0 for a still image."""
+    controls = [at for at, chunk in enumerate(head) if chunk.kind == b"acTL" and chunk.intact and len(chunk.body) == 8]
+    if not controls:
+        return 0
+    if len(controls) > 1 or any(chunk.kind == b"fcTL" for chunk in head[: controls[0]]):
+        raise BrokenImage("damaged PNG: the parts of its animation are in disorder")
+    frames = int.from_bytes(head[controls[0]].body[:4])
+    return frames if frames <= 2**31 else 0
+
+
+def _default_is_frame(head: list[_Chunk], width: int, height: int) -> bool:
+    """Whether the default image is the animation's first frame, which then covers all of the image."""
+    controls = [chunk for chunk in head if chunk.kind == b"fcTL"]
+    if len(controls) > 1 or (controls and _frame_box(controls[0], width, height) != (0, 0, width, height)):
+        raise BrokenImage("damaged PNG: an animation whose first frame is not its default image")
+    return bool(controls)
+
+
+def _png_colours_alter(head: list[_Chunk]) -> bool:
+    """Whether viewers that apply any of the file's colour information may show another picture."""
+    found = {chunk.kind: bytes(chunk.body) for chunk in reversed(head) if chunk.intact}
+    points, packed, gamma, corners = (found.get(kind, b"") for kind in (b"cICP", b"iCCP", b"gAMA", b"cHRM"))
+    if len(points) == 4 and (points[2] != 0 or code_points_alter(points[0], points[1])):
+        return True
+    if packed and profile_alters(_png_profile(packed)):
+        return True
+    if len(gamma) != 4 or not any(gamma):
+        return False
+    numbers = struct.unpack(">8I", corners) if len(corners) == 32 else ()
+    primaries = tuple(number / 100_000 for number in numbers) or None
+    return gamma_alters(int.from_bytes(gamma) / 100_000, primaries)
+
+
+def _png_profile(packed: bytes) -> bytes:
+    """What iCCP holds; empty if that cannot be unpacked."""
+    _, _, rest = packed.partition(b"\0")
+    try:
+        return zlib.decompressobj().decompress(rest[1:], MAX_PROFILE_BYTES + 1)
+    except zlib.error:
+        return b""
 
 
 def require_every_row(png: bytes) -> None:
@@ -251,66 +338,149 @@ def _png_chunk(kind: bytes, body: bytes | memoryview) -> bytes:
 
 
 def _png_palette(head: list[_Chunk], header: bytes) -> bytes:
-    """256 colours, black where the file has none, as in libpng; empty if the image has no palette."""
+    """The colours; empty if the image has no palette."""
     if header[9] != 3:
         return b""
-    chunk = next((chunk for chunk in head if chunk.kind == b"PLTE"), None)
-    if chunk is None or not chunk.intact or not chunk.body or len(chunk.body) % 3:
+    found = [chunk for chunk in head if chunk.kind == b"PLTE"]
+    if len(found) != 1 or not found[0].intact or not 3 <= len(found[0].body) <= 3 * 256 or len(found[0].body) % 3:
         raise BrokenImage("missing or damaged PNG palette")
-    return bytes(chunk.body).ljust(3 * 256, b"\0")
+    return bytes(found[0].body)
 
 
-def _png_transparency(head: list[_Chunk], header: bytes) -> bytes:
-    """The first tRNS that fits the image, for Pillow; like libpng we ignore any other.
+def _png_transparency(head: list[_Chunk], header: bytes) -> tuple[bytes, bool]:
+    """The tRNS, for Pillow, empty if it does not fit the image, as libpng ignores it then; whether it is left out here.
 
-    Pillow compares colour keys with samples that it has scaled to 8 bits, so the key is scaled as well.
+    Pillow compares colour keys with samples that it has scaled to 8 bits, so the key is scaled as well, and those of
+    16-bit colours cannot be told.
     """
     depth, colour = header[8:10]
-    kinds = [chunk.kind for chunk in head]
-    for at, chunk in enumerate(head):
-        if chunk.kind != b"tRNS" or not chunk.intact:
-            continue
-        body = bytes(chunk.body)
-        if colour == 3 and b"PLTE" in kinds[:at]:
-            colours = min(len(head[kinds.index(b"PLTE")].body) // 3, 1 << depth)
-            return body if len(body) <= colours else b""
-        if len(body) == {0: 2, 2: 6}.get(colour) and (depth, colour) != (16, 2):
-            mask = (1 << depth) - 1
-            scale = 1 if depth > 8 else 255 // mask
-            keys = struct.unpack(f">{len(body) // 2}H", body)
-            return struct.pack(f">{len(keys)}H", *((key & mask) * scale for key in keys))
-    return b""
+    kinds = [chunk.kind for chunk in head if chunk.kind != b"tRNS" or chunk.intact]
+    if kinds.count(b"tRNS") > 1:
+        raise BrokenImage("damaged PNG: two transparencies")
+    if b"tRNS" not in kinds:
+        return b"", False
+    body = next(bytes(chunk.body) for chunk in head if chunk.kind == b"tRNS" and chunk.intact)
+    if colour == 3 and b"PLTE" in kinds[: kinds.index(b"tRNS")]:
+        palette = next(chunk for chunk in head if chunk.kind == b"PLTE")
+        return (body if len(body) <= min(len(palette.body) // 3, 1 << depth) else b""), False
+    if len(body) != {0: 2, 2: 6}.get(colour):
+        return b"", False
+    if (depth, colour) == (16, 2):
+        return b"", True
+    mask = (1 << depth) - 1
+    scale = 1 if depth > 8 else 255 // mask
+    keys = struct.unpack(f">{len(body) // 2}H", body)
+    return struct.pack(f">{len(keys)}H", *((key & mask) * scale for key in keys)), False
 
 
 def _first_frame(tail: list[_Chunk], width: int, height: int) -> tuple[tuple[int, int, int, int], list[memoryview]]:
     """Where an animation's first frame lies, and its data, where the default image is no frame."""
     at = next((at for at, chunk in enumerate(tail) if chunk.kind == b"fcTL"), len(tail))
     later = itertools.takewhile(lambda chunk: chunk.kind != b"fcTL", tail[at + 1 :])
-    pixels = [chunk.body[4:] for chunk in later if chunk.kind == b"fdAT"]
-    if not pixels or not tail[at].intact or len(tail[at].body) != 26:
+    found = [chunk for chunk in later if chunk.kind == b"fdAT"]
+    if not found or any(chunk.kind == b"fdAT" for chunk in tail[:at]):
         raise BrokenImage("truncated or damaged PNG: an animation without a frame")
-    across, down, left, top = struct.unpack_from(">IIII", tail[at].body, 4)
+    for number, chunk in enumerate(found, start=1):
+        if bytes(chunk.body[:4]) != number.to_bytes(4) or chunk.is_damaged:
+            raise BrokenImage("damaged PNG: the parts of its animation are damaged or in disorder")
+    return _frame_box(tail[at], width, height), [chunk.body[4:] for chunk in found]
+
+
+def _frame_box(control: _Chunk, width: int, height: int) -> tuple[int, int, int, int]:
+    """Where an animation's first frame lies."""
+    if not control.intact or len(control.body) != 26:
+        raise BrokenImage("truncated or damaged PNG: an animation without a frame")
+    number, across, down, left, top, *_, disposal, blending = struct.unpack(">IIIIIHHBB", control.body)
+    if number or disposal > 2 or blending > 1:
+        raise BrokenImage("damaged PNG: the parts of its animation are damaged or in disorder")
     if not across or not down or left + across > width or top + down > height:
         raise BrokenImage("damaged PNG: a frame outside of its image")
-    return (left, top, left + across, top + down), pixels
+    return left, top, left + across, top + down
+
+
+def _check_gif(data: bytes) -> None:
+    """Raise ``BrokenImage`` for blocks before the first image that viewers take differently."""
+    at, palette = 13, data[10] & 0x80
+    at += 3 << (data[10] & 7) + 1 if palette else 0
+    controls = 0
+    while data[at] == 0x21:
+        label, start = data[at + 1], at + 2
+        at = start
+        while data[at]:
+            at += 1 + data[at]
+        at += 1
+        if label == 0xF9:
+            controls += 1
+            if at - start != 6 or controls > 1:
+                raise BrokenImage("damaged GIF: no one graphic control for its first image")
+    if data[at] != 0x2C:
+        raise BrokenImage("damaged GIF: no image where one is expected")
+    if not palette and not data[at + 9] & 0x80:
+        raise BrokenImage("damaged GIF: no palette")
 
 
 def _webp(data: bytes) -> Still:
-    """Where an animation's first frame lies on its canvas, which is transparent elsewhere."""
-    at = 12
-    canvas = None
-    while at + 8 <= len(data):
+    """Size, first picture and transparency.
+
+    libwebp takes memory for the whole canvas when a file is opened, so all is read here that is to be known before.
+    An animation's canvas is transparent where its first frame does not cover it. Whether there is alpha is said in up
+    to three places, which may contradict each other, and viewers believe different ones.
+    """
+    chunks = list(_riff_chunks(data, 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))))
+    kind, start, _ = chunks[0]
+    flags = data[start] if kind == b"VP8X" else 0
+    frames = [chunk for chunk in chunks if chunk[0] == b"ANMF"]
+    parts = list(_riff_chunks(data, frames[0][1] + 16, frames[0][2])) if frames else chunks
+    picture, at, _ = next((part for part in parts if part[0] in (b"VP8 ", b"VP8L")), (b"", 0, 0))
+    if not picture:
+        raise BrokenImage("truncated or damaged WEBP: no picture")
+    size = _webp_size(data, picture, at)
+    canvas = _two_sizes(data, start + 4) if kind == b"VP8X" else size
+    covered = None
+    if frames:
+        left, top = (2 * int.from_bytes(data[frames[0][1] + i : frames[0][1] + i + 3], "little") for i in (0, 3))
+        covered = (left, top, left + size[0], top + size[1])
+        if size != _two_sizes(data, frames[0][1] + 6):
+            raise BrokenImage("damaged WEBP: a frame of another size than its picture")
+    marked = bytearray(data)
+    if picture == b"VP8L":
+        marked[at + 4] |= _ALPHA
+    if kind == b"VP8X" and (picture == b"VP8L" or any(part[0] == b"ALPH" for part in parts)):
+        marked[start] |= _ALPHA
+    named = {kind: data[start:end] for kind, start, end in reversed(chunks)}
+    return Still(
+        bytes(marked),
+        canvas,
+        covered=covered,
+        exif=named.get(b"EXIF", b"") if flags & 0x08 else b"",
+        animated=len(frames) > 1,
+        opaque=marked != data,
+        ambiguous=flags & 0x20 > 0 and profile_alters(named.get(b"ICCP", b"")),
+    )
+
+
+def _riff_chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of the body of each chunk."""
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > end:
+            return
         kind, length = struct.unpack_from("<4sI", data, at)
-        body = data[at + 8 : at + 8 + min(length, 16)]
-        if kind == b"VP8X" and len(body) >= 10:
-            canvas = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
-        elif kind == b"ANMF" and len(body) >= 12:
-            left, top, across, down = (int.from_bytes(body[i : i + 3], "little") for i in (0, 3, 6, 9))
-            return Still(data, canvas, covered=(2 * left, 2 * top, 2 * left + across + 1, 2 * top + down + 1))
-        elif kind in (b"VP8 ", b"VP8L"):
-            break
+        yield kind, at + 8, min(end, at + 8 + length)
         at += 8 + length + length % 2
-    return Still(data)
+    raise unsupported(f"a WebP in more than {_MOST_CHUNKS} parts")
+
+
+def _webp_size(data: bytes, kind: bytes, at: int) -> tuple[int, int]:
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, at + 1)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    across, down = struct.unpack_from("<HH", data, at + 6)
+    return across & 0x3FFF, down & 0x3FFF
+
+
+def _two_sizes(data: bytes, at: int) -> tuple[int, int]:
+    across, down = (1 + int.from_bytes(data[i : i + 3], "little") for i in (at, at + 3))
+    return across, down
 
 
 def _avif(data: bytes) -> Still:
@@ -318,17 +488,32 @@ def _avif(data: bytes) -> Still:
 
     Pillow refuses a file whose EXIF block is damaged, so the block is renamed.
     """
+    ambiguous = _avif_colours_alter(data)
     try:
         start, end = next((start, end) for kind, start, end in _boxes(data, 0, len(data)) if kind == b"meta")
         data = _without_exif(data, start, end)
     except (StopIteration, LookupError, struct.error):
-        return Still(data)
+        return Still(data, ambiguous=ambiguous)
     try:
         properties = _primary_properties(data, start + 4, end)
         canvas = struct.unpack(">II", properties[b"ispe"][4:12])
-        return Still(data, canvas, crop=_clean_aperture(properties.get(b"clap", b""), *canvas))
+        crop = _clean_aperture(properties.get(b"clap", b""), *canvas)
+        return Still(data, canvas, crop=crop, ambiguous=ambiguous)
     except (StopIteration, LookupError, struct.error):  # libavif will say what is wrong with it
-        return Still(data)
+        return Still(data, ambiguous=ambiguous)
+
+
+def _avif_colours_alter(data: bytes) -> bool:
+    """Whether any of the file's colour boxes (``colr``) makes another picture, whatever it belongs to."""
+    points = {struct.unpack(">HH", found) for found in re.findall(rb"colrnclx(.{4})", data, re.DOTALL)}
+    starts = [found.start() for found in itertools.islice(re.finditer(rb"colr(?:prof|rICC)", data), _MOST_PROFILES + 1)]
+    lengths = [int.from_bytes(data[max(0, start - 4) : start]) for start in starts]
+    profiles = {data[start + 8 : start - 4 + length] for start, length in zip(starts, lengths, strict=True)}
+    return (
+        any(code_points_alter(*each) for each in points)
+        or len(starts) > _MOST_PROFILES
+        or any(profile_alters(profile) for profile in profiles)
+    )
 
 
 def _without_exif(data: bytes, start: int, end: int) -> bytes:

@@ -7,6 +7,9 @@ to see the marker behind the data, at which it would begin to fill:
   more had too few data; one that is done long before their end has met zeros or garbage.
 * **Several scans** (progressive). libjpeg gives no pixel before the end marker, so the file is decoded twice, once with
   other bytes behind the data of each scan. They change pixels only where data are missing.
+* **Restart markers.** Between two of them libjpeg fills as well, and where they are out of order it guesses. So there
+  have to be as many as the image needs, in their order, and the file is decoded twice, once with other bytes before
+  each of them.
 """
 
 import io
@@ -30,8 +33,10 @@ _AHEAD_BYTES: Final = 8
 _AHEAD: Final = b"\xff\x00" * _AHEAD_BYTES
 """Ones, which are no code, so that no pixel can be made of them."""
 _OTHER: Final = bytes(5 * byte * byte % 251 for byte in range(1, SLACK_BYTES))
+_BETWEEN_BYTES: Final = 16
+"""More than libjpeg reads ahead; there may be as many restart markers as blocks."""
 _END: Final = b"\xff\xd9"
-_SOI, _EOI, _SOS, _EXIF, _PROGRESSIVE = 0xD8, 0xD9, 0xDA, 0xE1, 0xC2
+_SOI, _EOI, _SOS, _DRI, _EXIF, _ICC, _PROGRESSIVE = 0xD8, 0xD9, 0xDA, 0xDD, 0xE1, 0xE2, 0xC2
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -59,11 +64,13 @@ class Jpeg:
         parts: header, data of a scan, header of the next scan, its data and so on; the end marker is left out.
         single: one scan has all pixels, and its coding is sequential.
         exif: the first EXIF block, b"" if there is none.
+        profile: the colour profile, b"" if there is none or if parts of it are missing.
     """
 
     parts: tuple[bytes, ...]
     single: bool
     exif: bytes
+    profile: bytes
 
     def file(self) -> Portions:
         """The file for Pillow."""
@@ -72,10 +79,10 @@ class Jpeg:
         return Portions(b"".join([*self.parts, _AHEAD]), self._stops())
 
     def altered(self) -> Portions | None:
-        """A file with other bytes behind the data of each scan; None if ``check_surplus`` is enough."""
-        if self.single:
+        """A file with other bytes where data end before a marker; None if ``check_surplus`` is enough."""
+        if self.single and not _RESTART.search(self.parts[1]):
             return None
-        return Portions(b"".join(part + _other(part) * (at % 2) for at, part in enumerate(self.parts)) + _END)
+        return Portions(b"".join(_other(part) if at % 2 else part for at, part in enumerate(self.parts)) + _END)
 
     def check_surplus(self, read_bytes: int) -> None:
         """Raise ``BrokenImage`` if all pixels came out of ``read_bytes`` of ``file()`` and more data followed.
@@ -106,14 +113,14 @@ def read_jpeg(data: bytes) -> Jpeg:
     """
     parts: list[bytes] = []
     kept = [b"\xff\xd8"]
-    exif, frame = b"", _Frame(0, b"")
-    single = False
+    noted: dict[int, list[bytes]] = {_EXIF: [], _ICC: [], _DRI: [b""]}
+    frame, single = _Frame(0, b""), False
     for marker, segment, scan in _segments(data):
         body = segment[4:]
         if _needed(marker, body):
             kept.append(segment)
-        if marker == _EXIF and body.startswith(b"Exif\0\0"):
-            exif = exif or body
+        if marker in noted:
+            noted[marker].append(body)
         elif marker in _FRAMES:
             _check_kind(marker, body)
             frame = _Frame(marker, body)
@@ -122,13 +129,22 @@ def read_jpeg(data: bytes) -> Jpeg:
             kept.clear()
             single = frame.takes_all(body)
             frame.take(body, scan)
+            _check_restarts(scan, frame.units(body), int.from_bytes(noted[_DRI][-1][:2]))
             if single or len(parts) > 2 * MAX_SCANS:
                 break
+    exif = next((body for body in noted[_EXIF] if body.startswith(b"Exif\0") and len(body) > len(b"Exif\0\0")), b"")
     if not parts:  # whatever its header says, Pillow finds no pixels
-        return Jpeg((b"".join(kept), b""), single=True, exif=exif)
+        return Jpeg((b"".join(kept), b""), single=True, exif=exif, profile=b"")
     if not frame.complete:
         raise BrokenImage(f"truncated JPEG data: scans are missing, or there are more than {MAX_SCANS}")
-    return Jpeg(tuple(parts), single=single, exif=exif)
+    return Jpeg(tuple(parts), single=single, exif=exif, profile=_profile(noted[_ICC]))
+
+
+def _profile(bodies: list[bytes]) -> bytes:
+    """The colour profile in segments that each say their number and how many there are; empty if some are missing."""
+    parts = {body[12]: body[14:] for body in reversed(bodies) if body.startswith(b"ICC_PROFILE\0") and len(body) > 14}
+    counts = {body[13] for body in bodies if body.startswith(b"ICC_PROFILE\0") and len(body) > 14}
+    return b"".join(parts[number] for number in sorted(parts)) if counts == {len(parts)} else b""
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
@@ -153,9 +169,18 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _other(scan: bytes) -> bytes:
-    """Bytes that a decoder takes for data where some are missing, also behind the last restart marker."""
+    """The scan with bytes that a decoder takes for data where some are missing: before and behind restart markers."""
     last = _RESTART.findall(scan)[-1:]
-    return _OTHER + bytes([0xFF, 0xD0 + (last[0][1] + 1) % 8 if last else 0xD0]) + _OTHER
+    behind = _OTHER + bytes([0xFF, 0xD0 + (last[0][1] + 1) % 8 if last else 0xD0]) + _OTHER
+    return _RESTART.sub(lambda marker: _OTHER[:_BETWEEN_BYTES] + marker[0], scan) + behind
+
+
+def _check_restarts(scan: bytes, units: int, interval: int) -> None:
+    """Raise ``BrokenImage`` if restart markers are missing, too many or out of order; one may follow the last data."""
+    numbers = bytes(marker[1] - 0xD0 for marker in _RESTART.findall(scan))
+    expected = -(-units // interval) - 1 if interval else 0
+    if len(numbers) - expected not in (0, 1) or numbers != (bytes(range(8)) * (len(numbers) // 8 + 1))[: len(numbers)]:
+        raise BrokenImage("damaged JPEG data: restart markers are missing or out of order")
 
 
 def _needed(marker: int, body: bytes) -> bool:
@@ -182,6 +207,8 @@ class _Frame:
 
     def __init__(self, marker: int, body: bytes) -> None:
         self._progressive = marker == _PROGRESSIVE
+        self._size = int.from_bytes(body[3:5]), int.from_bytes(body[1:3])
+        self._sampling = {number: (each >> 4, each & 15) for number, each in zip(body[6::3], body[7::3], strict=False)}
         self._missing = {number: [16] * 64 for number in body[6::3]}
 
     @property
@@ -192,6 +219,16 @@ class _Frame:
     def takes_all(self, body: bytes) -> bool:
         """Whether the scan with this header has all components, in sequential coding."""
         return not self._progressive and len(body) == 1 + 2 * len(self._missing) + 3
+
+    def units(self, body: bytes) -> int:
+        """How many units (MCUs) the scan with this header has; each of one block if it has one component alone."""
+        most = [max((each[way] for each in self._sampling.values()), default=0) or 1 for way in (0, 1)]
+        if len(body) == 6:
+            of_one = self._sampling.get(body[1], (1, 1))
+            blocks = [-(-size * one // (8 * all_)) for size, one, all_ in zip(self._size, of_one, most, strict=True)]
+        else:
+            blocks = [-(-size // (8 * all_)) for size, all_ in zip(self._size, most, strict=True)]
+        return blocks[0] * blocks[1]
 
     def take(self, body: bytes, scan: bytes) -> None:
         """Note what a scan brings, by its header."""

@@ -11,22 +11,31 @@ format            JPEG, PNG, WebP, GIF, BMP, AVIF by content, never by name; oth
                   so are lossless, arithmetic-coded and 12-bit JPEG, and 16-bit BMP of other fields than 555 and 565
 not pixels        texts, comments, profiles, previews, unknown chunks and segments are dropped before decoding,
                   whatever is wrong with them; up to 64 bytes may precede a PNG's signature
-EXIF orientation  applied where the view has ``orient`` (the default); unreadable parts of a damaged block count
-                  as absent; XMP's is ignored; an AVIF is turned by its own properties, never by EXIF
+EXIF orientation  applied where the view has ``orient`` (the default), if it is one number of 16 bits; unreadable
+                  parts of a damaged block count as absent; XMP's is ignored, and a PNG's behind its pixels; an AVIF
+                  is turned by its own properties, never by EXIF
 clean aperture    an AVIF's is cut out, if it consists of whole pixels inside the image; otherwise ignored
-colour profile    ignored: pixels are used as stored, colour management would change them by library version
+colour profile    ignored: pixels are used as stored, colour management would change them by library version; one
+                  that makes another picture (``bundle/colour.py``), like a PNG's gamma and HDR, is said:
+                  ``ImageFacts.ambiguous``
 CMYK, YCCK        Pillow's plain conversion, without profile; inks are read as inverted, which is how Adobe and
                   nearly all others write them, with or without Adobe's marker
 alpha             composed over white, as a viewer sees it; hidden colours under alpha 0 have no effect; a BMP whose
                   alpha is 0 everywhere is opaque
-palette, 1 bit    expanded to RGB (transparency as alpha); colours that a PNG's palette lacks are black
-transparency      a PNG's that does not fit the image, such as one longer than the palette, is ignored
-colour key        a PNG's transparent colour counts as alpha, but is ignored in colour images of 16 bits a sample
+palette, 1 bit    expanded to RGB (transparency as alpha); a PNG with colours that its palette lacks is refused
+transparency      a PNG's that does not fit the image, such as one longer than the palette, is ignored; a WebP that is
+                  transparent and says that it is not is refused
+colour key        a PNG's transparent colour counts as alpha, but is ignored in colour images of 16 bits a sample, and
+                  said: ``ImageFacts.ambiguous``
 grey              copied into the three channels
 16 bit            the high byte, as libpng does for colour; no rescaling by content
 animated          the first frame; ``ImageFacts.animated`` says so; a PNG's default image that is no frame of its
                   animation is not shown; a multi-picture JPEG (MPO) is one photograph
 uncovered         where the first frame leaves the canvas uncovered, it is transparent
+disorder          refused, where one viewer shows this and another that: a PNG whose pixels have wrong checksums or
+                  lie in two places, unknown critical chunks, animations whose parts are damaged or out of order, GIF
+                  blocks that no image follows, two graphic controls or no palette, a WebP frame of another size than
+                  its picture, JPEG restart markers that are missing or out of order
 size              ceilings on bytes and pixels, checked before anything is decoded
 truncated         refused, also when some pixels could be shown; data after the last pixel may be missing, except
                   the marker behind a JPEG's; so are a JPEG in which libjpeg would fill in what is missing
@@ -37,6 +46,7 @@ too small         as the view's ``on_small`` says; ``unsure`` gives no view
 
 import hashlib
 import io
+import struct
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,9 +58,10 @@ import numpy.typing as npt
 import PIL
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
+from bundle.colour import profile_alters
 from bundle.containers import FORMATS, Still, read_still, require_every_row, sniff, unsupported
 from bundle.errors import BrokenImage, EmptyImage, ImageError, ImageTooLarge, TooManyPixels, UnsupportedFormat
-from bundle.jpeg import Portions, read_jpeg
+from bundle.jpeg import Jpeg, Portions, read_jpeg
 from bundle.manifest import Crop, Preprocessing, View
 
 DECODING_POLICY: Final = 3
@@ -106,13 +117,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """Facts from the header; width and height are those of the stored pixels, before orientation."""
+    """Facts from the header; width and height are those of the stored pixels, before orientation.
+
+    ``ambiguous``: viewers may show another picture than the one that is judged, by colour information or by a colour
+    key that is not applied here.
+    """
 
     format: str
     width: int
     height: int
     bytes: int
     animated: bool
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +171,16 @@ class EncodedImage:
         if name not in FORMATS:
             raise UnsupportedFormat(f"not an image of {', '.join(FORMATS)}")
         self._jpeg = read_jpeg(data) if name == "JPEG" else None
-        self._still = Still(b"", exif=self._jpeg.exif, animated=False) if self._jpeg else read_still(data, name)
+        self._still = _still_of(self._jpeg) if self._jpeg else read_still(data, name)
         if self._still.canvas:
             _check_pixels(self._still.canvas, limits)
         self._file = self._jpeg.file() if self._jpeg else Portions(self._still.data)
-        image = _open(self._file, name)
-        _check_pixels(image.size, limits)
-        self._coded_size = image.size
-        width, height = image.size
+        # libwebp takes the memory for its canvases when it opens a file, before anybody could reserve it.
+        self._image = None if name == "WEBP" else _open(self._file, name)
+        size = self._still.canvas if self._image is None else self._image.size
+        assert size is not None  # a WebP's is known
+        _check_pixels(size, limits)
+        self._coded_size = width, height = size
         if self._still.crop:
             left, top, right, bottom = self._still.crop
             width, height = right - left, bottom - top
@@ -170,15 +188,18 @@ class EncodedImage:
             width, height = self._still.canvas
         try:
             animated = self._still.animated
-            animated = bool(getattr(image, "is_animated", False)) if animated is None else animated
+            animated = bool(getattr(self._image, "is_animated", False)) if animated is None else animated
         except MemoryError:
             raise
         except Exception as error:
             raise BrokenImage(f"unreadable frames: {_one_line(error)}") from error
-        exif = image.info.get("exif", b"") if self._still.exif is None else self._still.exif
+        exif = self._still.exif
+        if exif is None:
+            exif = self._image.info.get("exif", b"") if self._image else b""
         self._orientation = _orientation(exif)
-        self._image = image
-        self.facts = ImageFacts(name, width, height, bytes=len(data), animated=animated)
+        self.facts = ImageFacts(
+            name, width, height, bytes=len(data), animated=animated, ambiguous=self._still.ambiguous
+        )
 
     def peak_bytes(self, preprocessings: Iterable[Preprocessing]) -> int:
         """Most bytes held at once by decoding and by cutting views, one preprocessing after the other.
@@ -225,8 +246,10 @@ class EncodedImage:
 
     def _load(self) -> tuple[Image.Image, tuple[int, int, int, int] | None]:
         """The pixels as Pillow gives them, and which part of the canvas they cover; None for all of it."""
-        image = self._image
+        image = self._image or _open(self._file, self.facts.format)
         del self._image
+        if image.size != self._coded_size:
+            raise BrokenImage("its header contradicts itself")
         image.seek(0)
         covered = image.tile[0].extents if self.facts.format == "GIF" else self._still.covered
         if self._jpeg:
@@ -239,11 +262,16 @@ class EncodedImage:
         image.load()
         if self.facts.format == "PNG" and _ends_blank(image):
             require_every_row(self._still.data)
+        if self._still.colours and image.histogram()[self._still.colours :] != [0] * (256 - self._still.colours):
+            raise BrokenImage("damaged PNG data: colours that its palette lacks")
         if self.facts.format not in ("WEBP", "AVIF"):
             return image, covered
         image.fp = None
         copy = image.crop(self._still.crop) if self._still.crop else image.copy()
         image.close()  # and with it the decoder's own pixels
+        alpha = copy.getchannel("A").crop(covered) if self._still.opaque else None
+        if alpha and alpha.getextrema() != (255, 255):
+            raise BrokenImage("damaged WEBP: transparency in a picture that says it has none")
         return copy, covered
 
 
@@ -365,14 +393,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _still_of(jpeg: Jpeg) -> Still:
+    return Still(b"", exif=jpeg.exif, animated=False, ambiguous=profile_alters(jpeg.profile))
+
+
 def _orientation(block: bytes) -> int:
+    """As browsers read it: of the first directory the first such entry, if it is one number of 16 bits."""
+    block = block[6:] if block.startswith(b"Exif\0") else block
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     try:
-        exif = Image.Exif()
-        exif.load(block)
-        value = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        if order is not None:
+            (start,) = struct.unpack_from(f"{order}I", block, 4)
+            (count,) = struct.unpack_from(f"{order}H", block, start)
+            for at in range(start + 2, start + 2 + 12 * count, 12):
+                tag, kind, several, value = struct.unpack_from(f"{order}HHIH", block, at)
+                if tag == ExifTags.Base.Orientation:
+                    return value if (kind, several) == (3, 1) and 1 <= value <= 8 else 1
+    except struct.error:  # a damaged block says nothing about the pixels
+        pass
+    return 1
 
 
 def _cut(decoded: DecodedImage, view: View) -> list[Views]:

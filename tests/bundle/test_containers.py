@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bundle.errors import BrokenImage, TooManyPixels, UnsupportedFormat
-from bundle.preprocess import Limits, decode
+from bundle.preprocess import EncodedImage, Limits, decode
 
 RED, BLUE, WHITE = (200, 0, 0), (0, 0, 200), (255, 255, 255)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -141,9 +141,45 @@ class TestPng:
         with pytest.raises(UnsupportedFormat):
             decode(b"x" * 65 + PNG)
 
-    def test_an_orientation_behind_the_pixels_counts(self) -> None:
+    def test_an_orientation_counts_before_the_pixels_alone_and_without_a_header(self) -> None:
+        """Chrome and Firefox do not look behind them."""
         block = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", 0x112, 3, 1, 6, 0, 0)
-        assert decode(PNG[:-12] + chunk(b"eXIf", block) + PNG[-12:]).orientation == 6
+        for body, orientation in ((block, 6), (b"Exif\0\0" + block, 1)):
+            assert decode(PNG[:33] + chunk(b"eXIf", body) + PNG[33:]).orientation == orientation
+            assert decode(PNG[:-12] + chunk(b"eXIf", body) + PNG[-12:]).orientation == 1
+
+    PIXELS = zlib.compress(rows_of(RED, 48, 40))
+    PARTS = (PIXELS[:30], PIXELS[30:])
+
+    @pytest.mark.parametrize(
+        "chunks",
+        [
+            [chunk(b"IDAT", PARTS[0], intact=False), chunk(b"IDAT", PARTS[1])],
+            [chunk(b"IDAT", PARTS[0]), chunk(b"IDAT", PARTS[1], intact=False)],
+            [chunk(b"IDAT", PARTS[0]), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", PARTS[1])],
+            [chunk(b"IDAT", PIXELS), chunk(b"prIv", b""), chunk(b"IDAT", zlib.compress(rows_of(BLUE, 48, 40)))],
+            [chunk(b"CRIT", b""), chunk(b"IDAT", PIXELS)],
+            [chunk(b"IHDR", PNG[16:29]), chunk(b"IDAT", PIXELS)],
+        ],
+        ids=["first checksum", "last checksum", "text between", "another picture behind", "unknown", "two headers"],
+    )
+    def test_disorder_that_viewers_show_differently(self, chunks: list[bytes]) -> None:
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 48, 40, 8, 2, 0, 0, 0))
+        plain = b"".join([SIGNATURE, header, *(chunk(b"IDAT", part) for part in self.PARTS), chunk(b"IEND", b"")])
+        assert (pixels(plain) == RED).all()
+        with pytest.raises(BrokenImage, match=r"^damaged PNG"):
+            decode(b"".join([SIGNATURE, header, *chunks, chunk(b"IEND", b"")]))
+
+    @pytest.mark.parametrize("method", [b"\1\0\0", b"\0\1\0", b"\0\x40\0", b"\0\0\2"])
+    def test_methods_that_there_are_not(self, method: bytes) -> None:
+        header = chunk(b"IHDR", PNG[16:26] + method)
+        with pytest.raises(BrokenImage):
+            decode(SIGNATURE + header + PNG[33:])
+
+    def test_a_colour_key_of_16_bit_colours_is_said(self) -> None:
+        data = png(1, 1, 16, 2, bytes(7), chunk(b"tRNS", bytes(6)))
+        assert decode(data).facts.ambiguous
+        assert not decode(png(1, 1, 16, 2, bytes(7))).facts.ambiguous
 
     PALETTE = chunk(b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
     CLEAR = chunk(b"tRNS", b"\0\0")
@@ -157,7 +193,6 @@ class TestPng:
             ((PALETTE, chunk(b"tRNS", bytes(256))), [(10, 20, 30), (40, 50, 60)]),
             ((PALETTE, chunk(b"tRNS", b"\0\0", intact=False)), [(10, 20, 30), (40, 50, 60)]),
             ((CLEAR, PALETTE), [(10, 20, 30), (40, 50, 60)]),
-            ((chunk(b"PLTE", bytes([10, 20, 30])),), [(10, 20, 30), (0, 0, 0)]),
         ],
         ids=[
             "all",
@@ -166,7 +201,6 @@ class TestPng:
             "much longer",
             "damaged",
             "before the palette",
-            "short palette",
         ],
     )
     def test_transparency_of_a_palette(self, chunks: tuple[bytes, ...], expected: list[tuple[int, ...]]) -> None:
@@ -177,7 +211,20 @@ class TestPng:
         data = png(2, 1, 8, 0, b"\0\0\x09", chunk(b"tRNS", bytes(length)))
         assert pixels(data)[0, :, 0].tolist() == [0, 9]
 
-    @pytest.mark.parametrize("chunks", [(), (chunk(b"PLTE", b""),), (chunk(b"PLTE", bytes(6), intact=False),)])
+    def test_two_transparencies(self) -> None:
+        for first in (self.CLEAR, chunk(b"tRNS", bytes(9))):
+            with pytest.raises(BrokenImage, match="two transparencies"):
+                decode(png(2, 1, 8, 3, b"\0\0\1", self.PALETTE, first, self.CLEAR))
+
+    def test_colours_that_the_palette_lacks(self) -> None:
+        """libpng makes them black and warns, others do not make them black."""
+        with pytest.raises(BrokenImage, match="colours that its palette lacks"):
+            decode(png(2, 1, 8, 3, b"\0\0\2", self.PALETTE))
+
+    @pytest.mark.parametrize(
+        "chunks",
+        [(), (chunk(b"PLTE", b""),), (chunk(b"PLTE", bytes(6), intact=False),), (PALETTE, PALETTE)],
+    )
     def test_without_its_palette(self, chunks: tuple[bytes, ...]) -> None:
         with pytest.raises(BrokenImage, match="palette"):
             decode(png(2, 1, 8, 3, b"\0\0\1", *chunks))
@@ -219,6 +266,35 @@ class TestAnimatedPng:
     def test_a_frame_outside(self, box: tuple[int, int, int, int]) -> None:
         with pytest.raises(BrokenImage, match="outside of its image"):
             decode(self.file(box, rows_of(BLUE, 4, 2)))
+
+    CONTROL = struct.pack(">IIIIIHHBB", 0, 8, 6, 0, 0, 1, 1, 0, 0)
+    NUMBERED = tuple(struct.pack(">I", number) for number in range(4))
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (chunk(b"fcTL", CONTROL), chunk(b"fcTL", NUMBERED[3] + CONTROL[4:])),
+            (chunk(b"fcTL", CONTROL), chunk(b"fcTL", CONTROL, intact=False)),
+            (chunk(b"fcTL", CONTROL), chunk(b"fcTL", CONTROL[:-2] + b"\3\0")),
+            (chunk(b"fcTL", CONTROL), chunk(b"fcTL", CONTROL[:-2] + b"\0\2")),
+            (chunk(b"fcTL", CONTROL), chunk(b"CRIT", b"") + chunk(b"fcTL", CONTROL)),
+            (chunk(b"acTL", struct.pack(">II", 1, 0)), chunk(b"acTL", bytes(8)) + chunk(b"acTL", NUMBERED[2] * 2)),
+            (chunk(b"IDAT", b""), chunk(b"fcTL", CONTROL[:4] + NUMBERED[3] + CONTROL[8:]) + chunk(b"IDAT", b"")),
+            (b"\0\0\0\1" + zlib.compress(rows_of(BLUE, 8, 6))[:9], None),
+        ],
+        ids=["number", "checksum", "disposal", "blending", "unknown", "two", "no whole first frame", "data's number"],
+    )
+    def test_disorder_that_viewers_show_differently(self, old: bytes, new: bytes | None) -> None:
+        data = self.file((0, 0, 8, 6), rows_of(BLUE, 8, 6))
+        if old == chunk(b"IDAT", b""):
+            old = chunk(b"IDAT", zlib.compress(rows_of(RED, 8, 6)))
+            assert new is not None
+            new = new[: -len(chunk(b"IDAT", b""))] + old
+        if new is None:
+            old, new = chunk(b"fdAT", old), chunk(b"fdAT", b"\0\0\0\7" + old[4:])
+        assert data.count(old) == 1
+        with pytest.raises(BrokenImage):
+            decode(data.replace(old, new))
 
     def test_cut_at_any_place_it_is_the_first_frame_or_none(self) -> None:
         data = self.file((0, 0, 8, 6), rows_of(BLUE, 8, 6))
@@ -266,6 +342,83 @@ class TestUncovered:
         body += b"ANIM\6\0\0\0" + bytes(6) + b"ANMF" + struct.pack("<I", len(frame)) + frame
         found = pixels(b"RIFF" + struct.pack("<I", len(body)) + body)
         assert np.array_equal(found, np.roll(self.EXPECTED, -1, axis=0))
+
+
+class TestGif:
+    SCREEN = b"GIF89a" + struct.pack("<HHBBB", 8, 6, 0x80, 0, 0) + bytes(RED) + bytes(BLUE)
+    CONTROL = b"\x21\xf9\x04\0\0\0\0\0"
+    CODES = sum(code << 3 * at for at, code in enumerate([*[4, 1] * 48, 5])).to_bytes(37, "little")
+    IMAGE = b"\x2c" + struct.pack("<HHHHB", 0, 0, 8, 6, 0) + b"\2\x25" + CODES + b"\0"
+
+    @pytest.mark.parametrize("before", [b"", CONTROL, CONTROL + b"\x21\xfe\3abc\0", b"\x21\x77\1a\0" + CONTROL])
+    def test_blocks_in_order(self, before: bytes) -> None:
+        assert (pixels(self.SCREEN + before + self.IMAGE + b";") == BLUE).all()
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            b"\x21\xf9\x04\1\0\0\1\0" + CONTROL,
+            CONTROL + b"\x21\xf9\x04\1\0\0\1\0",
+            b"\x21\xf9\x05\1\0\0\1\0\0",
+            b"\x21\xf9\x04\0\0\0\0\4\1\0\0\1\0",
+            b"\1\2\3",
+            b"\0",
+            b";",
+        ],
+    )
+    def test_disorder_that_viewers_show_differently(self, before: bytes) -> None:
+        with pytest.raises(BrokenImage, match="GIF"):
+            decode(self.SCREEN + before + self.IMAGE + b";")
+
+    def test_without_a_palette(self) -> None:
+        with pytest.raises(BrokenImage, match="no palette"):
+            decode(self.SCREEN[:10] + b"\0" + self.SCREEN[11:13] + self.IMAGE + b";")
+
+
+class TestWebp:
+    CLEAR = encode(Image.new("RGBA", (12, 10), (*RED, 90)), "WEBP", lossless=True)
+    PICTURE = CLEAR[CLEAR.index(b"VP8L") :]
+
+    @staticmethod
+    def file(flags: int, *chunks: bytes) -> bytes:
+        body = b"WEBPVP8X\x0a\0\0\0" + bytes([flags, 0, 0, 0, 11, 0, 0, 9, 0, 0]) + b"".join(chunks)
+        return b"RIFF" + struct.pack("<I", len(body)) + body
+
+    def test_transparency(self) -> None:
+        assert np.array_equal(pixels(self.file(0x10, self.PICTURE)), pixels(self.CLEAR))
+
+    @pytest.mark.parametrize("where", ["file", "picture"])
+    def test_transparency_that_is_denied(self, where: str) -> None:
+        """Some viewers show the colours under it, and some what is seen through it."""
+        hidden = self.PICTURE[:12] + bytes([self.PICTURE[12] & ~0x10]) + self.PICTURE[13:]
+        data = self.file(0, self.PICTURE) if where == "file" else self.CLEAR.replace(self.PICTURE, hidden)
+        assert data != self.CLEAR
+        with pytest.raises(BrokenImage, match="transparency in a picture that says it has none"):
+            decode(data)
+
+    def test_a_frame_of_another_size_than_its_picture(self) -> None:
+        frame = bytes(6) + b"\x0a\0\0\x09\0\0" + bytes(4) + self.PICTURE
+        data = self.file(0x12, b"ANIM\6\0\0\0" + bytes(6), b"ANMF" + struct.pack("<I", len(frame)) + frame)
+        with pytest.raises(BrokenImage, match="another size"):
+            decode(data)
+
+    @pytest.mark.parametrize("chunks", [(), (b"EXIF\0\0\0\0",), (b"ANMF\0\0\0\0",)])
+    def test_without_a_picture(self, chunks: tuple[bytes, ...]) -> None:
+        with pytest.raises(BrokenImage):
+            decode(self.file(0x02, *chunks))
+
+    def test_parts_without_number_take_no_time(self) -> None:
+        with pytest.raises(UnsupportedFormat, match="65536 parts"):
+            decode(self.file(0x10, self.PICTURE, b"JUNK\0\0\0\0" * 70_000))
+
+    def test_opening_takes_no_memory_for_pixels(self) -> None:
+        """So that it can be reserved first; libwebp takes 8 bytes a pixel when it opens a file."""
+        size = struct.pack("<I", 6999 | 6999 << 14)
+        data = b"WEBPVP8L" + struct.pack("<I", 10) + b"\x2f" + size + bytes(5)
+        image = EncodedImage(b"RIFF" + struct.pack("<I", len(data)) + data, Limits())
+        assert image.peak_bytes(()) >= 17 * 7000 * 7000
+        with pytest.raises(BrokenImage):
+            image.decode()
 
 
 def boxes(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 import io
 import random
+import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -154,6 +156,69 @@ class TestDamaged:
             decode(data[:at] + segment(0xDA, body) + data[at:])
 
 
+class TestRestarts:
+    """Between two restart markers libjpeg fills what is missing, and guesses where they are out of order."""
+
+    @staticmethod
+    def changed(data: bytes, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
+        """With other intervals and markers, which alternate, in the first scan."""
+        first = TestDamaged.scans(data)
+        end = re.search(rb"\xff[\x01-\xcf\xd8-\xfe]", data[first:])
+        assert end
+        parts = re.split(rb"(\xff[\xd0-\xd7])", data[first : first + end.start()])
+        return data[:first] + b"".join(change(parts)) + data[first + end.start() :]
+
+    CHANGES: ClassVar[dict[str, Callable[[list[bytes]], list[bytes]]]] = {
+        "an empty interval": lambda parts: [*parts[:6], b"", *parts[7:]],
+        "all intervals empty": lambda parts: [part if at % 2 else b"" for at, part in enumerate(parts)],
+        "half an interval": lambda parts: [*parts[:6], parts[6][: len(parts[6]) // 2], *parts[7:]],
+        "markers out of order": lambda parts: [*parts[:3], parts[5], parts[4], parts[3], *parts[6:]],
+        "a marker too few": lambda parts: [*parts[:3], *parts[4:]],
+        "eight intervals too few": lambda parts: [*parts[:3], *parts[19:]],
+        "eight markers too many": lambda parts: [*parts[:3], *parts[3:19:2], *parts[3:]],
+    }
+
+    @pytest.mark.parametrize("name", ["restart markers", "progressive with restart markers"])
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_intervals(self, name: str, change: str) -> None:
+        data = self.changed(KINDS[name], lambda parts: parts)
+        assert data == KINDS[name]
+        with pytest.raises(BrokenImage):
+            decode(self.changed(data, self.CHANGES[change]))
+
+    def test_intervals_of_zeros(self) -> None:
+        """In a scan of single bits zeros may be data, which all viewers show alike."""
+        with pytest.raises(BrokenImage):
+            decode(
+                self.changed(
+                    KINDS["restart markers"], lambda parts: [p if i % 2 else bytes(len(p)) for i, p in enumerate(parts)]
+                )
+            )
+
+    @pytest.mark.parametrize("interval", [b"", segment(0xDD, b"\0\7"), segment(0xDD, b"\0\0")])
+    def test_an_interval_that_is_not_that_of_the_markers(self, interval: bytes) -> None:
+        data = KINDS["restart markers"]
+        declared = segment(0xDD, b"\0\5")
+        assert declared in data
+        with pytest.raises(BrokenImage, match="restart markers are missing or out of order"):
+            decode(data.replace(declared, interval))
+
+    def test_a_marker_behind_the_last_interval(self) -> None:
+        data = KINDS["restart markers"]
+        last = re.findall(rb"\xff([\xd0-\xd7])", data[TestDamaged.scans(data) :])[-1][0]
+        ended = data[:-2] + bytes([0xFF, 0xD0 + (last + 1) % 8]) + EOI
+        assert np.array_equal(pixels(ended), as_pillow_shows(data))
+
+    @pytest.mark.parametrize("subsampling", [0, 1, 2])
+    @pytest.mark.parametrize("size", [(1, 1), (17, 33), (200, 100)])
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_whole_files_of_any_size(self, size: tuple[int, int], subsampling: int, progressive: bool) -> None:
+        image = PHOTOGRAPH.crop((0, 0, *size))
+        for every in (1, 2, 8, 9):
+            data = encode(image, subsampling=subsampling, progressive=progressive, restart_marker_blocks=every)
+            assert np.array_equal(pixels(data), as_pillow_shows(data))
+
+
 class TestSegments:
     @pytest.mark.parametrize(
         ("marker", "body"),
@@ -209,6 +274,14 @@ class TestSegments:
         data = KINDS["baseline"]
         blocks = [segment(0xE1, b"Exif\0\0" + letter * 40) for letter in (b"a", b"b")]
         assert read_jpeg(data[:2] + b"".join(blocks) + data[2:]).exif == b"Exif\0\0" + b"a" * 40
+        empty = segment(0xE1, b"Exif\0\0")
+        assert read_jpeg(data[:2] + empty + blocks[0] + data[2:]).exif == b"Exif\0\0" + b"a" * 40
+
+    def test_a_profile_in_parts_in_any_order(self) -> None:
+        data = KINDS["baseline"]
+        parts = [segment(0xE2, b"ICC_PROFILE\0" + bytes([n, 3]) + bytes([n]) * 5) for n in (3, 1, 2)]
+        assert read_jpeg(data[:2] + b"".join(parts) + data[2:]).profile == b"\1" * 5 + b"\2" * 5 + b"\3" * 5
+        assert read_jpeg(data[:2] + b"".join(parts[:2]) + data[2:]).profile == b""
 
 
 def test_portions() -> None:

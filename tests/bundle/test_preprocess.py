@@ -182,8 +182,10 @@ class TestOrientation:
             b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0",  # orientation 9
             b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0\x36\0\0\0",  # orientation is text
             b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01",  # cut within the first of five entries
+            b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x04\0\x01\0\0\0\x06\0\0\0",  # 32 bits
+            b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x02\0\0\0\x06\0\x06\0",  # two of them
         ],
-        ids=["empty", "no offset", "garbage", "far offset", "nine", "text", "cut"],
+        ids=["empty", "no offset", "garbage", "far offset", "nine", "text", "cut", "long", "two"],
     )
     def test_a_damaged_block_counts_as_absent(self, name: str, exif: bytes) -> None:
         plain, damaged = encode(PICTURE, name), decode(encode(PICTURE, name, exif=exif))

@@ -86,6 +86,7 @@ class Attributor:
             accepted,
             is_real=accepted in self._real_labels,
             views_disagree=disagree,
+            ambiguous=image.facts.ambiguous,
         )
         reasons = judgement.reasons + ((ANIMATED,) if image.facts.animated else ())
         candidates = match.candidates if match else ()

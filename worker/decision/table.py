@@ -12,15 +12,19 @@ low        none                       unsure                      unknown
 otherwise  any                        unsure                      null (candidates only)
 =========  =========================  ==========================  ==========================
 
+Where viewers may show another picture than the one that was judged (``ImageFacts.ambiguous``), *real* is unsure.
+
 *Unknown* means that no template explains the image; by itself it is no evidence of generation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bundle.scores import Band
 from worker.messages.verdict import Decision
 
 UNKNOWN = "unknown"
+AMBIGUOUS = "ambiguous_rendering"
+"""A reason that verdicts give: viewers may show another picture than the one that was judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,9 @@ class Judgement:
     reasons: tuple[str, ...]
 
 
-def judge(band: Band | None, accepted: str | None, *, is_real: bool, views_disagree: bool) -> Judgement:
+def judge(
+    band: Band | None, accepted: str | None, *, is_real: bool, views_disagree: bool, ambiguous: bool = False
+) -> Judgement:
     """Combine the detector's band with the label of the nearest template that accepts the image.
 
     Args:
@@ -41,7 +47,16 @@ def judge(band: Band | None, accepted: str | None, *, is_real: bool, views_disag
         accepted: label of the nearest template, or None if it rejects the image.
         is_real: whether ``accepted`` is a label of photographs.
         views_disagree: whether one view alone would be called generated and another real.
+        ambiguous: whether viewers may show another picture than the one that was judged.
     """
+    found = _combined(band, accepted, is_real=is_real, views_disagree=views_disagree)
+    if not ambiguous:
+        return found
+    decision: Decision = "unsure" if found.decision == "real" else found.decision
+    return replace(found, decision=decision, reasons=(*found.reasons, AMBIGUOUS))
+
+
+def _combined(band: Band | None, accepted: str | None, *, is_real: bool, views_disagree: bool) -> Judgement:
     if band is None:
         return Judgement("unsure", None, conflict=False, reasons=("image_too_small",))
     if views_disagree:

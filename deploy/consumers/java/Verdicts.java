@@ -35,8 +35,8 @@ public final class Verdicts {
     private static final Set<String> ACTIONS = Set.of("allow", "review", "block");
     private static final Set<String> DECISIONS = Set.of("real", "generated", "unsure");
     private static final Set<String> REASONS =
-            Set.of("animated_first_frame", "conflict", "detector_unsure", "image_too_small", "no_template",
-                    "views_disagree");
+            Set.of("ambiguous_rendering", "animated_first_frame", "conflict", "detector_unsure", "image_too_small",
+                    "no_template", "views_disagree");
 
     private static final ObjectMapper JSON = new ObjectMapper();
 

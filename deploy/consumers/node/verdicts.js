@@ -16,6 +16,7 @@ const TYPE = "genprint.verdict.v1";
 const ACTIONS = new Set(["allow", "review", "block"]);
 const DECISIONS = new Set(["real", "generated", "unsure"]);
 const REASONS = new Set([
+  "ambiguous_rendering",
   "animated_first_frame",
   "conflict",
   "detector_unsure",

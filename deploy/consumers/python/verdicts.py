@@ -21,6 +21,7 @@ TYPE = "genprint.verdict.v1"
 ACTIONS = {"allow", "review", "block"}
 DECISIONS = {"real", "generated", "unsure"}
 REASONS = {
+    "ambiguous_rendering",
     "animated_first_frame",
     "conflict",
     "detector_unsure",

@@ -33,9 +33,10 @@ def verdict_on(
     *,
     event: ImageEvent = EVENT,
     animated: bool = False,
+    ambiguous: bool = False,
     policy: PolicySettings | None = None,
 ) -> Verdict:
-    facts = ImageFacts("PNG", 30, 20, 500, animated)
+    facts = ImageFacts("PNG", 30, 20, 500, animated, ambiguous)
     vector = np.array([] if embedding is None else [embedding], np.float32)
     image = ScoredImage("f" * 64, facts, ImageScores(np.array(logits, np.float32), vector), cached=True, timing=NOW)
     verdict = Attributor(bundle, policy or PolicySettings(), "run").verdict(event, image)
@@ -140,6 +141,11 @@ def test_an_image_without_views(bundle: Bundle) -> None:
 
 def test_an_animation_has_a_reason_that_names_its_first_frame(bundle: Bundle) -> None:
     assert verdict_on(bundle, [HIGH], BRIGHT, animated=True).generated.reasons == ("animated_first_frame",)
+
+
+def test_a_verdict_says_that_viewers_may_show_another_picture(bundle: Bundle) -> None:
+    found = verdict_on(bundle, [HIGH], BRIGHT, ambiguous=True)
+    assert (found.generated.decision, found.generated.reasons) == ("generated", ("ambiguous_rendering",))
 
 
 def test_actions_are_a_setting(bundle: Bundle) -> None:

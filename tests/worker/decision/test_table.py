@@ -21,8 +21,8 @@ BANDS: tuple[Band, ...] = ("low", "middle", "high")
 TEMPLATES = ("gan", "photo", None)
 
 
-def judged(band: Band | None, accepted: str | None, *, disagree: bool = False) -> Judgement:
-    return judge(band, accepted, is_real=accepted == "photo", views_disagree=disagree)
+def judged(band: Band | None, accepted: str | None, *, disagree: bool = False, ambiguous: bool = False) -> Judgement:
+    return judge(band, accepted, is_real=accepted == "photo", views_disagree=disagree, ambiguous=ambiguous)
 
 
 @pytest.mark.parametrize("band", BANDS)
@@ -30,6 +30,15 @@ def judged(band: Band | None, accepted: str | None, *, disagree: bool = False) -
 def test_table(band: Band, accepted: str | None) -> None:
     found = judged(band, accepted)
     assert (found.decision, found.source, found.conflict, found.reasons) == TABLE[band, accepted]
+
+
+@pytest.mark.parametrize("band", BANDS)
+@pytest.mark.parametrize("accepted", TEMPLATES)
+def test_nothing_is_called_real_that_viewers_may_show_otherwise(band: Band, accepted: str | None) -> None:
+    decision, source, conflict, reasons = TABLE[band, accepted]
+    found = judged(band, accepted, ambiguous=True)
+    assert found.decision == ("unsure" if decision == "real" else decision)
+    assert (found.source, found.conflict, found.reasons) == (source, conflict, (*reasons, "ambiguous_rendering"))
 
 
 @pytest.mark.parametrize("band", BANDS)
