@@ -163,6 +163,25 @@ def test_an_unreachable_source_is_deferred_and_then_given_up(bundle: Bundle) -> 
     assert second.timestamp_ms >= due_ms  # not tried before it was due
 
 
+@pytest.mark.parametrize("leap_s", [-86_400.0, -30.0, 30.0, 86_400.0])
+def test_a_clock_that_leaps_holds_up_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, leap_s: float) -> None:
+    worker = make_worker(bundle, fetch={"retry_delay_s": 0.5, "attempts": 3})
+    clock = time.time
+    with worker.running():
+        for seed in range(10):
+            worker.send(claim("http://127.0.0.1:1/x.png"), "application/json")
+            worker.send(encoded_image(40, seed=seed))
+        worker.until(lambda: bool(worker.stored("retry_topic")), "a deferral")
+        monkeypatch.setattr(time, "time", lambda: clock() + leap_s)
+        for seed in range(10, 20):
+            worker.send(encoded_image(40, seed=seed))
+        worker.until(lambda: len(worker.outcomes()) == 30, "everything")
+        assert worker.health.live() is None
+    timings = [verdict["timing_ms"] for verdict in worker.verdicts()]
+    assert all(0 <= each[name] < 172_800_000 for each in timings for name in ("queue", "fetch", "decode", "total"))
+    assert len(worker.dead()) == 10
+
+
 def test_a_source_that_denies_everything_costs_no_event_its_verdict(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
