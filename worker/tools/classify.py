@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bundle.errors import ImageError
 from bundle.store import Bundle, sha256
+from bundle.text import printable
 from worker.decision.attribution import Attributor, ScoredImage
 from worker.errors import DecoderError, InferenceError, SourceError
 from worker.images.decoder_pool import DecoderPool
@@ -18,7 +19,6 @@ from worker.messages.events import ImageEvent, InlineImage
 from worker.messages.verdict import TimingPart, Verdict
 from worker.scoring.engine import Engine
 from worker.settings import Settings
-from worker.tools.image_files import printable
 
 Fault = ImageError | DecoderError | InferenceError | SourceError | OSError | MemoryError
 """Why a file has no verdict."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bundle.text import printable
+
 SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp"}
 )
@@ -75,12 +77,6 @@ def find_images(paths: Sequence[Path], *, only_taken: bool = False) -> ImageFile
             f"{', '.join(map(printable, paths))}: no images here ({', '.join(sorted(SUFFIXES))}){instead}"
         )
     return found
-
-
-def printable(path: object) -> str:
-    r"""A path, or an error or class, as text; what a terminal would not show as it is is escaped: ``caf\xe9.png``."""
-    text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _may_exist(path: Path) -> bool:

@@ -9,9 +9,10 @@ from rich.cells import cell_len
 from rich.table import Column, Table
 from rich.text import Text
 
+from bundle.text import printable
 from worker.operations.reference import plain_console
 from worker.tools.classify import Classified
-from worker.tools.image_files import ImageFiles, printable
+from worker.tools.image_files import ImageFiles
 
 _FIXED = {"decision": 9, "prob.": 5, "source": 0, "dist.": 7, "p-value": 7}
 """Columns that have one width from the first row to the last; that of ``source`` depends on the bundle."""
