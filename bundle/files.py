@@ -3,24 +3,29 @@
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
+IMAGE_BYTES: Final = 20 * 2**20
+"""The default ceiling of an encoded image (``bundle.preprocess.Limits``)."""
 SMALL_FILE_BYTES: Final = 64 * 2**20
 """More than any manifest, list, recipe or file of settings has."""
 LARGE_FILE_BYTES: Final = 4 * 2**30
 """More than any graph, checkpoint or probe has."""
 
 
-def read_regular(path: str | Path, max_bytes: int) -> bytes:
-    """The bytes of a file, wherever it lies and its links lead.
+def read_regular(path: str | Path, max_bytes: int, start: int = 0, length: int | None = None) -> bytes:
+    """The bytes of a file, wherever it lies and its links lead; or ``length`` of them from ``start`` on.
 
     Raises:
         OSError: it cannot be read, is no regular file (EINVAL: a FIFO or device may never end), or has more than
-            ``max_bytes`` (EFBIG). ``strerror`` says which.
+            ``max_bytes`` to read (EFBIG). ``strerror`` says which.
     """
     with open_regular(path) as file:
-        data: bytes | None = file.read(max_bytes + 1)
+        if start:
+            file.seek(start)
+        data: bytes | None = file.read(max_bytes + 1 if length is None else min(length, max_bytes + 1))
     if data is None:  # some files of /proc have a size of 0 and wait for what comes
         raise OSError(errno.EAGAIN, "nothing to read there now", str(path))
     if len(data) > max_bytes:
@@ -28,7 +33,7 @@ def read_regular(path: str | Path, max_bytes: int) -> bytes:
     return data
 
 
-def open_regular(path: str | Path, flags: int = 0) -> BinaryIO:
+def open_regular(path: str | Path, flags: int = 0) -> BufferedReader:
     """Open a file for reading, without waiting for the writer of a FIFO; ``flags`` are added to those of ``os.open``.
 
     Raises:

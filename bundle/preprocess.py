@@ -61,6 +61,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 from bundle.colour import profile_alters
 from bundle.containers import FORMATS, Still, read_still, require_every_row, sniff, unsupported
 from bundle.errors import BrokenImage, EmptyImage, ImageError, ImageTooLarge, TooManyPixels, UnsupportedFormat
+from bundle.files import IMAGE_BYTES
 from bundle.jpeg import Jpeg, Portions, read_jpeg
 from bundle.manifest import Crop, Preprocessing, View
 
@@ -107,7 +108,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 class Limits:
     """Ceilings on bytes and pixels, checked before decoding."""
 
-    max_bytes: int = 20 * 2**20
+    max_bytes: int = IMAGE_BYTES
     max_pixels: int = 50_000_000
 
     def __post_init__(self) -> None:

@@ -1,9 +1,28 @@
 """Text of others, such as the names of files, as a terminal may show it."""
 
+import reprlib
+from typing import Final
+
+_BRIEF: Final = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
+
 
 def printable(text: object) -> str:
     r"""Any text, such as a path, in one line; what a terminal would not show as it is, is escaped: ``caf\xe9.png``."""
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in str(text))
+
+
+def brief(value: object) -> str:
+    """The beginning of a value's ``repr`` for an error, however long or deep the value is: at most 80 characters."""
+    try:
+        return _BRIEF.repr(value)[:80]
+    except ValueError:  # 0xfff... may have more decimal digits than Python writes
+        return "a number of many digits"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: ``1 image``, ``2 images``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _escaped(sign: str) -> str:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from bundle.errors import BundleError
 from exporter.errors import BadOptions, ExportError
 from exporter.options import ExportOptions
 from trainer.choices import TemplateMethod
+from trainer.console import PlainConsole
 from trainer.errors import TrainerError, first_fault
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _exported(checkpoint: Path, data: Path, out: Path, options: ExportOptions, *
     """Export with a progress bar on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True, markup=False)
+    console = PlainConsole(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading the libraries")
@@ -130,7 +130,7 @@ def _show(bundle: "Bundle") -> None:
     from rich.table import Column, Table
 
     manifest = bundle.manifest
-    console = Console(markup=False)
+    console = PlainConsole()
     # In a narrow terminal a digest is folded, never cut: people copy it.
     facts = Table("bundle", Column(str(bundle.path), overflow="fold"))
     facts.add_row("name, version", f"{manifest.name} {manifest.version}")

@@ -5,6 +5,7 @@ Libraries that take seconds to load (PyTorch, scikit-learn, ...) are imported by
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
+from bundle.text import counted, printable
 from trainer.choices import MAX_SEED, SYSTEMS, Fit, ImageFormat, ScaleName, SimulatorKind, TemplateMethod
+from trainer.console import PlainConsole
 from trainer.data.layouts import Layout
 from trainer.errors import BadConfig, SplitUnknown, TrainerError, first_fault
 
@@ -333,8 +335,10 @@ def simulate_command(
             data, out, config, real=real or ["real"], layout=layout, split=split, force=force, progress=report
         )
     if made.left_out:
-        stderr().print(f"left out {len(made.left_out)} images, first {made.left_out[0]}", style="yellow")
-    table = Table("fakes", "images", "error, grey levels", title=f"{out}: of {len(made.real)} real images")
+        stderr().print(
+            f"left out {counted(len(made.left_out), 'image')}, first {made.left_out[0]}", style="yellow", soft_wrap=True
+        )
+    table = Table("fakes", "images", "error, grey levels", title=f"{out}: of {counted(len(made.real), 'real image')}")
     for name, count in made.fakes.items():
         table.add_row(name, str(count), f"{made.mean_absolute_error[name]:.2f}")
     stdout().print(table)
@@ -365,8 +369,12 @@ def reencode_command(
         )
     for left_out, why in ((done.too_small, f"smaller than {size} x {size}"), (done.unreadable, "unreadable")):
         if left_out:
-            stderr().print(f"left out {len(left_out)} images, {why}; first {left_out[0]}", style="yellow")
-    stdout().print(f"wrote {done.written} images to {out}", soft_wrap=True)
+            stderr().print(
+                f"left out {counted(len(left_out), 'image')}, {why}; first {left_out[0]}",
+                style="yellow",
+                soft_wrap=True,
+            )
+    stdout().print(f"wrote {counted(done.written, 'image')} to {out}", soft_wrap=True)
 
 
 @app.command("reproduce")
@@ -443,7 +451,7 @@ def report_command(
 
 
 def read(
-    config: "TrainConfig", path: Path, split: str | None, option: str, console: Console, least: int = 2
+    config: "TrainConfig", path: Path, split: str | None, option: str, console: PlainConsole, least: int = 2
 ) -> "ImageFolder":
     """Read images as a trained network is served them, and report those that are skipped.
 
@@ -529,7 +537,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error that the user can mend into one line on stderr and exit status 2.
+    """Turn an error that the user can mend into one line on stderr and exit status 2, and Ctrl-C into one and 130.
 
     Under torchrun only the first process writes it.
     """
@@ -537,15 +545,21 @@ def one_line_errors() -> Iterator[None]:
         yield
     except TrainerError as error:
         _fail(str(error), error)
+    except KeyboardInterrupt as error:
+        _fail("stopped", error, 128 + signal.SIGINT)
     except OSError as error:  # what no check has foreseen: a disk that fills up, a folder that disappears
         reason = error.strerror or str(error)
         _fail(reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}", error)
 
 
-def _fail(message: str, error: Exception) -> NoReturn:
+def _fail(message: str, error: BaseException, status: int = 2) -> NoReturn:
     if is_first_process():
-        sys.stderr.write(f"{PROGRAM}: {message}\n")
-    raise typer.Exit(2) from error
+        sys.stderr.write(f"{PROGRAM}: {printable(message)}\n")
+    raise typer.Exit(status) from error
+
+
+def _warn(message: str) -> None:
+    stderr().print(message, style="yellow", soft_wrap=True)
 
 
 def is_first_process() -> bool:
@@ -553,14 +567,14 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def stdout() -> Console:
+def stdout() -> PlainConsole:
     """A console for results."""
-    return Console(markup=False)  # names of classes and files may look like markup
+    return PlainConsole()
 
 
-def stderr() -> Console:
+def stderr() -> PlainConsole:
     """A console for progress."""
-    return Console(stderr=True, markup=False)
+    return PlainConsole(stderr=True)
 
 
 if __name__ == "__main__":

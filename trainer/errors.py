@@ -24,6 +24,8 @@
 
 from typing import TYPE_CHECKING
 
+from bundle.text import brief
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -106,4 +108,4 @@ def first_fault(error: "ValidationError") -> tuple[str, str]:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return key, "no such setting"
-    return key, f"{first['msg']}, got {first['input']!r}"
+    return key, f"{first['msg']}, got {brief(first['input'])}"

@@ -34,3 +34,11 @@ def test_a_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:
         file.truncate(2**42)
     with pytest.raises(OSError, match="more than 1000 bytes"):
         read_regular(tmp_path / "sparse", 1000)
+
+
+def test_a_stretch_of_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abcdef")
+    assert read_regular(tmp_path / "a", 3, 2, 3) == b"cde"
+    assert read_regular(tmp_path / "a", 3, 4) == b"ef"
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        read_regular(tmp_path / "a", 3, 1, 2**40)

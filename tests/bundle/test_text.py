@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.text import printable
+from bundle.text import brief, counted, printable
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,25 @@ from bundle.text import printable
 def test_what_a_terminal_would_not_show_is_escaped(text: object, shown: str) -> None:
     assert printable(text) == shown
     assert printable(text).encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("word", "'word'"),
+        ([1, "a"], "[1, 'a']"),
+        (16**10_000, "a number of many digits"),
+    ],
+    ids=["text", "list", "number"],
+)
+def test_short_values_are_shown_whole(value: object, shown: str) -> None:
+    assert brief(value) == shown
+
+
+@pytest.mark.parametrize("value", ["x" * 1000, [["x" * 1000] * 1000], {"a" * 100: "b" * 100, "c": "d" * 100}])
+def test_long_values_are_cut(value: object) -> None:
+    assert 60 <= len(brief(value)) <= 80
+
+
+def test_numbers_agree_with_what_they_count() -> None:
+    assert [counted(count, "image") for count in (0, 1, 2)] == ["0 images", "1 image", "2 images"]

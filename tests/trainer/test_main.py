@@ -153,7 +153,7 @@ def test_images_that_are_left_out_are_said(make_folder: MakeFolder, tmp_path: Pa
         assert len(lines) == 2 * len(roots)
         for root, broken, small in zip(roots, lines[::2], lines[1::2], strict=True):
             assert broken.startswith(f"skipped {root}/real/broken[1].png: ")
-            assert small.startswith(f"skipped 1 images smaller than 32 x 32 (first: {root}/real/small.png): the worker")
+            assert small.startswith(f"skipped 1 image smaller than 32 x 32 (first: {root}/real/small.png): the worker")
     smaller = make_folder("smaller", size=16)
     said = run(app, ["attribute", str(checkpoint), str(smaller), *templates, "--calibration", str(others)])
     assert said.exit_code == 2
@@ -232,15 +232,43 @@ def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_pa
         ),
         (["train", "{data}", "a.pt", "--set", "foo=1"], "genprint trainer: foo: no such setting\n"),
         (["synth", "{data}"], "exists and is not empty; choose another place or pass --force\n"),
+        (["synth", "{data}/real/00.png"], "exists and is no folder; choose another place or pass --force\n"),
+        (
+            ["synth", "/dev/null", "--force"],
+            "genprint trainer: /dev/null: exists and is no folder; choose another place\n",
+        ),
+        (
+            ["synth", "/proc/x"],
+            "genprint trainer: /proc/x: cannot be written: /proc: nothing can be made there; choose",
+        ),
+        (["inspect", "/dev/null"], "genprint trainer: /dev/null: neither a folder nor a regular file\n"),
+        (["synth", "out", "--real", "no\x1b[31mwhere"], "genprint trainer: no\\x1b[31mwhere: no such folder"),
+        (
+            ["evaluate", "{fifo}", "{data}", "--templates", "{data}"],
+            "fifo.toml: no checkpoint here: not a regular file\n",
+        ),
+        (["train", "{data}", "a.pt", "--recipe", "{fifo}"], "fifo.toml: no recipe here: not a regular file\n"),
+        (["train", "{data}", "a.pt", "--recipe", "{deep}"], "deep.toml: not TOML: nested too deeply\n"),
+        (["reproduce", "{deep}"], "deep.toml: not TOML: nested too deeply\n"),
+        (["train", "{data}", "a.pt", "--set", "epochs=" + "[" * 50_000], "got '[[["),
+        (["train", "{data}", "a.pt", "--set", "epochs=" + "1" * 10_000], "got '111"),
+        (["train", "{data}", "a.pt", "--set", "seed=0x" + "f" * 10_000], "got a number of many digits\n"),
+        (
+            ["train", "{data}", "a.pt", "--system", "spectrum", "--set", "pretrained={fifo}"],
+            "fifo.toml: no weights here: not a regular file\n",
+        ),
         (["synth", "out", "--size", "33"], "genprint trainer: --size: Input should be a multiple of 4, got 33\n"),
         (["synth", "out", "--real", "nowhere"], "genprint trainer: nowhere: no such folder of photographs\n"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(
-    arguments: list[str], message: str, make_folder: MakeFolder
+    arguments: list[str], message: str, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
-    data = str(make_folder())
-    result = CliRunner().invoke(app, [argument.format(data=data) for argument in arguments])
+    fifo, deep = tmp_path / "fifo.toml", tmp_path / "deep.toml"
+    os.mkfifo(fifo)
+    deep.write_text("a = " + "[" * 100_000)
+    names = {"data": make_folder(), "fifo": fifo, "deep": deep}
+    result = CliRunner().invoke(app, [argument.format(**names) for argument in arguments])
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.strip().count("\n") == 0
@@ -316,6 +344,59 @@ def test_an_error_of_the_system_is_one_line_too(monkeypatch: pytest.MonkeyPatch,
     assert result.stderr == f"genprint trainer: {tmp_path / 'a.pt'}: No space left on device\n"
 
 
+def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.training.loop.train", interrupted)
+    result = CliRunner().invoke(app, ["train", "nowhere", str(tmp_path / "a.pt")])
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "genprint trainer: stopped\n")
+
+
+def test_files_that_never_end_are_skipped_as_broken_ones(make_folder: MakeFolder, tmp_path: Path) -> None:
+    run, data, out = CliRunner().invoke, make_folder(images=3, size=64), tmp_path / "out"
+    os.mkfifo(data / "real/fifo.png")
+    (data / "real/device.png").symlink_to("/dev/zero")
+    with (data / "grid/large.png").open("wb") as file:
+        file.truncate(3 * 2**30)
+    reasons = ["more than 20971520 bytes", "not a regular file", "not a regular file"]
+
+    found = json.loads(run(app, ["inspect", str(data), "--json"]).stdout)
+    assert [bad["reason"] for bad in found["unreadable"]] == reasons
+    assert found["images"] == 6
+    done = run(app, ["reencode", str(data), str(out), "--format", "png"])
+    assert done.stderr == "left out 3 images, unreadable; first grid/large.png: more than 20971520 bytes\n"
+    assert done.stdout == f"wrote 6 images to {out}\n"
+    trained = run(app, ["train", str(data), str(tmp_path / "a.pt"), "--epochs", "0", "--size", "32"])
+    skipped = ["grid/large.png", "real/device.png", "real/fifo.png"]
+    assert trained.stderr.splitlines()[:3] == [
+        f"skipped {data / name}: {reason}" for name, reason in zip(skipped, reasons, strict=True)
+    ]
+    simulated = run(
+        app,
+        ["simulate", str(data), str(tmp_path / "fakes"), "--kind", "dip", "--size", "64", "--set", "steps=2"],
+    )
+    assert simulated.stderr == "left out 2 images, first real/device.png\n"
+    refused = run(app, ["synth", str(tmp_path / "made"), "--real", str(data)])
+    assert refused.exit_code == 2
+    assert refused.stderr.endswith("grid/large.png: cannot be read: more than 20971520 bytes\n")
+
+
+def test_names_of_images_are_shown_escaped(make_folder: MakeFolder, tmp_path: Path) -> None:
+    run, data = CliRunner().invoke, make_folder(images=3)
+    for name in ("a\x1b[31m.png", ":smile:.png"):
+        (data / "real" / name).write_text("words")
+    done = run(app, ["reencode", str(data), str(tmp_path / "out"), "--format", "png"])
+    reason = "not an image of JPEG, PNG, WEBP, GIF, BMP, AVIF"
+    assert done.stderr == f"left out 2 images, unreadable; first real/:smile:.png: {reason}\n"
+    trained = run(app, ["train", str(data), str(tmp_path / "a.pt"), "--epochs", "0", "--size", "32"])
+    assert trained.stderr.splitlines()[:2] == [
+        f"skipped {data}/real/{name}: {reason}" for name in (":smile:.png", "a\\x1b[31m.png")
+    ]
+    shown = run(app, ["inspect", str(data)]).stdout
+    assert "2 files cannot be read, first real/:smile:.png" in shown
+
+
 def test_the_defaults_of_options_are_those_of_the_configurations() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     configurations = {"few-shot": FewShotConfig(), "synth": SynthConfig()}
@@ -346,7 +427,7 @@ def test_inspect_and_reencode(make_folder: MakeFolder, tmp_path: Path) -> None:
     done = run(app, ["reencode", str(data), str(out), "--format", "jpeg", "--quality", "80", "--size", "24"])
     assert done.exit_code == 0, done.output
     assert f"wrote 12 images to {out}" in done.stdout.replace("\n", "")
-    assert "left out 1 images, unreadable" in done.stderr
+    assert "left out 1 image, unreadable" in done.stderr
 
     found = json.loads(run(app, ["inspect", str(out), "--json"]).stdout)
     assert (found["images"], found["layout"]) == (12, "folders")

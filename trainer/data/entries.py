@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
+from bundle.files import IMAGE_BYTES, read_regular
+
 REAL: Final = "real"
 """Class of photographs, in training folders and in layouts that have a word of their own for them."""
 SPLITS: Final = {name: name for name in ("train", "val", "calib", "test")} | {"valid": "val", "validation": "val"}
@@ -32,11 +34,9 @@ class Extent:
         """Read the encoded image.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file cannot be read, is no regular file, or the image has more than ``IMAGE_BYTES``.
         """
-        with self.file.open("rb") as file:
-            file.seek(self.start)
-            return file.read() if self.length is None else file.read(self.length)
+        return read_regular(self.file, IMAGE_BYTES, self.start, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +71,14 @@ def suffix(path: PurePath) -> str:
 
 
 def is_label(value: object) -> bool:
-    """Whether a list or a shard may give this as a class."""
-    return isinstance(value, str | int | float) and value != ""
+    """Whether a list or a shard may give this as a class: text, or an integer."""
+    return bool(value) and is_text(value) if isinstance(value, str) else type(value) is int
+
+
+def is_text(value: str) -> bool:
+    r"""Whether it can be a name or be written: JSON has halves of characters (``\ud800``), which are neither."""
+    try:
+        value.encode(errors="surrogateescape")  # paths have such stand-ins for bytes that are not UTF-8
+    except UnicodeEncodeError:
+        return False
+    return True

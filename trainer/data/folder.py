@@ -241,7 +241,7 @@ def read_each(images: Sequence[tuple[Path, Extent]], read: Callable[[Extent], R]
         try:
             return read(extent)
         except (ImageError, OSError) as error:
-            return UnreadableImage(name, str(error))
+            return UnreadableImage(name, (isinstance(error, OSError) and error.strerror) or str(error))
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), 64):

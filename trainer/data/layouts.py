@@ -22,7 +22,6 @@ of something else (captions, tables) are ignored; any other file in a class fold
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,8 +29,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from trainer.data.entries import ARCHIVES, REAL, SPLITS, Entry, Extent, is_image, is_label, may_be_image, suffix
+from bundle.files import read_regular
+from bundle.text import brief
+from trainer.data.entries import (
+    ARCHIVES,
+    REAL,
+    SPLITS,
+    Entry,
+    Extent,
+    is_image,
+    is_label,
+    is_text,
+    may_be_image,
+    suffix,
+)
 from trainer.data.shards import in_shards
+from trainer.documents import parse_json
 from trainer.errors import DataMalformed, DataMissing, RealLabelMissing, SplitUnknown
 
 Layout = Literal["folders", "forensynths", "genimage", "list", "shards"]
@@ -42,6 +55,8 @@ _PAIRS: Final[dict[Literal["forensynths", "genimage"], tuple[str, str]]] = {
 }
 """Names of the folders of real and of generated images."""
 _LISTS: Final = ("csv", "json", "jsonl")
+_LIST_BYTES: Final = 2**29
+"""More than lists of some million images have."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LSUN: Final = frozenset(
     "airplane bicycle bird boat bottle bus car cat chair cow diningtable "  # noqa: SIM905  easier to read without quotes
@@ -105,7 +120,7 @@ def list_images(root: Path, layout: Layout | None = None) -> Listing:
     if root.is_file():
         return _some(root, _list_file(root, layout))
     if not root.is_dir():
-        raise DataMissing(f"{root}: no such folder")
+        raise DataMissing(f"{root}: {'neither a folder nor a regular file' if root.exists() else 'no such folder'}")
     files = sorted(walk(root), key=lambda path: path.parts)
     images = [path for path in files if may_be_image(path)]
     shards = [path for path in files if suffix(path) == "tar"]
@@ -133,23 +148,22 @@ def walk(root: Path) -> Iterator[Path]:
     Raises:
         DataMissing: a folder cannot be read.
     """
-    return _walk(root, Path(), _above(root))
-
-
-def _walk(root: Path, here: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    try:
-        status = (root / here).stat()
-        if (status.st_dev, status.st_ino) in above:
-            return
-        with os.scandir(root / here) as found:
-            inside = [(entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataMissing(f"{root / here}: cannot be read: {error.strerror}") from error
-    for name, is_folder in inside:
-        if is_folder:
-            yield from _walk(root, here / name, above | {(status.st_dev, status.st_ino)})
-        else:
-            yield here / name
+    folders = [(Path(), _above(root))]
+    while folders:  # recursion would not come back from very deep folders
+        here, above = folders.pop()
+        try:
+            status = (root / here).stat()
+            if (status.st_dev, status.st_ino) in above:
+                continue
+            with os.scandir(root / here) as found:
+                inside = [(entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith(".")]
+        except OSError as error:
+            raise DataMissing(f"{root / here}: cannot be read: {error.strerror}") from error
+        for name, is_folder in inside:
+            if is_folder:
+                folders.append((here / name, above | {(status.st_dev, status.st_ino)}))
+            else:
+                yield here / name
 
 
 def _above(root: Path) -> frozenset[tuple[int, int]]:
@@ -313,23 +327,36 @@ def _splits_above(inside: Sequence[Path], layout: Literal["forensynths", "genima
 def _listed(file: Path) -> Iterator[Entry]:
     for number, row in enumerate(_rows(file), 1):
         path, label, split = (row.get(key) if isinstance(row, dict) else None for key in ("path", "label", "split"))
-        if not isinstance(path, str) or not path or "\0" in path or not is_label(label):
-            raise DataMalformed(f"{file}: image {number} needs a path and a label, got {json.dumps(row)[:80]}")
+        if not isinstance(path, str) or not path or "\0" in path or not is_text(path) or not is_label(label):
+            raise DataMalformed(
+                f"{file}: image {number} needs a path and a label (text or an integer), got {brief(row)}"
+            )
         if split and (not isinstance(split, str) or split not in SPLITS):
-            raise DataMalformed(f"{file}: image {number} has the split {split!r}, known are {', '.join(SPLITS)}")
+            raise DataMalformed(f"{file}: image {number} has the split {brief(split)}, known are {', '.join(SPLITS)}")
         yield Entry(Path(path), Extent(file.parent / path), str(label), SPLITS[split] if split else None)
 
 
 def _rows(file: Path) -> Iterable[Any]:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_regular(file, _LIST_BYTES).decode("utf-8-sig")
         if suffix(file) == "csv":
             return list(csv.DictReader(io.StringIO(text, newline="")))
         if suffix(file) == "jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
-        rows = json.loads(text)
-    except (OSError, ValueError, csv.Error) as error:
+            return list(_parsed_lines(text))
+        rows = parse_json(text)
+    except OSError as error:
+        raise DataMalformed(f"{file}: no list of images: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:
         raise DataMalformed(f"{file}: no list of images: {error}") from error
     if not isinstance(rows, list):
         raise DataMalformed(f"{file}: needs an array of objects with the keys path and label")
     return rows
+
+
+def _parsed_lines(text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error

@@ -11,11 +11,15 @@ def check_free(out: Path, *, force: bool) -> None:
     """Check that a folder may be written to ``out``.
 
     Raises:
-        OutputExists: it is there and not empty, and ``force`` is not given; or it is the current directory or above it.
+        OutputExists: it is there and not empty, and ``force`` is not given; or it is the current directory or above it,
+            or a device.
         OutputUnwritable: see ``check_writable``.
     """
     check_writable(out)
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir() and not (force and out.is_file()):
+        advice = " or pass --force" if out.is_file() else ""
+        raise OutputExists(f"{out}: exists and is no folder; choose another place{advice}")
+    if out.is_dir() and not force and any(out.iterdir()):
         raise OutputExists(f"{out}: exists and is not empty; choose another place or pass --force")
     if holds_working_directory(out):
         raise OutputExists(f"{out}: is the current directory or above it; choose another place")
@@ -56,9 +60,10 @@ def check_writable(path: Path) -> None:
             f"{path}: cannot be written: its links lead in a circle; choose another place"
         ) from error
     except OSError as error:
-        raise OutputUnwritable(
-            f"{path}: cannot be written: {folder}: {error.strerror}; choose another place"
-        ) from error
+        # as /proc answers
+        nothing_new = isinstance(error, FileNotFoundError) and folder.is_dir()
+        reason = "nothing can be made there" if nothing_new else error.strerror
+        raise OutputUnwritable(f"{path}: cannot be written: {folder}: {reason}; choose another place") from error
 
 
 def _is_there(path: Path) -> bool:

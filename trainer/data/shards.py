@@ -4,15 +4,18 @@ A sample's class is its ``.cls``, a key of its ``.json`` (``label``, ``cls``, ``
 exists; its split is a word in the shard's name (``train-0001.tar``, ``train/0001.tar``).
 """
 
-import json
 import posixpath
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
+from bundle.files import SMALL_FILE_BYTES, open_regular
+from bundle.text import brief
 from trainer.data.entries import IMAGES, SPLITS, Entry, Extent, is_image, is_label
+from trainer.documents import parse_json
 from trainer.errors import DataMalformed
 
 
@@ -24,10 +27,26 @@ def in_shards(root: Path, shards: Sequence[Path]) -> Iterator[Entry]:
     """
     for shard in shards:
         try:
-            with tarfile.open(root / shard, "r:") as tar:
+            with open_shard(root / shard) as tar:
                 yield from _samples(root, shard, tar)
-        except (OSError, tarfile.TarError) as error:
-            raise DataMalformed(f"{root / shard}: no plain tar file: {error} (a compressed one: unpack it)") from error
+        except tarfile.ReadError as error:
+            reason = "it is empty" if str(error) == "empty file" else f"{error} (a compressed one: unpack it)"
+            raise DataMalformed(f"{root / shard}: no plain tar file: {reason}") from error
+        except (OSError, ValueError, RecursionError, tarfile.TarError) as error:  # as its headers lie
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            raise DataMalformed(f"{root / shard}: no plain tar file: {reason}") from error
+
+
+@contextmanager
+def open_shard(shard: Path) -> Iterator[tarfile.TarFile]:
+    """Open a plain tar file.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+        tarfile.TarError: it is no plain tar file.
+    """
+    with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield tar
 
 
 def _samples(root: Path, shard: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
@@ -83,27 +102,29 @@ def _only_image(shard: Path, key: str, parts: Sequence[tuple[str, tarfile.TarInf
 def _label(shard: Path, tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> str | None:
     if "cls" in parts:
         try:
-            text = _content(tar, parts["cls"]).decode("utf-8-sig").strip()
+            text = _content(shard, tar, parts["cls"]).decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise DataMalformed(f"{shard}: {parts['cls'].name}: not UTF-8: {error}") from error
         if text:
             return text
     if "json" in parts:
         try:
-            described = json.loads(_content(tar, parts["json"]))
+            described = parse_json(_content(shard, tar, parts["json"]))
         except ValueError as error:
             raise DataMalformed(f"{shard}: {parts['json'].name}: not JSON: {error}") from error
         if not isinstance(described, dict):
-            raise DataMalformed(f"{shard}: {parts['json'].name}: needs an object, got {json.dumps(described)[:80]}")
+            raise DataMalformed(f"{shard}: {parts['json'].name}: needs an object, got {brief(described)}")
         named = [value for name in ("label", "cls", "class") if (value := described.get(name)) not in (None, "")]
         if named and not is_label(named[0]):
-            raise DataMalformed(f"{shard}: {parts['json'].name}: {json.dumps(named[0])[:80]} is no label")
+            raise DataMalformed(f"{shard}: {parts['json'].name}: {brief(named[0])} is no label (text or an integer)")
         if named:
             return str(named[0])
     return PurePosixPath(key).parent.name or None
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > SMALL_FILE_BYTES:
+        raise DataMalformed(f"{shard}: {member.name}: more than {SMALL_FILE_BYTES} bytes")
     file = tar.extractfile(member)
     assert file is not None  # a regular file
     return file.read()

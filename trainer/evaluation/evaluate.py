@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console, Group
 from rich.table import Table
 
+from bundle.text import counted
 from trainer.arrays import Images
 from trainer.choices import TemplateMethod
 from trainer.data.augment import degraded_copy
@@ -85,7 +86,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
     for name, row in zip(closed.labels, closed.confusion, strict=True):
         recall = f"{closed.recall[name]:.3f}" if name in closed.recall else "-"
         confusion.add_row(name, *(str(count) if count else "·" for count in row), recall)
-    figures = Table("figure", "value", title=f"{evaluation.images} images")
+    figures = Table("figure", "value", title=counted(evaluation.images, "image"))
     figures.add_row("top-1 by template", f"{closed.top1:.4f}")
     if decision is not None:
         figures.add_row("AUROC, generated against real", f"{decision.auroc:.4f}")

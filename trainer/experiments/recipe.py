@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainer.choices import ScaleName, TemplateMethod
+from trainer.documents import read_toml
 from trainer.errors import BadConfig
 from trainer.experiments.section import Cell, Measured, Table
 
@@ -176,7 +177,7 @@ def read_recipe(name: str) -> Recipe:
         raise BadConfig(f"{name}: no experiment of that name and no TOML file; see `genprint trainer reproduce --list`")
     scales = tomllib.loads((RECIPES / "scales.toml").read_text())
     try:
-        values = tomllib.loads(path.read_text())
+        values = read_toml(path)
         for scale in SCALES:
             values[scale] = merged(scales.get(scale, {}), values.get(scale, {}))
         return Recipe.model_validate(values)
@@ -185,6 +186,8 @@ def read_recipe(name: str) -> Recipe:
         raise BadConfig(f"{path}: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from error
     except ValueError as error:
         raise BadConfig(f"{path}: not TOML: {error}") from error
+    except OSError as error:
+        raise BadConfig(f"{path}: no recipe here: {error.strerror}") from error
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bundle.files import LARGE_FILE_BYTES, read_regular
 from trainer.choices import ScaleName
 from trainer.data.output import check_new_file, check_writable
 from trainer.errors import BadConfig, NotInCorpus
@@ -128,7 +129,7 @@ def read_sections(out: Path) -> tuple[Section, ...]:
         raise BadConfig(f"{out}: no sections here; run `genprint trainer reproduce` with this --out first")
     order = {name: number for number, name in enumerate(names())}
     try:
-        sections = [Section.model_validate_json(path.read_text()) for path in paths]
+        sections = [Section.model_validate_json(read_regular(path, LARGE_FILE_BYTES)) for path in paths]
     except ValueError as error:
         raise BadConfig(f"{out / 'sections'}: of another version; run `genprint trainer reproduce` again") from error
     return tuple(sorted(sections, key=lambda s: (order.get(s.protocol, len(order)), s.protocol, s.tested_on)))

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
+from bundle.files import open_regular
 from bundle.manifest import Preprocessing
 from bundle.preprocess import DecodedImage, decode, make_views
 from trainer.arrays import Floats, Images, Pixels
@@ -356,7 +357,8 @@ def _config_of(config: TrainConfig) -> dict[str, Any]:
     """The config as JSON, with the digest of pretrained weights in place of their path."""
     values = config.model_dump(mode="json")
     if values.get("pretrained") is not None:
-        values["pretrained"] = hashlib.sha256(Path(values["pretrained"]).read_bytes()).hexdigest()
+        with open_regular(values["pretrained"]) as file:
+            values["pretrained"] = hashlib.file_digest(file, "sha256").hexdigest()
     return values
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from bundle.preprocess import decode, pixels_digest
+from bundle.text import counted
 from trainer.data.entries import Entry, Extent
 from trainer.data.folder import UnreadableImage, read_each
 from trainer.data.layouts import Layout, list_images
@@ -128,7 +129,7 @@ def inspect(
             looked.append(found)
         progress(number, len(listed))
     if not entries:
-        raise DataMissing(f"{root}: none of its {len(unreadable)} files is an image that can be read")
+        raise DataMissing(f"{root}: none of its files ({len(unreadable)}) is an image that can be read")
     classes = tuple(sorted({entry.label for entry in listed}))
     splits = tuple(_text(split or "") for split in listing.splits)
     labels = np.array([classes.index(entry.label) for entry in entries], np.int64)
@@ -230,12 +231,13 @@ def _warnings(inspection: Inspection) -> Iterator[str]:
     for what, found in (*kinds, ("near duplicates", inspection.near)):
         for split, others in found.other_split.items():
             for other, count in others.items():
-                yield f"{what}: {count} images of {split or 'no split'} are in {other or 'no split'}, too"
+                which = f"{counted(count, 'image')} of {split or 'no split'} {'is' if count == 1 else 'are'}"
+                yield f"{what}: {which} in {other or 'no split'}, too"
     if inspection.same_pixels.other_class:
-        yield f"equal pixels in different classes, in any split: {inspection.same_pixels.other_class} images"
+        yield f"equal pixels in different classes, in any split: {counted(inspection.same_pixels.other_class, 'image')}"
     if inspection.unreadable:
         first = inspection.unreadable[0]
-        yield f"{len(inspection.unreadable)} files cannot be read, first {first.path}: {first.reason}"
+        yield f"{counted(len(inspection.unreadable), 'file')} cannot be read, first {first.path}: {first.reason}"
 
 
 def _alarms(known: Separation, containers_alike: bool) -> Iterator[str]:

@@ -26,10 +26,12 @@ from trainer.data.entries import Entry, is_image
 from trainer.data.folder import UnreadableImage, read_each
 from trainer.data.layouts import Layout, Listing, list_images
 from trainer.data.output import check_free
-from trainer.data.shards import sample_key
+from trainer.data.shards import open_shard, sample_key
 from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
 
 REPORT: Final = "reencode.json"
+_DEEPEST: Final = 200
+"""Folders in one another that are written: Python makes and removes them recursively."""
 _SUFFIXES: Final[dict[ImageFormat, str]] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
@@ -94,8 +96,8 @@ def reencode(
 
     Raises:
         OutputExists, OutputUnwritable: see ``check_free``; or ``out`` overlaps with ``root``.
-        DataMissing, DataMalformed: see ``layouts.list_images``; or no image could be written, or a list names files
-            outside of its folder.
+        DataMissing, DataMalformed: see ``layouts.list_images``; or no image could be written, a list names files
+            outside of its folder, or images lie in hundreds of folders.
         TooManyUnreadable: names the first unreadable images.
     """
     check_free(out, force=force)
@@ -179,6 +181,8 @@ def encode(data: bytes, reencoding: Reencoding) -> bytes | None:
 def _new_paths(listing: Listing, reencoding: Reencoding) -> dict[Path, Path]:
     if outside := [e.path for e in listing.entries if e.path.is_absolute() or ".." in e.path.parts]:
         raise DataMalformed(f"{listing.root}: {outside[0]} lies outside of the list's folder; copy it there first")
+    if deep := [e.path for e in listing.entries if len(e.path.parts) > _DEEPEST]:
+        raise DataMalformed(f"{listing.root}: {Path(*deep[0].parts[:3])}/... lies too deep, move it up")
     names = _new_names([entry.path.as_posix() for entry in listing.entries], reencoding)
     return {Path(old): Path(new) for old, new in names.items()}
 
@@ -226,7 +230,7 @@ def _write_shards(listing: Listing, staging: Path, reencoding: Reencoding) -> It
         starts = {entry.extent.start for entry in entries}
         copy = staging / shard.relative_to(listing.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(shard, "r:") as old, tarfile.open(copy, "w") as new:
+        with open_shard(shard) as old, tarfile.open(copy, "w") as new:
             members = [member for member in old if member.isfile()]
             images = [member.name for member in members if member.offset_data in starts]
             others = [member.name for member in members if member.offset_data not in starts]

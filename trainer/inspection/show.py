@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from bundle.text import counted
 from trainer.inspection.duplicates import Duplicates
 from trainer.inspection.examine import Inspection
 from trainer.inspection.separation import ClassifierScore, Separation
@@ -17,7 +18,7 @@ def show(inspection: Inspection, console: Console) -> None:
 
 
 def _parts(inspection: Inspection) -> Iterator[RenderableType]:
-    yield Text(f"{inspection.root}: {inspection.images} images, layout {inspection.layout}")
+    yield Text(f"{inspection.root}: {counted(inspection.images, 'image')}, layout {inspection.layout}")
     counts = Table("class", *(Column(Text(split or "images")) for split in inspection.splits), "unreadable")
     for facts in inspection.classes:
         numbers = (str(facts.images.get(split, 0)) for split in inspection.splits)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bundle.files import open_regular
 from trainer.errors import BadConfig
 
 
@@ -23,7 +24,8 @@ def load_pretrained(module: nn.Module, path: Path, what: str, without: Sequence[
     """
     where = f"pretrained: {path}"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
         module.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(tuple(without))})
     except OSError as error:
         raise BadConfig(f"{where}: no weights here: {error.strerror}") from error

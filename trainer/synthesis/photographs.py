@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from bundle.errors import ImageError
+from bundle.files import IMAGE_BYTES, read_regular
 from bundle.preprocess import decode
+from bundle.text import counted
 from trainer.arrays import Pixels
 from trainer.data.entries import may_be_image
 from trainer.data.layouts import walk
@@ -98,7 +100,7 @@ def split_photographs(real: Path | None, seed: int) -> dict[Split, tuple[Photogr
     paths = sorted(real / path for path in walk(real) if may_be_image(path))
     photographs = _without_copies([_photograph(*named) for named in zip(_unique_names(paths), paths, strict=True)])
     if (count := len(photographs)) < 4:
-        raise TooFewPhotographs(f"{real}: {count} photographs; 4 are the least that can be split in three")
+        raise TooFewPhotographs(f"{real}: {counted(count, 'photograph')}; 4 are the least that can be split in three")
     order = np.random.default_rng(seed).permutation(count)
     held_out = max(1, round(count * HELD_OUT))
     parts = {"calib": order[:held_out], "test": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
@@ -141,7 +143,7 @@ def _bundled(package: str, path: str) -> Photograph:
 
 def _photograph(name: str, path: Path) -> Photograph:
     try:
-        return Photograph(name, path, hashlib.sha256(path.read_bytes()).hexdigest())
+        return Photograph(name, path, hashlib.sha256(read_regular(path, IMAGE_BYTES)).hexdigest())
     except OSError as error:
         raise DataMissing(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -160,7 +162,7 @@ def _unique_names(paths: list[Path]) -> list[str]:
 
 def _shrunken(photograph: Photograph, shrink: float) -> Pixels:
     try:
-        image = decode(photograph.path.read_bytes()).image
+        image = decode(read_regular(photograph.path, IMAGE_BYTES)).image
     except ImageError as error:
         raise DataMissing(f"{photograph.path}: not a photograph that can be used: {error}") from error
     size = (max(1, round(image.width / shrink)), max(1, round(image.height / shrink)))

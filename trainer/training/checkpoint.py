@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from bundle.files import LARGE_FILE_BYTES, read_regular
 from bundle.manifest import Label
 from trainer.errors import BadConfig, CheckpointInvalid, CheckpointMissing, OutputUnwritable
 from trainer.training.config import TrainConfig, missing_keys
@@ -160,7 +161,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             its system has: no default stands in for what scores may depend on; or a weight is not finite.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, LARGE_FILE_BYTES)
     except OSError as error:
         raise CheckpointMissing(f"{path}: no checkpoint here: {error.strerror}") from error
     try:

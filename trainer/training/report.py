@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bundle.manifest import Preprocessing
+from bundle.text import counted
+from trainer.console import PlainConsole
 from trainer.data.folder import WHERE_TOO_SMALL, ImageFolder
 from trainer.training.checkpoint import Epoch
 from trainer.training.config import TrainConfig
@@ -45,13 +47,13 @@ def report_skipped(folder: ImageFolder, console: Console) -> None:
         warn(f"skipped {folder.root / bad.path}: {bad.reason}")
     if folder.too_small:
         count, size, first = len(folder.too_small), folder.preprocessing.size, folder.root / folder.too_small[0]
-        warn(f"skipped {count} images smaller than {size} x {size} (first: {first}): {WHERE_TOO_SMALL}")
+        warn(f"skipped {counted(count, 'image')} smaller than {size} x {size} (first: {first}): {WHERE_TOO_SMALL}")
 
 
 @contextmanager
 def show_progress(console: Console, world: World) -> Iterator[Progress]:
     """Show bars in the first process and on a terminal, and nothing elsewhere."""
-    quiet = console if world.first else Console(quiet=True)
+    quiet = console if world.first else PlainConsole(quiet=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -79,7 +81,7 @@ def describe(config: TrainConfig, folder: ImageFolder, world: World, precision: 
     classes = ", ".join(f"{name} {count}" for name, count in zip(folder.classes, folder.counts(), strict=True))
     summary = system(config.system).summary(config)
     return (
-        f"{config.system}: {summary}, {config.size} px ({config.fit}), {len(folder)} images ({classes}), "
+        f"{config.system}: {summary}, {config.size} px ({config.fit}), {counted(len(folder), 'image')} ({classes}), "
         f"{world.device.type} x {world.size}, {precision.name}, seed {config.seed}"
     )
 

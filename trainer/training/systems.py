@@ -21,6 +21,7 @@ from trainer.arrays import Pixels
 from trainer.choices import SYSTEMS
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
+from trainer.documents import read_toml
 from trainer.errors import BadConfig, first_fault
 from trainer.training.config import TrainConfig
 from trainer.training.schedules import Constant, Schedule
@@ -204,7 +205,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise BadConfig(f"--set {setting}: expected KEY=VALUE")
         try:
             values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # not TOML; or lists in thousands of lists, or as many digits
             values[key.strip()] = value
     return values
 
@@ -218,7 +219,7 @@ def read_config(recipe: Path | None, overrides: Mapping[str, Any]) -> TrainConfi
     values: dict[str, Any] = {}
     if recipe is not None:
         try:
-            values = tomllib.loads(recipe.read_text())
+            values = read_toml(recipe)
         except OSError as error:
             raise BadConfig(f"{recipe}: no recipe here: {error.strerror}") from error
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.folders import very_deep
 from trainer.data.entries import Entry
 from trainer.data.layouts import Layout, list_images
 from trainer.errors import DataMalformed, DataMissing, SplitUnknown
@@ -267,6 +269,19 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
         ("l.json", '[{"path": "1.png", "label": ["real"]}]', "image 1 needs a path and a label"),
         ("l.json", '[{"path": "\\u0000.png", "label": "real"}]', "image 1 needs a path and a label"),
         ("l.json", '[{"path": "1.png", "label": "real", "split": ["train"]}]', r"image 1 has the split \['train'\]"),
+        *(
+            (
+                "l.json",
+                f'[{{"path": "1.png", "label": {label}}}]',
+                "image 1 needs a path and a label .text or an integer",
+            )
+            for label in ("NaN", "1e999", "1.0", "true", "null", '"x\\ud800"')
+        ),
+        ("l.json", '[{"path": "a\\ud800b", "label": "x"}]', "image 1 needs a path and a label"),
+        ("l.json", "[" * 100_000, r"l\.json: no list of images: nested too deeply"),
+        ("l.json", "[" * 500 + "]" * 500, "image 1 needs a path and a label"),
+        ("l.json", "[" + "1" * 10_000 + "]", r"l\.json: no list of images: a number has too many digits"),
+        ("l.jsonl", "\n" + "[" * 100_000, "no list of images: line 2: nested too deeply"),
         ("l.json", '{"path": "1.png"}', "needs an array of objects"),
         ("l.jsonl", '{"path": "1.png", "label": "real"}\n[1]\n', "image 2 needs a path and a label"),
     ],
@@ -357,6 +372,10 @@ def test_names_in_shards(make_shard: Callable[..., Path]) -> None:
         ({"1.json": b"[]", "1.png": PNG}, r"1\.json: needs an object, got \[\]"),
         ({"1.json": b"3", "1.png": PNG}, r"1\.json: needs an object, got 3"),
         ({"1.json": b'{"label": [1]}', "1.png": PNG}, r"1\.json: \[1\] is no label"),
+        ({"1.json": b'{"label": true}', "1.png": PNG}, r"1\.json: True is no label \(text or an integer\)"),
+        ({"1.json": b"[" * 100_000, "1.png": PNG}, r"1\.json: not JSON: nested too deeply"),
+        ({"1.json": b"1" * 10_000, "1.png": PNG}, r"1\.json: not JSON: a number has too many digits"),
+        ({"1.cls": bytes(64 * 2**20 + 1), "1.png": PNG}, r"1\.cls: more than 67108864 bytes"),
         ({"1.cls": b"\xff", "1.png": PNG}, r"1\.cls: not UTF-8"),
     ],
 )
@@ -404,6 +423,26 @@ def test_shards_that_are_not_as_they_should_be(tmp_path: Path, make_shard: Calla
     (tmp_path / "c.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     with pytest.raises(DataMalformed, match=r"c\.tar: no plain tar file"):
         list_images(tmp_path / "c.tar")
+
+
+def test_shards_and_lists_that_are_no_files(tmp_path: Path) -> None:
+    for name in ("shards/a.tar", "l.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(DataMalformed, match=r"a\.tar: no plain tar file: not a regular file"):
+        list_images(tmp_path / "shards")
+    with pytest.raises(DataMissing, match=r"l\.csv: neither a folder nor a regular file"):
+        list_images(tmp_path / "l.csv")
+    (tmp_path / "b.tar").touch()
+    with pytest.raises(DataMalformed, match=r"b\.tar: no plain tar file: it is empty$"):
+        list_images(tmp_path / "b.tar")
+
+
+def test_folders_however_deep_are_listed(tmp_path: Path) -> None:
+    make(tmp_path, "grid/1.png")
+    with very_deep(tmp_path / "real") as deepest:
+        make(deepest, "1.png")
+        assert [entry.label for entry in list_images(tmp_path).entries] == ["grid", "real"]
 
 
 @pytest.mark.parametrize("layout", ["forensynths", "genimage", "shards"])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.folders import very_deep
 from trainer.data.layouts import list_images
 from trainer.errors import DataMalformed, DataMissing, OutputExists, TooManyUnreadable
 from trainer.inspection.metadata import read_metadata
@@ -114,6 +115,15 @@ def test_a_list_may_not_reach_out_of_its_folder(make_folder: MakeFolder, tmp_pat
     (root / "l.csv").write_text("path,label\n../x.png,a\n")
     with pytest.raises(DataMalformed, match="lies outside of the list's folder"):
         reencode(root / "l.csv", tmp_path / "out", PNG)
+
+
+def test_folders_too_deep_to_write_are_refused(make_folder: MakeFolder, tmp_path: Path, png: bytes) -> None:
+    data = make_folder()
+    with very_deep(data / "real/a") as deepest:
+        (deepest / "x.png").write_bytes(png)
+        with pytest.raises(DataMalformed, match=r"real/a/a/\.\.\. lies too deep, move it up"):
+            reencode(data, tmp_path / "out", PNG)
+    assert not (tmp_path / "out").exists()
 
 
 def test_shards_keep_their_other_members(tmp_path: Path) -> None:

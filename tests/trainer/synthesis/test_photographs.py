@@ -42,7 +42,7 @@ def test_copies_and_other_files_are_not_dealt_out(photographs: Path, tmp_path: P
     few.mkdir()
     for number in range(4):
         (few / f"{number}.png").write_bytes(b"the same")
-    with pytest.raises(TooFewPhotographs, match="1 photographs"):
+    with pytest.raises(TooFewPhotographs, match="1 photograph;"):
         split_photographs(few, seed=0)
 
 
