@@ -253,10 +253,6 @@ def test_settings_reach_the_system_that_is_named(make_folder: MakeFolder, tmp_pa
         (["train", "{data}", "a.pt", "--set", "epochs=" + "[" * 50_000], "got '[[["),
         (["train", "{data}", "a.pt", "--set", "epochs=" + "1" * 10_000], "got '111"),
         (["train", "{data}", "a.pt", "--set", "seed=0x" + "f" * 10_000], "got a number of many digits\n"),
-        (
-            ["train", "{data}", "a.pt", "--system", "spectrum", "--set", "pretrained={fifo}"],
-            "fifo.toml: no weights here: not a regular file\n",
-        ),
         (["synth", "out", "--size", "33"], "genprint trainer: --size: Input should be a multiple of 4, got 33\n"),
         (["synth", "out", "--real", "nowhere"], "genprint trainer: nowhere: no such folder of photographs\n"),
     ],

@@ -1,5 +1,6 @@
 """Spectra against NumPy."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,11 @@ def test_pretrained_weights_are_torchvisions_but_for_the_last_layer(tmp_path: Pa
     system("spectrum").start(config, net)
     assert torch.equal(net.resnet.conv1.weight, donor.conv1.weight)
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    for name, message in (("none.pth", "no weights here"), ("bad.pth", "not a torchvision state dict of resnet18")):
+    os.mkfifo(tmp_path / "fifo.pth")
+    for name, message in (
+        ("none.pth", "no weights here"),
+        ("fifo.pth", "no weights here: not a regular file"),
+        ("bad.pth", "not a torchvision state dict of resnet18"),
+    ):
         with pytest.raises(BadConfig, match=f"{name}: {message}"):
             system("spectrum").start(config.model_copy(update={"pretrained": tmp_path / name}), net)
