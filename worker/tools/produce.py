@@ -10,13 +10,14 @@ from typing import Literal
 from urllib.parse import quote
 
 from bundle.store import sha256
+from bundle.text import printable
 from worker.errors import EventTooLarge, SourceTooLarge
 from worker.images.files import read_any_file
 from worker.messages.events import EVENT_TYPE
 from worker.messages.records import Message
 from worker.messages.verdict import timestamp
 from worker.settings import Settings
-from worker.tools.image_files import find_images, printable
+from worker.tools.image_files import find_images
 
 ContentKind = Literal["inline", "claim-check", "both"]
 
