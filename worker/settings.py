@@ -29,8 +29,15 @@ from worker.errors import StartupError
 
 PREFIX = "GENPRINT_"
 
-PositiveSeconds = Annotated[float, Field(gt=0)]
-PositiveInt = Annotated[int, Field(ge=1)]
+# Bounds are far above what anybody needs, and below what a machine, a file's format or Kafka's protocol can hold.
+PositiveSeconds = Annotated[float, Field(gt=0, le=1e6)]
+"""A timeout or interval; in milliseconds it fits Kafka's int32."""
+RetentionSeconds = Annotated[int, Field(ge=1, le=10**9)]
+PositiveCount = Annotated[int, Field(ge=1, le=10**6)]
+PositiveBytes = Annotated[int, Field(ge=1, le=2**40)]
+KafkaBytes = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""A size that Kafka's protocol holds in an int32."""
+MOST_PROCESSES = 256
 
 _TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
@@ -109,13 +116,13 @@ class KafkaSettings(SettingsSection):
     """Time after which the broker aborts an open transaction."""
     publish_deadline_s: PositiveSeconds = 45
     """Time after which an unfinished publication ends the process (kafka-python itself would wait for ever)."""
-    max_message_bytes: PositiveInt = 12 * 2**20
+    max_message_bytes: KafkaBytes = 12 * 2**20
     """Most bytes of a message that is written; a larger dead letter becomes a pointer to its origin."""
-    max_poll_records: PositiveInt = 256
+    max_poll_records: PositiveCount = 256
     """Most records that one poll returns."""
-    fetch_max_bytes: PositiveInt = 16 * 2**20
+    fetch_max_bytes: KafkaBytes = 16 * 2**20
     """Most bytes that one fetch from a broker returns; a poll ends once it has unpacked or returned as many."""
-    max_batch_bytes: PositiveInt = 64 * 2**20
+    max_batch_bytes: PositiveBytes = 64 * 2**20
     """Most bytes of a record batch once decompressed; a larger one is answered by one dead letter. All batches that are
     unpacked at a time may have twice as many."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -137,17 +144,17 @@ class KafkaSettings(SettingsSection):
 class TopicSettings(SettingsSection):
     """Topics as `genprint topics` creates and checks them; a running worker does not use these settings."""
 
-    partitions: PositiveInt = 12
+    partitions: PositiveCount = 12
     """Partitions of each topic: the most workers that can share the events of one."""
-    replication: PositiveInt = 3
+    replication: int = Field(default=3, ge=1, le=2**15 - 1)
     """Replicas that hold all records; a record counts as written when all of them but one have it."""
-    images_retention_s: PositiveInt = 3 * 86400
+    images_retention_s: RetentionSeconds = 3 * 86400
     """How long image events are kept; also how far back a replay can go."""
-    retry_retention_s: PositiveInt = 7 * 86400
+    retry_retention_s: RetentionSeconds = 7 * 86400
     """How long deferred events are kept; choose more than the longest outage of the workers."""
-    dead_retention_s: PositiveInt = 30 * 86400
+    dead_retention_s: RetentionSeconds = 30 * 86400
     """How long rejected events are kept."""
-    verdicts_retention_s: PositiveInt = 7 * 86400
+    verdicts_retention_s: RetentionSeconds = 7 * 86400
     """How long verdicts are kept."""
 
 
@@ -168,12 +175,12 @@ class RedisSettings(SettingsSection):
     """Key of the client certificate (PEM, not encrypted)."""
     timeout_s: PositiveSeconds = 0.05
     """Time limit of each call; a slower answer counts as a miss."""
-    ttl_s: PositiveInt = 7 * 86400
+    ttl_s: RetentionSeconds = 7 * 86400
     """Lifetime of an entry."""
     salt: SecretStr = SecretStr("")
     """Text mixed into the keys: workers with different salts share no entries, so that `cached` does not tell one
     tenant what another has uploaded."""
-    breaker_failures: PositiveInt = 5
+    breaker_failures: PositiveCount = 5
     """Failures in a row after which the cache is bypassed for a while."""
     breaker_pause_s: PositiveSeconds = 5
     """Time for which the cache is then bypassed."""
@@ -188,25 +195,25 @@ class FetchSettings(SettingsSection):
     matches none is rejected."""
     allow_private_addresses: bool = False
     """Whether HTTP may fetch from loopback and private networks. Set it only where you alone can write events."""
-    max_bytes: PositiveInt = 20 * 2**20
+    max_bytes: PositiveBytes = 20 * 2**20
     """Most bytes of one image."""
     deadline_s: PositiveSeconds = 5
     """Time for one attempt, redirects included; after it the event is deferred."""
     patience_s: PositiveSeconds = 0.5
     """Time after which a fresh event that is still being fetched is deferred, if the worker has no room for
     another event and answered events of the same partition wait behind it."""
-    attempts: PositiveInt = 5
+    attempts: PositiveCount = 5
     """Attempts before an event becomes a dead letter."""
     retry_delay_s: PositiveSeconds = 30
     """Time between attempts; the same for all, so that events become due in the order of the retry topic. Also the
     longest time for which a host's `Retry-After` is heeded."""
-    max_held_bytes: PositiveInt = 256 * 2**20
+    max_held_bytes: PositiveBytes = 256 * 2**20
     """Most bytes of images that are being fetched or wait for decoding. A body is read once there is room for its
     declared length, or for `fetch.max_bytes` where it declares none. At least `fetch.max_bytes`."""
-    concurrency: PositiveInt = 64
+    concurrency: PositiveCount = 64
     """Most fetches at a time; of one tenant `fairness.max_share` of them while others fetch, here as in the two limits
     beside it."""
-    per_host: PositiveInt = 16
+    per_host: PositiveCount = 16
     """Most fetches at a time from one host."""
 
     @model_validator(mode="after")
@@ -219,7 +226,7 @@ class FetchSettings(SettingsSection):
 class EventSettings(SettingsSection):
     """Limits and attributes of image events."""
 
-    inline_max_bytes: PositiveInt = 8 * 2**20
+    inline_max_bytes: PositiveBytes = 8 * 2**20
     """Most bytes of an image inside an event."""
     attributes: tuple[str, ...] = ("tenant",)
     """CloudEvents extension attributes that are carried into the verdict."""
@@ -243,12 +250,14 @@ class ImageSettings(SettingsSection):
 
     max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS_CEILING)
     """Most pixels of one image; a larger one is rejected by its header, before it is decoded."""
-    decode_processes: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    decode_processes: int = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, MOST_PROCESSES), ge=1, le=MOST_PROCESSES
+    )
     """Processes that decode images and cut views, each without the worker's credentials and rights."""
     sandbox: Literal["required", "optional"] = "required"
     """What happens where the kernel does not let these processes give up their rights (seccomp): `required` refuses to
     start, `optional` goes on with a warning and a metric."""
-    memory_bytes: PositiveInt = 1 << 30
+    memory_bytes: PositiveBytes = 1 << 30
     """Most decoded bytes at a time; an image that needs more is decoded alone."""
 
 
@@ -257,25 +266,25 @@ class InferenceSettings(SettingsSection):
 
     device: Literal["cuda", "cpu", "auto"] = "cuda"
     """`cuda` (start-up fails without a usable GPU), `cpu`, or `auto` (CUDA where there is a usable GPU)."""
-    device_id: int = Field(default=0, ge=0)
+    device_id: int = Field(default=0, ge=0, le=255)
     """Number of the GPU."""
-    batch_size: PositiveInt = 32
+    batch_size: int = Field(default=32, ge=1, le=2**16)
     """Most images of a batch, and most views of one run of a graph; on a CPU, start-up measures how many views at a
     time are fastest, up to this number."""
-    max_wait_s: float = Field(default=0.01, ge=0)
+    max_wait_s: float = Field(default=0.01, ge=0, le=1e6)
     """How long an incomplete batch waits for more images when there is no backlog."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=MOST_PROCESSES)
     """CPU threads inside ONNX Runtime; 0 lets it choose."""
-    gpu_memory_bytes: int = Field(default=0, ge=0)
+    gpu_memory_bytes: int = Field(default=0, ge=0, le=2**40)
     """Most bytes of ONNX Runtime's memory on the GPU; 0 for no limit."""
 
 
 class PipelineSettings(SettingsSection):
     """Limits on events in flight, and deadlines."""
 
-    max_in_flight: PositiveInt = 512
+    max_in_flight: PositiveCount = 512
     """Most events in flight (slots): admitted, and not yet answered and published."""
-    max_in_flight_bytes: PositiveInt = 256 * 2**20
+    max_in_flight_bytes: PositiveBytes = 256 * 2**20
     """Most bytes that those events and their answers hold: values, keys, headers (`fetch.max_held_bytes` limits what is
     fetched for claim checks)."""
     journal: FilePath | None = None
@@ -390,9 +399,11 @@ def load_settings(
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise StartupError(f"--set {name}: expected the name of a setting and a value, as in kafka.group_id=x")
+            raise StartupError(
+                f"--set {_like_a_name(name)}: expected the name of a setting and a value, as in kafka.group_id=x"
+            )
         if _field(name) is None:
-            raise StartupError(f"--set {name}: no such setting")
+            raise StartupError(f"--set {_like_a_name(name)}: no such setting")
         values = _assigned(values, name, value)
     try:
         return Settings.model_validate(values)
@@ -401,7 +412,11 @@ def load_settings(
         name = ".".join(part for part in first["loc"] if isinstance(part, str))  # without positions in a list
         field = _field(name)
         meaning = f" ({' '.join(field.description.split())})" if field and field.description else ""
-        own = {"extra_forbidden": "no such setting", "string_pattern_mismatch": "has another form than expected"}
+        own = {
+            "extra_forbidden": "no such setting",
+            "string_pattern_mismatch": "has another form than expected",
+            "model_type": f"is a section and has no value itself; its settings stand under [{name}]",
+        }
         expected = own.get(first["type"], first["msg"])
         raise StartupError(f"setting {name}: {expected}{meaning}" if name else f"settings: {expected}") from error
 
@@ -418,6 +433,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise StartupError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError, too
         raise StartupError(f"{path}: {error}") from error
+
+
+def _like_a_name(text: str) -> str:
+    """What ``text`` begins with, up to the first sign that no name has: behind a mistyped ``=`` may stand a secret."""
+    return re.split(r"[^A-Za-z0-9_.]", text, maxsplit=1)[0]
 
 
 def _field(name: str) -> FieldInfo | None:

@@ -103,6 +103,28 @@ def test_an_assignment_needs_a_value() -> None:
         load("kafka.group_id")
 
 
+@pytest.mark.parametrize(
+    ("assignment", "shown"),
+    [
+        ("redis.password:hunter2", "redis.password"),
+        ("redis.url redis://u:hunter2@h", "redis.url"),
+        ("redis.url redis://u:hunter2=@h", "redis.url"),
+        ("kafka.sasl_password\x1bhunter2", "kafka.sasl_password"),
+    ],
+)
+def test_a_secret_behind_a_mistyped_sign_is_not_shown(assignment: str, shown: str) -> None:
+    with pytest.raises(StartupError, match=rf"^--set {re.escape(shown)}: ") as caught:
+        load(assignment)
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("toml", ["redis = 'hunter2'", "[[redis]]\nurl = 'hunter2'"])
+def test_a_section_that_is_given_a_value_is_called_one(toml: str, write: Callable[[str], Path]) -> None:
+    with pytest.raises(StartupError) as caught:
+        load(config=write(toml))
+    assert str(caught.value) == "setting redis: is a section and has no value itself; its settings stand under [redis]"
+
+
 @pytest.mark.parametrize("toml", ["x", "[kafka", "a = 1\na = 1"])
 def test_a_file_that_is_no_toml_or_not_there_is_named(toml: str, write: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"worker\.toml: "):
@@ -160,6 +182,31 @@ def test_a_malformed_value_is_named_with_what_was_expected(name: str, value: str
     assert text.startswith(f"setting {name}: ")
     assert expected in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("images.decode_processes", 256),
+        ("inference.threads", 256),
+        ("inference.batch_size", 2**16),
+        ("kafka.max_poll_records", 10**6),
+        ("kafka.max_message_bytes", 2**31 - 1),
+        ("kafka.fetch_max_bytes", 2**31 - 1),
+        ("fetch.concurrency", 10**6),
+        ("fetch.max_held_bytes", 2**40),
+        ("redis.timeout_s", 10**6),
+        ("topics.dead_retention_s", 10**9),
+        ("topics.replication", 2**15 - 1),
+    ],
+)
+def test_the_largest_values(name: str, most: int) -> None:
+    section, key = name.split(".")
+    assert getattr(getattr(load(f"{name}={most}"), section), key) == most
+    with pytest.raises(
+        StartupError, match=rf"^setting {re.escape(name)}: Input should be less than or equal to {most}"
+    ):
+        load(f"{name}={most + 1}")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +297,19 @@ def test_every_setting_says_what_it_is(name: str) -> None:
 UNITS = r"(_s|_bytes|_pixels|_threads|_processes|_size|_id)$"
 COUNTED = r"\b(attempts|fetches|threads|events|failures|records|share|port)\b"
 NUMBERS = [n for n, f in FIELDS.items() if {int, float} & {f.annotation, *get_args(f.annotation)}]
+
+
+@pytest.mark.parametrize("value", [str(10**20), "1e17", "1e308"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_largest_value(name: str, value: str) -> None:
+    with pytest.raises(StartupError, match=rf"^setting {re.escape(name)}: "):
+        load(f"{name}={value}")
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if re.fullmatch(r"kafka\..*_s", name)])
+def test_kafka_s_times_fit_its_milliseconds(name: str) -> None:
+    [most] = [limit.le for limit in FIELDS[name].metadata if hasattr(limit, "le")]
+    assert int(most * 1000) < 2**31
 
 
 @pytest.mark.parametrize("name", NUMBERS)
