@@ -5,7 +5,7 @@
     BundleError                 the bundle cannot be served; start-up stops
     ├── BundleMissing           no directory, or no manifest in it
     ├── ManifestInvalid         the manifest does not follow a known version of the schema
-    ├── BundleCorrupt           a file is missing or differs from the manifest's sha256
+    ├── BundleCorrupt           a file is missing, differs from the manifest's sha256, or is not what the manifest says
     ├── DecoderDrift            this machine decodes the probe images to other pixels than at export
     └── GraphDrift              the pixels are the same, but the graph gives other outputs here
 
@@ -17,7 +17,10 @@
     └── BrokenImage             an allowed format whose pixels cannot be decoded
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+EXPORT_AGAIN: Final = "export the bundle again"
+"""What helps against a bundle that nobody can use."""
 
 
 class BundleError(Exception):
@@ -33,7 +36,7 @@ class ManifestInvalid(BundleError):
 
 
 class BundleCorrupt(BundleError):
-    """A file of the bundle is missing or its bytes have changed."""
+    """A file of the bundle is missing, its bytes have changed, or it does not hold what the manifest says."""
 
 
 class DecoderDrift(BundleError):

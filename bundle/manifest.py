@@ -9,11 +9,23 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from bundle.text import has_controls
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*$")]
 """A relative POSIX path inside the bundle; never two dots in a row, so it cannot leave it."""
+
+
+def _shown(text: str) -> str:
+    if has_controls(text):
+        raise ValueError("has a control character, or one that turns the direction of writing")
+    return text
+
+
+Shown = Annotated[str, StringConstraints(min_length=1), AfterValidator(_shown)]
+"""A text that is printed on terminals."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Prior = Annotated[float, Field(gt=0, lt=1)]
 
@@ -126,15 +138,15 @@ class Preprocessing(Exact):
 class Tensor(Exact):
     """A graph's input or output; symbolic axes are strings."""
 
-    name: str
+    name: Shown
     dtype: Literal["uint8", "float32"]
-    shape: tuple[int | str, ...]
+    shape: tuple[int | Shown, ...]
 
 
 class Model(Exact):
     """One ONNX graph: ``uint8[M, H, W, 3]`` in (M = images x views); cast, normalisation and filters are inside."""
 
-    name: str
+    name: Shown
     file: FileName
     input: Tensor
     logit: Tensor | None = None
@@ -146,13 +158,31 @@ class Model(Exact):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     opset: int
 
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """The outputs that are read, by role: ``logit``, ``embedding``."""
+        roles = {"logit": self.logit, "embedding": self.embedding}
+        return {role: tensor for role, tensor in roles.items() if tensor is not None}
+
+    @model_validator(mode="after")
+    def _tensors(self) -> Self:
+        ranks = {"input": ("uint8", 4), "logit": ("float32", 1), "embedding": ("float32", 2)}
+        for name, tensor in {"input": self.input, **self.outputs}.items():
+            dtype, rank = ranks[name]
+            if tensor.dtype != dtype or len(tensor.shape) != rank or not isinstance(tensor.shape[0], str):
+                raise ValueError(f"{name} must be {dtype} with {rank} axes, of which the first is free (a name)")
+        size = self.preprocessing.size
+        axes = zip(self.input.shape[1:], (size, size, 3), strict=True)
+        if any(isinstance(axis, int) and axis != wanted for axis, wanted in axes):
+            raise ValueError(f"input must hold views of {size} x {size} pixels and 3 channels")
+        return self
+
 
 class Label(Exact):
     """A name that a verdict or template can give: photographs (``real``), or a family or checkpoint of generators."""
 
     id: int = Field(ge=0)
-    name: str = Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
-    """Without control characters, since it is printed on terminals."""
+    name: Shown
     kind: Literal["real", "generator"]
     level: Literal["family", "checkpoint"] = "family"
     in_detector: bool = True
@@ -163,7 +193,7 @@ class TemplateSpec(Exact):
     """How to read ``templates.npz``: which embeddings it holds and how they are compared."""
 
     file: FileName = "templates.npz"
-    embedder: str
+    embedder: Shown
     preprocessing_digest: Sha256
     metric: Literal["l2"] = "l2"
     l2_normalised: bool
@@ -225,13 +255,28 @@ class ProbeSpec(Exact):
     images: tuple[FileName, ...] = Field(min_length=1)
 
 
+class Evaluation(BaseModel):
+    """What the bundle reached on a split when it was made; figures that a later version adds are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    images: int
+    data_fingerprint: str = ""
+    top1_by_template: float
+    recall: dict[str, float] = {}
+    """Of each label."""
+    auroc: float | None
+    average_precision: float | None = None
+    """None, as AUROC, where all images are of one kind."""
+
+
 class Manifest(Descriptive):
     """The declaration of a bundle. Scores depend on all fields but the last, descriptive ones."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(min_length=1)
-    version: str
-    created_at: str
+    name: Shown
+    version: Shown
+    created_at: Shown
     models: tuple[Model, ...] = Field(min_length=1, max_length=2)
     labels: tuple[Label, ...] = Field(min_length=2)
     templates: TemplateSpec
@@ -240,11 +285,11 @@ class Manifest(Descriptive):
     probe: ProbeSpec
     files: dict[FileName, Sha256]
     parity: Parity
-    decoder: str
+    decoder: Shown
     """``preprocess.decoder_version()`` at export."""
     versions: dict[str, str] = {}
     training: dict[str, Any] = {}
-    evaluation: dict[str, Any] = {}
+    evaluation: dict[Shown, Evaluation] = {}
 
     @property
     def detector(self) -> Model:
@@ -273,6 +318,12 @@ class Manifest(Descriptive):
             )
         if self.templates.preprocessing_digest != self.embedder.preprocessing.digest:
             raise ValueError("templates were made with another preprocessing than the embedder's")
+        assert self.embedder.embedding is not None
+        if self.embedder.embedding.shape[1] != self.templates.dimension:
+            raise ValueError(
+                f"templates are of dimension {self.templates.dimension}, "
+                f"the embedder's output of {self.embedder.embedding.shape[1]}"
+            )
         if {label.kind for label in self.labels} != {"real", "generator"}:
             raise ValueError("labels must hold at least one real and one generator label")
         if len({label.name for label in self.labels}) != len(self.labels):

@@ -4,15 +4,15 @@ The exporter makes it from real images in several encodings; the worker runs it 
 serve, before it takes any event.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from bundle.errors import BundleCorrupt, DecoderDrift, GraphDrift, ImageError
-from bundle.manifest import Model
+from bundle.errors import EXPORT_AGAIN, BundleCorrupt, DecoderDrift, GraphDrift, ImageError
+from bundle.manifest import Model, Tensor
 from bundle.preprocess import (
     DECODING_POLICY,
     Views,
@@ -22,7 +22,7 @@ from bundle.preprocess import (
     make_views,
     pixels_digest,
 )
-from bundle.templates import npz_arrays, npz_bytes
+from bundle.templates import array_of, npz_arrays, npz_bytes
 
 RunModel = Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]
 """A function that runs one model on ``uint8[M, H, W, 3]`` and returns its outputs by name, a row for each view."""
@@ -71,7 +71,7 @@ class Probe:
                 if pixels_digest(views[-1]) != expected:
                     raise DecoderDrift(f"{name} decodes to other pixels than at export ({_decoders(made_with)})")
             found = {f"{model.name}/{output}": rows for output, rows in run(model, np.concatenate(views)).items()}
-            recorded = {name: rows for name, rows in self.outputs.items() if name.startswith(f"{model.name}/")}
+            recorded = {name: self.outputs[name] for name in _outputs(model)}
             if missing := recorded.keys() - found.keys():
                 raise GraphDrift(f"{model.file}: gives no {', '.join(sorted(missing))}")
             for output, rows in recorded.items():
@@ -89,15 +89,41 @@ class Probe:
         return npz_bytes(arrays | {f"outputs/{name}": rows for name, rows in self.outputs.items()})
 
     @classmethod
-    def from_bytes(cls, images: dict[str, bytes], expectations: bytes) -> Self:
-        """Read what ``to_bytes`` wrote."""
+    def from_bytes(cls, images: dict[str, bytes], expectations: bytes, models: tuple[Model, ...]) -> Self:
+        """Read what ``to_bytes`` wrote of ``models``.
+
+        Raises:
+            BundleCorrupt: it cannot be read, or the pixels or outputs of a model are not in it.
+        """
         try:
             arrays = npz_arrays(expectations)
-        except Exception as error:
-            raise BundleCorrupt(f"the probe's expectations cannot be read: {error}") from error
-        pixels = {k.removeprefix("pixels/"): tuple(map(str, v)) for k, v in arrays.items() if k.startswith("pixels/")}
-        outputs = {k.removeprefix("outputs/"): v for k, v in arrays.items() if k.startswith("outputs/")}
-        return cls(images, pixels, outputs)
+            pixels = {m.name: _recorded(arrays, f"pixels/{m.name}", "U", 1) for m in models}
+            outputs = {
+                name: _recorded(arrays, f"outputs/{name}", "f", len(tensor.shape)).astype(np.float32)
+                for model in models
+                for name, tensor in _outputs(model).items()
+            }
+        except ValueError as error:
+            raise BundleCorrupt(f"the probe's expectations cannot be read: {error}; {EXPORT_AGAIN}") from error
+        for name, digests in pixels.items():
+            if len(digests) != len(images):
+                raise BundleCorrupt(
+                    f"the probe's pixels/{name} are {len(digests)} digests of {len(images)} images; {EXPORT_AGAIN}"
+                )
+        return cls(images, {name: tuple(map(str, digests)) for name, digests in pixels.items()}, outputs)
+
+
+def _outputs(model: Model) -> dict[str, Tensor]:
+    """The model's outputs, by the name that the probe gives them."""
+    return {f"{model.name}/{role}": tensor for role, tensor in model.outputs.items()}
+
+
+def _recorded(arrays: Mapping[str, npt.NDArray[Any]], name: str, kind: str, axes: int) -> npt.NDArray[Any]:
+    """As ``array_of``, and not empty: with nothing to compare, no drift would be found."""
+    found = array_of(arrays, name, kind, axes)
+    if found.nbytes == 0:
+        raise ValueError(f"{name} is empty")
+    return found
 
 
 def _decoders(made_with: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bundle.errors import BundleCorrupt, BundleMissing, ManifestInvalid
+from bundle.errors import EXPORT_AGAIN, BundleCorrupt, BundleMissing, ManifestInvalid
 from bundle.files import LARGE_FILE_BYTES, SMALL_FILE_BYTES, read_regular
 from bundle.manifest import Manifest, Model
 from bundle.probe import Probe
@@ -139,7 +139,7 @@ def load_bundle(path: Path) -> Bundle:
     Raises:
         BundleMissing: there is no bundle.
         ManifestInvalid: the manifest does not follow the schema; names the field.
-        BundleCorrupt: a file is missing or has changed; names the file.
+        BundleCorrupt: a file is missing, has changed, or is not what the manifest says; names the file.
     """
     try:
         text = read_regular(path / MANIFEST, SMALL_FILE_BYTES)
@@ -151,7 +151,7 @@ def load_bundle(path: Path) -> Bundle:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ManifestInvalid(f"{path / MANIFEST}: {where}: {first['msg']}{more}") from error
+        raise ManifestInvalid(f"{path / MANIFEST}: {where}: {first['msg']}{more}; {EXPORT_AGAIN}") from error
     files = {}
     for name, expected in manifest.files.items():
         try:
@@ -163,11 +163,13 @@ def load_bundle(path: Path) -> Bundle:
     probe_images = {name: files[name] for name in manifest.probe.images}
     templates = TemplateLibrary.from_bytes(files[manifest.templates.file])
     if unknown := set(templates.labels) - {label.name for label in manifest.labels}:
-        raise BundleCorrupt(f"{path / manifest.templates.file}: templates of unknown labels {sorted(unknown)}")
+        raise BundleCorrupt(
+            f"{path / manifest.templates.file}: templates of unknown labels {sorted(unknown)}; {EXPORT_AGAIN}"
+        )
     if templates.vectors.shape[1] != manifest.templates.dimension:
         raise BundleCorrupt(
             f"{path / manifest.templates.file}: vectors of dimension {templates.vectors.shape[1]}, "
-            f"the manifest says {manifest.templates.dimension}"
+            f"the manifest says {manifest.templates.dimension}; {EXPORT_AGAIN}"
         )
     return Bundle(
         path=path,
@@ -175,7 +177,7 @@ def load_bundle(path: Path) -> Bundle:
         digest=sha256(text),
         files=files,
         templates=templates,
-        probe=Probe.from_bytes(probe_images, files[manifest.probe.file]),
+        probe=Probe.from_bytes(probe_images, files[manifest.probe.file], manifest.models),
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import zipfile
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -17,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from bundle.errors import BundleCorrupt
+from bundle.errors import EXPORT_AGAIN, BundleCorrupt
 from bundle.scores import conformal_p_value
 
 Floats = npt.NDArray[np.float32]
@@ -64,8 +65,13 @@ class TemplateLibrary:
             raise ValueError("vectors, label_of and counts must describe the same templates")
         if set(self.label_of.tolist()) != set(range(len(self.labels))):
             raise ValueError("every label needs a template, and every template a label")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ")
         if len(self.calibration) != len(self.labels):
             raise ValueError("every label needs calibration distances (possibly none)")
+        for distances in self.calibration:
+            if not (np.diff(distances, prepend=0) >= 0).all():  # NaN fails too
+                raise ValueError("calibration distances must not be negative, and ascend")
 
     @property
     def version(self) -> str:
@@ -155,17 +161,24 @@ class TemplateLibrary:
             BundleCorrupt: the bytes are no template library.
         """
         try:
-            arrays = npz_arrays(data)
-            ends = np.cumsum(arrays["calibration_counts"])[:-1]
-            return cls(
-                labels=tuple(str(label) for label in arrays["labels"]),
-                vectors=arrays["vectors"].astype(np.float32),
-                label_of=arrays["label_of"].astype(np.int64),
-                counts=arrays["counts"].astype(np.int64),
-                calibration=tuple(np.split(arrays["calibration"].astype(np.float32), ends)),
-            )
-        except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-            raise BundleCorrupt(f"templates.npz is no template library: {error}") from error
+            return cls._from_arrays(npz_arrays(data))
+        except ValueError as error:
+            raise BundleCorrupt(f"templates.npz is no template library: {error}; {EXPORT_AGAIN}") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        labels = array_of(arrays, "labels", "U", 1)
+        distances = array_of(arrays, "calibration", "f", 1)
+        held_out = array_of(arrays, "calibration_counts", "i", 1).tolist()
+        if len(labels) != len(held_out) or min(held_out, default=0) < 0 or sum(held_out) != len(distances):
+            raise ValueError("calibration_counts must have a number for each label, and add up to those in calibration")
+        return cls(
+            labels=tuple(map(str, labels)),
+            vectors=array_of(arrays, "vectors", "f", 2).astype(np.float32),
+            label_of=array_of(arrays, "label_of", "i", 1).astype(np.int64),
+            counts=array_of(arrays, "counts", "i", 1).astype(np.int64),
+            calibration=tuple(np.split(distances.astype(np.float32), np.cumsum(held_out, dtype=np.int64)[:-1])),
+        )
 
 
 def npz_bytes(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
@@ -180,6 +193,40 @@ def npz_bytes(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
 
 
 def npz_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an npz archive; objects (pickles) are refused with ``ValueError``."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """The arrays of an npz archive that ``npz_bytes`` wrote.
+
+    Raises:
+        ValueError: it is none, or holds objects (pickles), or an array that is larger than its file.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("an array is compressed, so that it may be of any size")
+            return {m.filename.removesuffix(".npy"): np.load(io.BytesIO(archive.read(m))) for m in members}
+    except (MemoryError, OverflowError) as error:  # what the head of an array promises is allocated before it is read
+        raise ValueError("an array is larger than its file") from error
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, TypeError, SyntaxError) as error:
+        raise ValueError(f"no archive of arrays: {error}") from error
+
+
+def array_of(arrays: Mapping[str, npt.NDArray[Any]], name: str, kind: str, axes: int) -> npt.NDArray[Any]:
+    """One of the arrays.
+
+    Args:
+        arrays: by name.
+        name: of the array.
+        kind: its ``dtype.kind``: ``f`` for floating-point numbers (which are finite in float32), ``i`` or ``U`` (text).
+        axes: how many it has.
+
+    Raises:
+        ValueError: it is not there, or another one than described.
+    """
+    if name not in arrays:
+        raise ValueError(f"{name} is missing")
+    found = arrays[name]
+    if found.dtype.kind != kind or found.ndim != axes:
+        raise ValueError(f"{name} has another type or number of axes than expected")
+    if kind == "f" and not (np.abs(found) <= np.finfo(np.float32).max).all():
+        raise ValueError(f"{name} must hold finite numbers")
+    return found

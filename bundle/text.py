@@ -2,9 +2,21 @@
 
 import reprlib
 from typing import Final
+from unicodedata import category
 
 _BRIEF: Final = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 80
+_CONTROLS: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of signs that control a terminal or the direction of writing, or begin a line."""
+
+
+def has_controls(text: str) -> bool:
+    r"""Whether a name holds what would not be shown but obeyed, as the escape of colours or U+202E does.
+
+    >>> has_controls("Stable Diffusion\x1b[31m"), has_controls("caf\xe9")
+    (True, False)
+    """
+    return any(category(sign) in _CONTROLS for sign in text)
 
 
 def printable(text: object) -> str:

@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from bundle.errors import BundleError
+from bundle.text import printable
 from exporter.errors import BadOptions, ExportError
 from exporter.options import ExportOptions
 from trainer.choices import TemplateMethod
@@ -132,7 +133,7 @@ def _show(bundle: "Bundle") -> None:
     manifest = bundle.manifest
     console = PlainConsole()
     # In a narrow terminal a digest is folded, never cut: people copy it.
-    facts = Table("bundle", Column(str(bundle.path), overflow="fold"))
+    facts = Table("bundle", Column(printable(bundle.path), overflow="fold"))
     facts.add_row("name, version", f"{manifest.name} {manifest.version}")
     facts.add_row("digest", bundle.digest)
     for model in manifest.models:
@@ -152,8 +153,8 @@ def _show(bundle: "Bundle") -> None:
     facts.add_row("generated from", f"{high.threshold:.4f} (false positives {high.observed:.2%} of {high.count})")
     facts.add_row("real below", f"{low.threshold:.4f} (false negatives {low.observed:.2%} of {low.count})")
     for name, found in manifest.evaluation.items():
-        auroc = "no AUROC (one kind only)" if found["auroc"] is None else f"AUROC {found['auroc']:.4f}"
-        facts.add_row(f"on {name}", f"top-1 {found['top1_by_template']:.4f}, {auroc}, {found['images']} images")
+        auroc = "no AUROC (one kind only)" if found.auroc is None else f"AUROC {found.auroc:.4f}"
+        facts.add_row(f"on {name}", f"top-1 {found.top1_by_template:.4f}, {auroc}, {found.images} images")
     console.print(facts)
     labels = Table("label", "kind", "templates", "calibration images")
     for index, name in enumerate(bundle.templates.labels):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bundle.manifest import Shown
 from trainer.choices import MAX_SEED, TemplateMethod
 
 
@@ -12,9 +13,9 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str | None = Field(default=None, min_length=1)
+    name: Shown | None = None
     """None: ``genprint-`` and the name of the system."""
-    add: tuple[str, ...] = ()
+    add: tuple[Shown, ...] = ()
     """Generators that the source does not know, which get a template of their images in ``train``: the one that the
     system gives a new class, with ``template: own``. The detector's calibration leaves their images out."""
     template: TemplateMethod | None = None

@@ -266,7 +266,7 @@ class InferenceSettings(SettingsSection):
 
     device: Literal["cuda", "cpu", "auto"] = "cuda"
     """`cuda` (start-up fails without a usable GPU), `cpu`, or `auto` (CUDA where there is a usable GPU)."""
-    device_id: int = Field(default=0, ge=0, le=255)
+    device_id: int = Field(default=0, ge=0, le=2**15 - 1)
     """Number of the GPU."""
     batch_size: int = Field(default=32, ge=1, le=2**16)
     """Most images of a batch, and most views of one run of a graph; on a CPU, start-up measures how many views at a

@@ -2,7 +2,7 @@
 
 import math
 
-from bundle.manifest import Label, Manifest, OperatingPoint
+from bundle.manifest import Evaluation, Label, Manifest, OperatingPoint
 from bundle.templates import TemplateLibrary
 
 _CARD = """\
@@ -87,9 +87,9 @@ def _label(label: Label, manifest: Manifest, library: TemplateLibrary) -> str:
     return f"| {label.name} | {label.kind} | {trained} | {template} | {held_out} |"
 
 
-def _evaluation(name: str, found: dict[str, float | None]) -> str:
-    scores = [found[key] for key in ("top1_by_template", "auroc", "average_precision")]
-    return f"| {name} | {found['images']} | {' | '.join('' if s is None else f'{s:.4f}' for s in scores)} |"
+def _evaluation(name: str, found: Evaluation) -> str:
+    scores = (found.top1_by_template, found.auroc, found.average_precision)
+    return f"| {name} | {found.images} | {' | '.join('' if s is None else f'{s:.4f}' for s in scores)} |"
 
 
 def _threshold(name: str, point: OperatingPoint) -> str:

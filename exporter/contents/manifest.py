@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
-from bundle.manifest import Calibration, Label, Manifest, Parity, ProbeSpec, TemplateSpec, Thresholds
+from bundle.manifest import Calibration, Evaluation, Label, Manifest, Parity, ProbeSpec, TemplateSpec, Thresholds
 from bundle.preprocess import decoder_version
 from bundle.probe import Probe
 from bundle.store import sha256
@@ -38,7 +38,7 @@ class Contents:
     thresholds: Thresholds
     probe: Probe
     parity: Parity
-    evaluation: Mapping[str, Mapping[str, Any]]
+    evaluation: Mapping[str, Evaluation]
     made_by: Mapping[str, Any]
 
 
@@ -89,5 +89,5 @@ def _manifest(
             **{package: version(package) for package in ("onnx", "onnxruntime-gpu", "onnxscript")},
         },
         training={**source.training, **contents.made_by},
-        evaluation={split: dict(figures) for split, figures in contents.evaluation.items()},
+        evaluation=dict(contents.evaluation),
     )

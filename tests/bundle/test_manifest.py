@@ -16,6 +16,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return small_bundle(tmp_path_factory.mktemp("bundle") / "small").manifest.model_dump_json()
 
 
+EVALUATION = {"images": 3, "top1_by_template": 1.0, "auroc": None}
+
+
 def fault(text: str, change: Callable[[Document], Any]) -> str:
     """The field and message with which a changed manifest is refused."""
     document = json.loads(text)
@@ -31,12 +34,15 @@ def test_it_reads_what_it_wrote(text: str) -> None:
     assert manifest.model_dump_json() == text
     assert manifest.detector is manifest.embedder is manifest.models[0]
     assert manifest.real_labels == {"real"}
+    assert manifest.models[0].outputs == {"logit": manifest.detector.logit, "embedding": manifest.embedder.embedding}
 
 
 def test_later_versions_may_describe_more(text: str) -> None:
     document = json.loads(text)
     document |= {"licence": "Apache-2.0"}
     document["parity"] |= {"device": "cpu"}
+    figures = {"x": EVALUATION | {"brier": 0.1}}
+    assert Manifest.model_validate({**document, "evaluation": figures}).evaluation["x"].model_extra == {"brier": 0.1}
     assert Manifest.model_validate_json(json.dumps(document)).model_dump_json() == text
 
 
@@ -85,7 +91,25 @@ def test_what_scores_depend_on_must_be_known(text: str, path: tuple[str | int, .
         (lambda d: d["models"][0].update(logit=None), ": Value error, exactly one model must have output 'logit'"),
         (lambda d: d["models"].append(d["models"][0]), ": Value error, exactly one model must have output 'logit'"),
         (lambda d: d["labels"][0].update(kind="real"), ": Value error, labels must hold at least one real and one"),
-        (lambda d: d["labels"][0].update(name="a\x1b[31m"), "labels.0.name: String should match pattern"),
+        (lambda d: d["labels"][0].update(name="a\x1b[31m"), "labels.0.name: Value error, has a control character"),
+        (lambda d: d.update(name="a\u202eb"), "name: Value error, has a control character, or one that turns"),
+        (lambda d: d.update(decoder="a\nb"), "decoder: Value error, has a control character"),
+        (lambda d: d["models"][0].update(name="a\u2028b"), "models.0.name: Value error, has a control character"),
+        (lambda d: d["models"][0]["input"].update(name="\0"), "models.0.input.name: Value error, has a control"),
+        (lambda d: d.update(evaluation={"x": {}}), "evaluation.x.images: Field required"),
+        (lambda d: d.update(evaluation={"x\x07": EVALUATION}), "evaluation.x\x07.[key]: Value error, has a control"),
+        (lambda d: d["models"][0]["input"].update(shape=[1, 2]), "models.0: Value error, input must be uint8 with 4"),
+        (lambda d: d["models"][0]["input"].update(dtype="float32"), "models.0: Value error, input must be uint8"),
+        (lambda d: d["models"][0]["input"].update(shape=["N", 8, 16, 3]), "models.0: Value error, input must hold"),
+        (
+            lambda d: d["models"][0]["logit"].update(shape=["N", 2]),
+            "models.0: Value error, logit must be float32",
+        ),
+        (
+            lambda d: d["models"][0]["embedding"].update(shape=[1, 1]),
+            "models.0: Value error, embedding must be",
+        ),
+        (lambda d: d["templates"].update(dimension=2), ": Value error, templates are of dimension 2, the embedder's"),
         (lambda d: d["labels"][0].update(name="real"), ": Value error, label names must differ"),
     ],
 )

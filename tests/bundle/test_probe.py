@@ -11,6 +11,7 @@ from bundle.manifest import Model
 from bundle.preprocess import DECODING_POLICY, DecodedImage, Views, decode
 from bundle.probe import Probe, relative_error
 from bundle.store import Bundle
+from bundle.templates import npz_arrays, npz_bytes
 from tests.worker.small_bundle import small_bundle
 
 Outputs = dict[str, npt.NDArray[np.float32]]
@@ -91,11 +92,33 @@ def test_a_decoder_that_is_missing_here(loaded: Bundle, monkeypatch: pytest.Monk
 
 def test_round_trip(loaded: Bundle) -> None:
     written = loaded.probe.to_bytes()
-    read = Probe.from_bytes(loaded.probe.images, written)
+    read = Probe.from_bytes(loaded.probe.images, written, loaded.manifest.models)
     assert read.to_bytes() == written
     assert read.pixels == loaded.probe.pixels
     with pytest.raises(BundleCorrupt, match="the probe's expectations cannot be read"):
-        Probe.from_bytes({}, written[:100])
+        Probe.from_bytes({}, written[:100], loaded.manifest.models)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "fault"),
+    [
+        ("pixels/brightness", None, "pixels/brightness is missing"),
+        ("pixels/brightness", np.array(["0" * 64]), "pixels/brightness are 1 digests of 2 images"),
+        ("pixels/brightness", np.array("0" * 64), "pixels/brightness has another type or number of axes"),
+        ("outputs/brightness/logit", None, "outputs/brightness/logit is missing"),
+        ("outputs/brightness/embedding", None, "outputs/brightness/embedding is missing"),
+        ("outputs/brightness/logit", np.array(1, np.float32), "outputs/brightness/logit has another type or number"),
+        ("outputs/brightness/logit", np.array([], np.float32), "outputs/brightness/logit is empty"),
+        ("outputs/brightness/logit", np.array([np.nan], np.float32), "outputs/brightness/logit must hold finite"),
+    ],
+)
+def test_expectations_that_switch_a_check_off(
+    loaded: Bundle, name: str, array: npt.NDArray[np.generic] | None, fault: str
+) -> None:
+    arrays = npz_arrays(loaded.probe.to_bytes()) | {name: array}
+    written = npz_bytes({key: value for key, value in arrays.items() if value is not None})
+    with pytest.raises(BundleCorrupt, match=f"{fault}.*; export the bundle again$"):
+        Probe.from_bytes(loaded.probe.images, written, loaded.manifest.models)
 
 
 @pytest.mark.parametrize(

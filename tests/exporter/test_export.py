@@ -106,8 +106,8 @@ def test_the_manifest_says_what_was_done(tiny_bundle: Bundle, tiny_checkpoint: C
     auroc = roc_auc_score(
         np.repeat([name != "real" for name in CLASSES], IMAGES["test"]), np.concatenate([logits[n] for n in CLASSES])
     )
-    assert manifest.evaluation["test"]["auroc"] == pytest.approx(auroc)
-    assert manifest.evaluation["test"]["images"] == 3 * IMAGES["test"]
+    assert manifest.evaluation["test"].auroc == pytest.approx(auroc)
+    assert manifest.evaluation["test"].images == 3 * IMAGES["test"]
 
 
 def test_the_probe_holds_every_label_and_every_lossy_format(tiny_bundle: Bundle, tiny_data: Path) -> None:
@@ -239,7 +239,7 @@ class TestRefused:
         # The detector's calibration is what it is without the new label.
         assert found.manifest.calibration == tiny_bundle.manifest.calibration
         assert found.manifest.thresholds == tiny_bundle.manifest.thresholds
-        assert found.manifest.evaluation["test"]["images"] == 4 * IMAGES["test"]
+        assert found.manifest.evaluation["test"].images == 4 * IMAGES["test"]
         card = found.files["MODEL_CARD.md"].decode()
         assert "| chequered | generator | 0 | 5 | 20 |" in card
         assert "Labels without training images were added by a template alone." in card
@@ -338,6 +338,6 @@ def test_systems_with_templates_of_their_own_export_with_them(name: str, tiny_da
     placed = own_templates(checkpoint, {"chequered": few}).vectors[3]
     np.testing.assert_allclose(found.templates.vectors[3], placed, rtol=1e-3, atol=1e-3)
     if name == "block_spectra":
-        assert found.manifest.evaluation["test"]["top1_by_template"] == 1
+        assert found.manifest.evaluation["test"].top1_by_template == 1
         for known in CLASSES:
             assert ((outputs(found, data / "test" / known).logit > 0) == (known != "real")).all()

@@ -10,6 +10,7 @@ from exporter import export as export_module
 from exporter.__main__ import app
 from exporter.onnx.graph import Graph
 from tests.bundles import CLASSES
+from tests.worker.small_bundle import small_bundle
 
 
 def run(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
@@ -30,6 +31,29 @@ def test_inspect_shows_the_bundle(tiny_bundle: Bundle) -> None:
         *CLASSES,
     ):
         assert shown in table
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"evaluation": {"x": {}}}, "evaluation.x.images: Field required (and 2 more)"),
+        (
+            {"name": "a\x1b[31m"},
+            "name: Value error, has a control character, or one that turns the direction of writing",
+        ),
+    ],
+)
+def test_inspect_of_a_crafted_manifest(tmp_path: Path, change: dict[str, object], fault: str) -> None:
+    path = small_bundle(tmp_path / "small").path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    _, error = run("inspect", path.parent, code=2)
+    assert error == f"genprint exporter: {path}: {fault}; export the bundle again\n"
+
+
+def test_inspect_shows_no_sign_that_a_terminal_obeys(tmp_path: Path) -> None:
+    shown, _ = run("inspect", small_bundle(tmp_path / "a\x1b[31m:smile:\u202e").path)
+    assert r"a\x1b[31m:smile:\u202e" in shown
+    assert "\x1b" not in shown
 
 
 def test_inspect_for_machines(tiny_bundle: Bundle) -> None:
@@ -76,8 +100,12 @@ def test_export(
             ("export", "x", "out", "--data", "d", "--name", ""),
             "--name: String should have at least 1 character, got ''",
         ),
+        (
+            ("export", "x", "out", "--data", "d", "--name", "a\x1b[31mb"),
+            r"--name: Value error, has a control character, or one that turns the direction of writing, got 'a\x1b[31mb'",
+        ),
     ],
-    ids=["no bundle", "no checkpoint", "alpha", "error target", "tolerance", "name"],
+    ids=["no bundle", "no checkpoint", "alpha", "error target", "tolerance", "no name", "name"],
 )
 def test_errors_are_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

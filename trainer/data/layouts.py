@@ -23,14 +23,13 @@ of something else (captions, tables) are ignored; any other file in a class fold
 import csv
 import io
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from bundle.files import read_regular
-from bundle.text import brief
+from bundle.text import brief, has_controls
 from trainer.data.entries import (
     ARCHIVES,
     REAL,
@@ -57,7 +56,6 @@ _PAIRS: Final[dict[Literal["forensynths", "genimage"], tuple[str, str]]] = {
 _LISTS: Final = ("csv", "json", "jsonl")
 _LIST_BYTES: Final = 2**29
 """More than lists of some million images have."""
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LSUN: Final = frozenset(
     "airplane bicycle bird boat bottle bus car cat chair cow diningtable "  # noqa: SIM905  easier to read without quotes
     "dog horse motorbike person pottedplant sheep sofa train tvmonitor".split()
@@ -179,7 +177,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _some(root: Path, listing: Listing) -> Listing:
     for label in {entry.label for entry in listing.entries}:
-        if _CONTROL.search(label):
+        if has_controls(label):
             raise DataMalformed(f"{root}: the class {label!r} has a control character in its name; rename it")
     # Sub-folders without files are reported where classes are counted, with a better message.
     if not listing.entries and listing.layout != "folders":

@@ -4,16 +4,19 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from bundle.manifest import Model
+from bundle.errors import EXPORT_AGAIN, BundleCorrupt
+from bundle.manifest import Model, Tensor
 from bundle.preprocess import Views
 from bundle.scores import aggregate_embeddings
 from bundle.store import Bundle
+from bundle.text import printable
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
 from worker.images.prepare import PreparedImage
 from worker.scoring.gpu import Driver, GpuRunner, Upload, device_names, open_driver
@@ -85,7 +88,7 @@ class Engine:
         if self._runner is not None:
             return self._run_uploaded(model, self._runner.upload({self._kinds[model.name]: views}, ahead=False))
         step, found = self._views_per_run[model.name], []
-        session, names = self._sessions[model.name], list(_wanted(model).values())
+        session, names = self._sessions[model.name], [tensor.name for tensor in model.outputs.values()]
         for start in range(0, len(views), step):
             chunk = np.ascontiguousarray(views[start : start + step])
             found.append(session.run(names, {model.input.name: chunk}))
@@ -179,16 +182,16 @@ class Engine:
 
     def _run_uploaded(self, model: Model, upload: Upload) -> dict[str, Floats]:
         assert self._runner is not None
-        session, names = self._sessions[model.name], list(_wanted(model).values())
+        session, names = self._sessions[model.name], [tensor.name for tensor in model.outputs.values()]
         return self._collected(model, self._runner.run(session, model, names, upload, self._kinds[model.name]))
 
     def _collected(self, model: Model, runs: Sequence[Sequence[Any]]) -> dict[str, Floats]:
         """Outputs by role, with the rows of several runs joined."""
         empty = {"logit": np.empty(0, np.float32), "embedding": np.empty((0, self._dimension), np.float32)}
-        columns = zip(*runs, strict=True) if runs else [()] * len(_wanted(model))
+        columns = zip(*runs, strict=True) if runs else [()] * len(model.outputs)
         return {
             role: np.concatenate([empty[role], *(np.asarray(part, np.float32) for part in parts)])
-            for role, parts in zip(_wanted(model), columns, strict=True)
+            for role, parts in zip(model.outputs, columns, strict=True)
         }
 
     def _rows(
@@ -258,6 +261,7 @@ class Engine:
             session = ort.InferenceSession(self._bundle.graph(model), options, providers=providers, enable_fallback=0)
         except Exception as error:
             raise StartupError(f"{self._bundle.path / model.file}: does not load on {self.device}: {error}") from error
+        _check_tensors(self._bundle.path / model.file, model, session)
         if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise StartupError(
                 f"{model.file}: inference.device=cuda, but ONNX Runtime runs it on {session.get_providers()[0]}"
@@ -265,10 +269,29 @@ class Engine:
         return session
 
 
-def _wanted(model: Model) -> dict[str, str]:
-    """Names of the outputs by role."""
-    outputs = {"logit": model.logit, "embedding": model.embedding}
-    return {role: tensor.name for role, tensor in outputs.items() if tensor is not None}
+def _check_tensors(file: Path, model: Model, session: ort.InferenceSession) -> None:
+    """Compare what the manifest says of inputs and outputs with the graph.
+
+    Raises:
+        BundleCorrupt: the graph has others.
+    """
+    inputs = {node.name: node for node in session.get_inputs()}
+    outputs = {node.name: node for node in session.get_outputs()}
+    if others := inputs.keys() - {model.input.name}:
+        raise BundleCorrupt(f"{file}: needs an input {printable(min(others))} as well; {EXPORT_AGAIN}")
+    declared = [("input", model.input, inputs), *((role, tensor, outputs) for role, tensor in model.outputs.items())]
+    for role, tensor, nodes in declared:
+        node = nodes.get(tensor.name)
+        if node is None or not _fits(tensor, node.type, node.shape):
+            found = f"has no {tensor.name}" if node is None else f"{tensor.name} is {node.type} {node.shape}"
+            raise BundleCorrupt(f"{file}: {printable(found)}, which the manifest calls {role}; {EXPORT_AGAIN}")
+
+
+def _fits(tensor: Tensor, kind: str, shape: Sequence[int | str | None]) -> bool:
+    """Whether a graph's tensor is the declared one; axes that the graph leaves free may have any length."""
+    fixed = [(one, other) for one, other in zip(tensor.shape, shape, strict=False) if isinstance(other, int)]
+    kinds = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+    return kind == kinds[tensor.dtype] and len(tensor.shape) == len(shape) and all(one == other for one, other in fixed)
 
 
 def _device(settings: InferenceSettings) -> str:

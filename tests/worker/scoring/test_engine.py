@@ -1,5 +1,6 @@
 """The engine: the requested device or none, the same scores in any batch, one failing image at a time."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from bundle.errors import GraphDrift
+from bundle.errors import BundleCorrupt, GraphDrift
 from bundle.preprocess import ImageFacts, Views
 from bundle.store import Bundle
 from tests.worker.pipeline.harness import make_worker
@@ -66,6 +67,25 @@ def test_weights_outside_the_graph_are_not_looked_for(
     monkeypatch.setattr(Bundle, "graph", lambda *_: Path("model.onnx").read_bytes())
     with pytest.raises(StartupError, match=r"does not load on cpu: .*weights"):
         Engine(bundle, InferenceSettings(device="cpu")).start()
+
+
+@pytest.mark.parametrize(
+    ("role", "change", "fault"),
+    [
+        ("logit", {"name": "score"}, r"has no score, which the manifest calls logit"),
+        ("embedding", {"name": "a\x1b[31m"}, r"has no a\\x1b\[31m, which the manifest calls embedding"),
+        ("input", {"name": "pixels"}, r"needs an input images as well"),
+        ("logit", {"name": "embedding"}, r"embedding is tensor\(float\) \['N', 1\], which the manifest calls logit"),
+    ],
+)
+def test_a_graph_has_the_inputs_and_outputs_that_the_manifest_names(
+    bundle: Bundle, role: str, change: dict[str, Any], fault: str
+) -> None:
+    model = bundle.manifest.models[0]
+    other = model.model_copy(update={role: getattr(model, role).model_copy(update=change)})
+    crafted = replace(bundle, manifest=bundle.manifest.model_copy(update={"models": (other,)}))
+    with pytest.raises(BundleCorrupt, match=rf"^.*/model\.onnx: {fault}.*; export the bundle again$"):
+        Engine(crafted, InferenceSettings(device="cpu")).start()
 
 
 def test_a_value_that_is_no_number_rejects_its_image_alone(engine: Engine) -> None:
@@ -136,6 +156,12 @@ class FakeSession:
 
     def get_providers(self) -> list[str]:
         return [asked if isinstance(asked, str) else asked[0] for asked in FakeSession.asked["providers"]]
+
+    def get_inputs(self) -> Any:
+        return self._session.get_inputs()
+
+    def get_outputs(self) -> Any:
+        return self._session.get_outputs()
 
     def run(self, *arguments: Any) -> Any:
         return self._session.run(*arguments)
