@@ -20,7 +20,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_](\.?[A-Za-z0-
 
 def _shown(text: str) -> str:
     if has_controls(text):
-        raise ValueError("has a control character, or one that turns the direction of writing")
+        raise ValueError("has a control character or a mark of writing direction")
     return text
 
 

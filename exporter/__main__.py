@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from bundle.errors import BundleError
+from bundle.standard_streams import run_command
 from bundle.text import printable
 from exporter.errors import BadOptions, ExportError
 from exporter.options import ExportOptions
@@ -170,9 +171,9 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ExportError, TrainerError, BundleError, OSError) as error:
-        sys.stderr.write(f"genprint exporter: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"genprint exporter: {printable(' '.join(str(error).split()))}\n")
         raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":
-    app()
+    run_command("genprint exporter", app)

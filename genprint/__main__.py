@@ -119,7 +119,11 @@ def options(
 def main() -> None:
     """The console script."""
     _heed_signals_as_first_process()
-    app(prog_name="genprint")
+    from bundle.standard_streams import (
+        run_command,
+    )  # not above: a file ``bundle.py`` of the user's might be taken for it
+
+    run_command("genprint", lambda: app(prog_name="genprint"))
 
 
 def _heed_signals_as_first_process() -> None:

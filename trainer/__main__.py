@@ -16,6 +16,7 @@ import typer
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
+from bundle.standard_streams import run_command
 from bundle.text import counted, printable
 from trainer.choices import MAX_SEED, SYSTEMS, Fit, ImageFormat, ScaleName, SimulatorKind, TemplateMethod
 from trainer.console import PlainConsole
@@ -578,4 +579,4 @@ def stderr() -> PlainConsole:
 
 
 if __name__ == "__main__":
-    app()
+    run_command(PROGRAM, app)

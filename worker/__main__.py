@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from bundle.errors import BundleError
+from bundle.standard_streams import run_command
+from bundle.text import printable
 from worker.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def replay(
         span = read_span(start, end)
         settings = replay_settings(_settings(config, assign, bundle), run_id, topic)
         gone: list[int] = []
-        console = Console(stderr=True, markup=False)
+        console = Console(stderr=True, markup=False, emoji=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("replaying", total=None)
@@ -188,7 +190,7 @@ def produce(
             sender.flush()
         finally:
             sender.close()
-        Console(stderr=True, markup=False).print(f"{total} events in topic {topic}")
+        Console(stderr=True, markup=False, emoji=False).print(f"{total} events in topic {topic}")
 
 
 @app.command()
@@ -376,7 +378,7 @@ def _with_progress(items: Iterable[T], what: str, total: int, *, prints: bool = 
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True, markup=False)
+    console = Console(stderr=True, markup=False, emoji=False)
     shows = console.is_terminal and not (prints and sys.stdout.isatty())
     # Without redirection: what is printed meanwhile belongs on standard output, not where the bar is.
     options = {"redirect_stdout": False, "redirect_stderr": False, "transient": True, "disable": not shows}
@@ -392,9 +394,9 @@ def _one_line_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise  # whoever reads has had enough, as `head` has; the command line ends in silence
     except (WorkerError, BundleError, OSError) as error:
-        sys.stderr.write(f"genprint: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"genprint: {printable(' '.join(str(error).split()))}\n")
         raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":
-    app()
+    run_command("genprint", app)

@@ -92,7 +92,7 @@ def test_what_scores_depend_on_must_be_known(text: str, path: tuple[str | int, .
         (lambda d: d["models"].append(d["models"][0]), ": Value error, exactly one model must have output 'logit'"),
         (lambda d: d["labels"][0].update(kind="real"), ": Value error, labels must hold at least one real and one"),
         (lambda d: d["labels"][0].update(name="a\x1b[31m"), "labels.0.name: Value error, has a control character"),
-        (lambda d: d.update(name="a\u202eb"), "name: Value error, has a control character, or one that turns"),
+        (lambda d: d.update(name="a\u202eb"), "name: Value error, has a control character or a mark of"),
         (lambda d: d.update(decoder="a\nb"), "decoder: Value error, has a control character"),
         (lambda d: d["models"][0].update(name="a\u2028b"), "models.0.name: Value error, has a control character"),
         (lambda d: d["models"][0]["input"].update(name="\0"), "models.0.input.name: Value error, has a control"),

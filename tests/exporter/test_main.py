@@ -39,7 +39,7 @@ def test_inspect_shows_the_bundle(tiny_bundle: Bundle) -> None:
         ({"evaluation": {"x": {}}}, "evaluation.x.images: Field required (and 2 more)"),
         (
             {"name": "a\x1b[31m"},
-            "name: Value error, has a control character, or one that turns the direction of writing",
+            "name: Value error, has a control character or a mark of writing direction",
         ),
     ],
 )
@@ -102,7 +102,7 @@ def test_export(
         ),
         (
             ("export", "x", "out", "--data", "d", "--name", "a\x1b[31mb"),
-            r"--name: Value error, has a control character, or one that turns the direction of writing, got 'a\x1b[31mb'",
+            r"--name: Value error, has a control character or a mark of writing direction, got 'a\x1b[31mb'",
         ),
     ],
     ids=["no bundle", "no checkpoint", "alpha", "error target", "tolerance", "no name", "name"],

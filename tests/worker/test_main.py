@@ -112,7 +112,7 @@ def test_tables_are_folded_for_a_terminal_alone() -> None:
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv", None])
-@pytest.mark.parametrize("name", ["[/d].png", "a[red]b.png", b"caf\xe9.png", "a\x1b[31mb.png"])
+@pytest.mark.parametrize("name", ["[/d].png", "a[red]b.png", ":smile:.png", b"caf\xe9.png", "a\x1b[31mb.png"])
 def test_any_name_of_a_file_is_shown(folder: Path, tmp_path: Path, name: str | bytes, option: str | None) -> None:
     path = tmp_path / os.fsdecode(name)
     path.parent.mkdir(exist_ok=True)
@@ -199,6 +199,12 @@ def test_a_plan_is_for_a_number_of_images(value: str) -> None:
     result = CliRunner().invoke(app, ["plan", "--images-per-day", value])
     assert result.exit_code == 2
     assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_escapes_in_the_name_of_a_variable_are_not_obeyed() -> None:
+    result = CliRunner().invoke(app, ["classify", "x.png"], env={"GENPRINT_\x1b[31mX": "1"})
+    assert result.exit_code == 2
+    assert result.stderr == "genprint: environment variable GENPRINT_\\x1b[31mX: no such setting\n"
 
 
 def test_without_a_bundle_it_says_how_to_name_one() -> None:

@@ -52,7 +52,7 @@ def plain_console() -> Console:
 
     A program could not put names together again.
     """
-    return Console(markup=False, width=None if sys.stdout.isatty() else _UNFOLDED)
+    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else _UNFOLDED)
 
 
 def json_table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,62 @@
+"""Standard streams of a command: open even where the shell has closed them, and one line where results are lost."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+
+_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+class _Unwritable(Exception):
+    """Standard output cannot be written. No ``OSError``, which a command would take for one of a file of its own."""
+
+
+class _Output(io.FileIO):
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]  # any buffer; its name differs between versions
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _Unwritable(error.strerror) from error
+
+
+def run_command(program: str, command: Callable[[], object]) -> None:
+    """Run a command, which ends with ``SystemExit``.
+
+    Where standard output cannot be written, one line says why, and the status is 2. Where whoever reads it has had
+    enough, as ``head`` has, the status is 1.
+    """
+    _open_missing()
+    output = sys.stdout
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Output(output.fileno(), "w", closefd=False)),
+        encoding=output.encoding,
+        errors=output.errors,
+        line_buffering=output.isatty(),
+    )
+    try:
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
+    except _Unwritable as error:
+        sys.stderr.write(f"{program}: standard output cannot be written: {error}\n")
+        status = 2
+    except BrokenPipeError:
+        status = 1
+    else:
+        return
+    # The interpreter will try once more to write what is left.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _open_missing() -> None:
+    """Lead closed descriptors to /dev/null, or the next file or pipe would get their numbers, and what is printed."""
+    for name, mode in _STREAMS:
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is the missing one
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
