@@ -119,9 +119,8 @@ def options(
 def main() -> None:
     """The console script."""
     _heed_signals_as_first_process()
-    from bundle.standard_streams import (
-        run_command,
-    )  # not above: a file ``bundle.py`` of the user's might be taken for it
+    # Not above: ``python -m`` would take a file ``bundle.py`` of the user's for it.
+    from bundle.standard_streams import run_command
 
     run_command("genprint", lambda: app(prog_name="genprint"))
 

@@ -357,7 +357,9 @@ def _print_reference(rows: Sequence[Mapping[str, str]], *, as_json: bool, as_mar
     elif as_markdown:
         sys.stdout.write(markdown_table(rows))
     else:
-        plain_console().print(terminal_table(rows))
+        console = plain_console()
+        table = terminal_table(rows, console.width)
+        console.print(table, highlight=False, soft_wrap=isinstance(table, str))
 
 
 def _print_differences(rows: Sequence[Mapping[str, str]], *, as_json: bool) -> None:

@@ -7,11 +7,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import TextWrapper
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -22,6 +24,9 @@ _UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels", "_share": "sh
 _VALUES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 _UNFOLDED = 10_000
 """Columns that a table may have where no terminal has a say."""
+
+_LEAST_OF_LAST = 40
+"""Columns that the last cells of a table, mostly sentences, can be folded to."""
 
 Row = Mapping[str, str]
 
@@ -39,12 +44,28 @@ def metrics_rows() -> list[Row]:
     ]
 
 
-def terminal_table(rows: Sequence[Row]) -> Table:
-    """A table for a terminal; long cells are folded and never cut, since people copy names."""
-    table = Table(*(Column(name, overflow="fold") for name in rows[0]))
+def terminal_table(rows: Sequence[Row], width: int) -> Table | str:
+    """A table for a terminal of ``width`` columns; where more than its last column would be folded, a block a row.
+
+    Names are never cut or folded, since people copy them.
+    """
+    *whole, last = rows[0]
+    used = sum(max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 3 for name in whole)
+    if used + _LEAST_OF_LAST > width:
+        return "\n".join(_block(row, width) for row in rows)
+    table = Table(*(Column(name, no_wrap=True) for name in whole), Column(last, overflow="fold"))
     for row in rows:
         table.add_row(*row.values())
     return table
+
+
+def _block(row: Row, width: int) -> str:
+    """The first cell, and below it the others that say something."""
+    first, *others = row
+    wrap = TextWrapper(
+        width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join([row[first], *(wrap.fill(f"{name}: {row[name]}") for name in others if row[name]), ""])
 
 
 def plain_console() -> Console:
