@@ -167,6 +167,10 @@ class Check:
         return self.model_per_s / self.run.verdicts_per_s
 
 
+EXAMPLE = "tests/worker/tools/measured.json"
+"""What ``make bench`` wrote on two cores, in a clone."""
+
+
 def read_measured(path: Path) -> BenchmarkFigures:
     """Read the file that ``make bench`` writes.
 
@@ -176,7 +180,10 @@ def read_measured(path: Path) -> BenchmarkFigures:
     try:
         document = json.loads(read_regular(path, SMALL_FILE_BYTES))
     except OSError as error:
-        raise StartupError(f"{path}: {error.strerror}: run `make bench`, or pass its file by --measured") from error
+        raise StartupError(
+            f"{path}: {error.strerror}: run `make bench`, or pass its file by --measured; that of a small machine comes "
+            f"with the source, {EXAMPLE}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise StartupError(f"{path}: not JSON: {error}") from error
     try:

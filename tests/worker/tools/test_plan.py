@@ -215,8 +215,9 @@ def test_what_is_no_such_file_is_said_in_one_line(text: str, expected: str, tmp_
     path.write_text(text)
     with pytest.raises(StartupError, match=expected):
         read_measured(path)
-    with pytest.raises(StartupError, match="No such file or directory: run `make bench`"):
+    with pytest.raises(StartupError, match="No such file or directory: run `make bench`") as caught:
         read_measured(tmp_path / "none.json")
+    assert (ROOT / str(caught.value).rpartition(" ")[2]).is_file()
 
 
 # The plan -------------------------------------------------------------------------------------------------------------
