@@ -181,7 +181,7 @@ def read_measured(path: Path) -> BenchmarkFigures:
         document = json.loads(read_regular(path, SMALL_FILE_BYTES))
     except OSError as error:
         raise StartupError(
-            f"{path}: {error.strerror}: run `make bench`, or pass its file by --measured; that of a small machine comes "
+            f"{path}: {error.strerror}: run `make bench`, or pass its file by --measured; that of two cores comes "
             f"with the source, {EXAMPLE}"
         ) from error
     except (ValueError, RecursionError) as error:
