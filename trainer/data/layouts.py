@@ -177,7 +177,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _some(root: Path, listing: Listing) -> Listing:
     for label in {entry.label for entry in listing.entries}:
-        if has_controls(label):
+        if has_controls(label.encode(errors="ignore").decode()):  # bytes that are no UTF-8 are shown as such
             raise DataMalformed(f"{root}: the class {label!r} has a control character in its name; rename it")
     # Sub-folders without files are reported where classes are counted, with a better message.
     if not listing.entries and listing.layout != "folders":

@@ -10,9 +10,33 @@ from typing import Any
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
+_STARTED = (-1).to_bytes(4, signed=True)
+"""Where Java's members have their generation, and -1 if they know of none."""
+
 
 class PerTopicAssignor(CooperativeStickyAssignor):  # type: ignore[misc]
-    """Cooperative-sticky assignment, topic by topic, under the same protocol name, so that a group may have both."""
+    """Cooperative-sticky assignment, topic by topic, under the same protocol name, so that a group may have both.
+
+    A member says whether it has had an assignment since its start: one that joins again after the first one says
+    something new, which makes the broker ask all members (see ``KafkaBroker._rejoin``).
+    """
+
+    _has_started = False
+
+    def metadata(self, topics: Any) -> Any:
+        """What the member says when it joins."""
+        said = super().metadata(topics)
+        return ConsumerProtocolSubscription(
+            version=said.version,
+            topics=said.topics,
+            user_data=_STARTED if self._has_started else b"",
+            owned_partitions=said.owned_partitions,
+        )
+
+    def on_assignment(self, assignment: Any, generation: int) -> None:
+        """Take note of an assignment."""
+        super().on_assignment(assignment, generation)
+        self._has_started = True
 
     def assign(self, cluster: Any, members: Any) -> dict[str, Any]:
         """Partitions of every member, in the base class's form."""

@@ -70,6 +70,7 @@ class KafkaBroker:
         self._polled: dict[TopicPartition, int] = {}
         """In which poll a partition had its last turn."""
         self._member = ""
+        self._has_rejoined = False
         self._listener = _Listener(self._epochs, self._next_epoch, metrics)
         self._watchdog = Watchdog(settings.publish_deadline_s)
         self._verdicts: list[Partition] = []
@@ -142,6 +143,7 @@ class KafkaBroker:
             return []
         self._check_member()
         self._finish_rebalance()
+        self._rejoin()
         self._limit_set_aside()
         made_again = self._positions.check()
         current = {
@@ -365,6 +367,16 @@ class KafkaBroker:
         coordinator = self._consumer._coordinator  # noqa: SLF001 - no public way to rejoin
         if not coordinator.need_rejoin() and coordinator.state is MemberState.REBALANCING:
             coordinator.request_rejoin()
+
+    def _rejoin(self) -> None:
+        """Have the group rebalance once this member is back under the name that it had before (``instance_id``).
+
+        The broker gives it the assignment of its predecessor, and asks nobody. If that one was killed when it had been
+        told to leave partitions and had not joined again, so that others get them, these would belong to no one.
+        """
+        if self._settings.instance_id is not None and not self._has_rejoined and self.joined():
+            self._has_rejoined = True
+            self._consumer._coordinator.request_rejoin()  # noqa: SLF001 - no public way to rejoin
 
     def _stuck_at(self) -> str:
         """Position of the client after a failed poll, as topic/partition/offset."""

@@ -181,6 +181,25 @@ def test_a_batch_of_more_records_than_it_paid_for_is_passed_as_one_record(
         broker.close()
 
 
+def test_what_a_killed_member_had_to_leave_is_given_to_others_once_it_is_back(edge: KafkaEdge) -> None:
+    patient = edge.settings.model_copy(update={"session_timeout_s": 300.0})  # nobody is expelled here
+    killed, other, successor = (
+        edge.broker(patient.model_copy(update={"instance_id": name})) for name in ("a", "b", "a")
+    )
+    with closing(killed), closing(other), closing(successor):
+        killed.start()
+        coordinator = killed._consumer._coordinator
+        until(lambda: not killed.poll(0.05) and len(killed.owned()) == 4, "all partitions owned")
+        until(lambda: not killed.poll(0.05) and not coordinator.need_rejoin(), "no rebalance")
+        other.start()
+        until(lambda: not (other.poll(0.05), killed.poll(0.05))[0] and len(killed.owned()) < 4, "partitions left")
+        successor.start()  # before the killed one has joined again
+        until(
+            lambda: not (successor.poll(0.05), other.poll(0.05))[0] and len({*successor.owned(), *other.owned()}) == 4,
+            "all partitions owned again",
+        )
+
+
 def test_the_backlog_of_one_partition_does_not_hold_up_another(edge: KafkaEdge) -> None:
     topic = edge.settings.images_topic
     deep, other = Partition(topic, 0), Partition(topic, 1)
