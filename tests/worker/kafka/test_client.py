@@ -14,7 +14,7 @@ from deploy.local.topics import create_topics
 from tests.harm import harm_batch
 from tests.worker.messages.edges import KafkaEdge, until
 from worker.errors import BrokerUnreachable, EventTooLarge, MessageRefused, TopicUnsuitable, UndecodableRecord
-from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS
+from worker.kafka.client import _LONG_FETCH_MS, _SHORT_FETCH_MS, KafkaBroker
 from worker.messages.records import Lag, Message, Partition, Progress, Record
 
 pytestmark = pytest.mark.integration
@@ -181,23 +181,32 @@ def test_a_batch_of_more_records_than_it_paid_for_is_passed_as_one_record(
         broker.close()
 
 
-def test_what_a_killed_member_had_to_leave_is_given_to_others_once_it_is_back(edge: KafkaEdge) -> None:
+def test_a_member_that_is_back_under_its_name_has_the_group_rebalance(edge: KafkaEdge) -> None:
+    """The broker would give it the assignment of its predecessor, who may have been killed in the middle of another."""
     patient = edge.settings.model_copy(update={"session_timeout_s": 300.0})  # nobody is expelled here
-    killed, other, successor = (
-        edge.broker(patient.model_copy(update={"instance_id": name})) for name in ("a", "b", "a")
+    leader, killed, successor = (
+        edge.broker(patient.model_copy(update={"instance_id": name})) for name in ("a", "b", "b")
     )
-    with closing(killed), closing(other), closing(successor):
+
+    def generations(*brokers: KafkaBroker) -> set[int]:
+        return {broker._consumer.group_metadata().generation_id for broker in brokers}
+
+    def settled(*brokers: KafkaBroker) -> bool:
+        for broker in brokers:
+            assert not broker.poll(0.05)
+        joining = any(broker._consumer._coordinator.need_rejoin() for broker in brokers)
+        return not joining and len(generations(*brokers)) == 1 and all(len(broker.owned()) == 2 for broker in brokers)
+
+    with closing(leader), closing(killed), closing(successor):
+        leader.start()
+        until(lambda: not leader.poll(0.05) and len(leader.owned()) == 4, "all partitions owned")
         killed.start()
-        coordinator = killed._consumer._coordinator
-        until(lambda: not killed.poll(0.05) and len(killed.owned()) == 4, "all partitions owned")
-        until(lambda: not killed.poll(0.05) and not coordinator.need_rejoin(), "no rebalance")
-        other.start()
-        until(lambda: not (other.poll(0.05), killed.poll(0.05))[0] and len(killed.owned()) < 4, "partitions left")
-        successor.start()  # before the killed one has joined again
-        until(
-            lambda: not (successor.poll(0.05), other.poll(0.05))[0] and len({*successor.owned(), *other.owned()}) == 4,
-            "all partitions owned again",
-        )
+        until(lambda: settled(leader, killed), "partitions shared")
+        until(lambda: all(settled(leader, killed) for _ in range(20)), "no rebalance")
+        before = generations(leader)
+        killed.close()  # with a name of its own it does not leave the group
+        successor.start()
+        until(lambda: settled(leader, successor) and max(generations(successor)) > max(before), "another generation")
 
 
 def test_the_backlog_of_one_partition_does_not_hold_up_another(edge: KafkaEdge) -> None:
