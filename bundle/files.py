@@ -23,9 +23,11 @@ def read_regular(path: str | Path, max_bytes: int, start: int = 0, length: int |
             ``max_bytes`` to read (EFBIG). ``strerror`` says which.
     """
     with open_regular(path) as file:
+        if length is None:  # Python takes the memory that is asked for; files of /proc say that they have no bytes
+            length = (os.fstat(file.fileno()).st_size or SMALL_FILE_BYTES) + 1
         if start:
             file.seek(start)
-        data: bytes | None = file.read(max_bytes + 1 if length is None else min(length, max_bytes + 1))
+        data: bytes | None = file.read(min(length, max_bytes + 1))
     if data is None:  # some files of /proc have a size of 0 and wait for what comes
         raise OSError(errno.EAGAIN, "nothing to read there now", str(path))
     if len(data) > max_bytes:

@@ -39,7 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("models", "evaluation"),
         ("training", "synthesis", "inspection"),
         ("data",),
-        ("arrays", "choices", "console", "documents", "versions", "errors"),
+        ("arrays", "choices", "console", "versions", "errors"),
     ),
     "exporter": (("__main__",), ("export",), ("contents",), ("source", "onnx"), ("options", "errors")),
 }

@@ -79,17 +79,17 @@ def replay(
 ) -> None:
     """Answer a span of a topic again, beside the live workers. The same command resumes after a stop."""
     with _one_line_errors():
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from worker.kafka.replay import ReplayBroker
         from worker.kafka.span import read_span, replay_settings
+        from worker.operations.reference import plain_console
         from worker.tools.serve import serve
 
         span = read_span(start, end)
         settings = replay_settings(_settings(config, assign, bundle), run_id, topic)
         gone: list[int] = []
-        console = Console(stderr=True, markup=False, emoji=False)
+        console = plain_console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("replaying", total=None)
@@ -169,9 +169,8 @@ def produce(
 ) -> None:
     """Stream a folder of images into the topic of image events."""
     with _one_line_errors():
-        from rich.console import Console
-
         from worker.kafka.producers import ImageSender
+        from worker.operations.reference import plain_console
         from worker.tools.image_files import find_images
         from worker.tools.produce import image_events
 
@@ -190,7 +189,7 @@ def produce(
             sender.flush()
         finally:
             sender.close()
-        Console(stderr=True, markup=False, emoji=False).print(f"{total} events in topic {topic}")
+        plain_console(stderr=True).print(f"{total} events in topic {topic}")
 
 
 @app.command()
@@ -377,10 +376,11 @@ def _settings(config: Path | None, assign: list[str], bundle: Path | None) -> "S
 
 def _with_progress(items: Iterable[T], what: str, total: int, *, prints: bool = False) -> Iterator[T]:
     """The same items, with a progress bar on a terminal; not if they are themselves printed to one as they come."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True, markup=False, emoji=False)
+    from worker.operations.reference import plain_console
+
+    console = plain_console(stderr=True)
     shows = console.is_terminal and not (prints and sys.stdout.isatty())
     # Without redirection: what is printed meanwhile belongs on standard output, not where the bar is.
     options = {"redirect_stdout": False, "redirect_stderr": False, "transient": True, "disable": not shows}

@@ -6,7 +6,6 @@ command line (``--set kafka.group_id=x``). Unknown names stop start-up: a misspe
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
@@ -23,7 +22,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from bundle.files import SMALL_FILE_BYTES, read_regular
+from bundle import documents
 from bundle.preprocess import MAX_PIXELS_CEILING
 from worker.errors import StartupError
 
@@ -428,10 +427,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         StartupError: it cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(read_regular(path, SMALL_FILE_BYTES).decode("utf-8-sig"))
+        return documents.read_toml(path)
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError, too
+    except ValueError as error:
         raise StartupError(f"{path}: {error}") from error
 
 

@@ -1,5 +1,6 @@
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,20 @@ def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
         assert refused.value.errno == errno.EINVAL
     with pytest.raises(IsADirectoryError):
         read_regular(tmp_path, 10)
+
+
+def test_a_file_costs_the_memory_that_it_has_and_not_what_it_may_have(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(100))
+    tracemalloc.start()
+    try:
+        assert read_regular(tmp_path / "a", 2**40) == bytes(100)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_of_the_kernel_that_says_it_has_no_bytes_is_read() -> None:
+    assert read_regular("/proc/self/stat", 2**20).startswith(b"%d " % os.getpid())
 
 
 def test_a_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:

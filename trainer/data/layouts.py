@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from bundle.documents import parse_json
 from bundle.files import read_regular
 from bundle.text import brief, has_controls
 from trainer.data.entries import (
@@ -43,7 +44,6 @@ from trainer.data.entries import (
     suffix,
 )
 from trainer.data.shards import in_shards
-from trainer.documents import parse_json
 from trainer.errors import DataMalformed, DataMissing, RealLabelMissing, SplitUnknown
 
 Layout = Literal["folders", "forensynths", "genimage", "list", "shards"]

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
+from bundle.documents import parse_json
 from bundle.files import SMALL_FILE_BYTES, open_regular
 from bundle.text import brief
 from trainer.data.entries import IMAGES, SPLITS, Entry, Extent, is_image, is_label
-from trainer.documents import parse_json
 from trainer.errors import DataMalformed
 
 

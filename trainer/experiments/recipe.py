@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bundle.documents import read_toml
 from trainer.choices import ScaleName, TemplateMethod
-from trainer.documents import read_toml
 from trainer.errors import BadConfig
 from trainer.experiments.section import Cell, Measured, Table
 

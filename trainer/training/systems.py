@@ -16,12 +16,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from bundle.documents import read_toml
 from bundle.manifest import Label
 from trainer.arrays import Pixels
 from trainer.choices import SYSTEMS
 from trainer.data.enlarged import Enlarged
 from trainer.data.folder import ImageFolder
-from trainer.documents import read_toml
 from trainer.errors import BadConfig, first_fault
 from trainer.training.config import TrainConfig
 from trainer.training.schedules import Constant, Schedule

@@ -68,12 +68,13 @@ def _block(row: Row, width: int) -> str:
     return "\n".join([row[first], *(wrap.fill(f"{name}: {row[name]}") for name in others if row[name]), ""])
 
 
-def plain_console() -> Console:
-    """Standard output, for text that may look like markup; in a file or pipe nothing is folded.
+def plain_console(*, stderr: bool = False) -> Console:
+    """Standard output or error, for text that may look like markup; in a file or pipe nothing is folded.
 
     A program could not put names together again.
     """
-    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else _UNFOLDED)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, markup=False, emoji=False, width=None if stream.isatty() else _UNFOLDED)
 
 
 def json_table(rows: Sequence[Row]) -> str:

@@ -16,7 +16,6 @@ the cores of the machine, by the device, or by a single process, since Python ru
 cores that runs use which fill them. The fit minimises relative errors.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from bundle.documents import parse_json
 from bundle.files import SMALL_FILE_BYTES, read_regular
 from worker.errors import StartupError
 
@@ -178,13 +178,13 @@ def read_measured(path: Path) -> BenchmarkFigures:
         StartupError: names what is missing, and how to get it.
     """
     try:
-        document = json.loads(read_regular(path, SMALL_FILE_BYTES))
+        document = parse_json(read_regular(path, SMALL_FILE_BYTES))
     except OSError as error:
         raise StartupError(
             f"{path}: {error.strerror}: run `make bench`, or pass its file by --measured; that of two cores comes "
             f"with the source, {EXAMPLE}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StartupError(f"{path}: not JSON: {error}") from error
     try:
         return _measured(path, document)

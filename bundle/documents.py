@@ -32,6 +32,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         ValueError: it is no TOML, or nested too deeply; says which.
     """
     try:
-        return tomllib.loads(read_regular(path, SMALL_FILE_BYTES).decode())
+        return tomllib.loads(read_regular(path, SMALL_FILE_BYTES).decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
