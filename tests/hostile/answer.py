@@ -3,6 +3,7 @@
 ``python -m tests.hostile.answer LOGS``: a pickle of ``dict[Partition, Log]``.
 """
 
+import gc
 import json
 import pickle
 import resource
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from bundle.errors import BrokenImage
 from tests.hostile.records import MIB, Log, broker_over
-from worker.messages.events import ENCODING, ORIGIN, dead_letter
+from worker.messages.events import ENCODING, ORIGIN, REASON, dead_letter
 from worker.messages.records import Message, Partition
 from worker.pipeline.intake import Intake
 from worker.pipeline.lanes import InFlight
@@ -36,6 +37,8 @@ class Findings:
 
     answered: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """First and last offsets that each letter answers for, by partition."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """How many letters give each reason."""
     letters_bytes: int = 0
     largest_publication: int = 0
     most_held: int = 0
@@ -49,6 +52,7 @@ def answer_all(logs: dict[Partition, Log], findings: Findings) -> None:
     """Answer every offset; the worker is replaced by another one now and then."""
     committed: dict[Partition, int] = {}
     while any(committed.get(partition, 0) < log.end for partition, log in logs.items()):
+        gc.collect()  # the one before has ended, and with it its process
         _work(logs, committed, findings, publications=20)
 
 
@@ -100,6 +104,8 @@ def _note(letter: Message, findings: Findings) -> None:
     last = json.loads(own.get(ENCODING, b"{}")).get("last_offset", first)
     findings.answered.setdefault(partition, []).append((int(first), int(last)))
     findings.letters_bytes += len(letter.value)
+    reason = own[REASON].decode()
+    findings.reasons[reason] = findings.reasons.get(reason, 0) + 1
 
 
 def _resident(name: str) -> int:

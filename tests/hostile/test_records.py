@@ -63,6 +63,12 @@ def test_all_at_once(tmp_path: Path) -> None:
         answered = sorted(found["answered"][f"{partition.topic}/{partition.number}"])
         assert [first for first, _ in answered] == [0, *(last + 1 for _, last in answered[:-1])]
         assert answered[-1][1] == log.end - 1
+    assert found["reasons"] == {
+        "broken_image": 2 * 1000 + 20 + 100,
+        "event_too_large": 3 + 3 + 30 + 60 + 10 + 10,
+        "undecodable_record": 2 + 1 + 2,
+        "invalid_event": 3,
+    }
     assert found["letters_bytes"] <= sent
     assert found["peak_bytes"] <= SETTINGS.memory_bytes
     kafka = SETTINGS.kafka

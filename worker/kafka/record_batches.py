@@ -171,7 +171,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         """The next record of this poll; unlike a generator's, its end is not final."""
         if self._allowance.is_spent:
             raise StopIteration
-        record = next(self._records)
+        record = _taken(next(self._records))
         if isinstance(record.headers, Unread):
             self.next_fetch_offset = record.headers.last_offset + 1
         self._allowance.hand_on(held_bytes(record.key, record.value, record.headers))
@@ -188,6 +188,36 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         times = times + 1 if before == offset else 1
         refetched[tp] = offset, times
         return bool(times <= _REFETCHES)
+
+
+class _Once:
+    """Key or value of a record until it is handed on: kafka-python's iterator keeps the last one that it returned.
+
+    With a partition set aside that would be a message's worth each, for as long as it waits for its turn.
+    """
+
+    __slots__ = ("_data", "_size")
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._size = data, len(data)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def take(self) -> bytes:
+        """The bytes, once."""
+        data, self._data = self._data, b""
+        return data
+
+
+def _taken(record: Any) -> Any:
+    """A record as kafka-python's iterator returns it, of which the iterator then holds nothing."""
+    key, value = (part.take() if isinstance(part, _Once) else part for part in (record.key, record.value))
+    headers = record.headers
+    if headers and not isinstance(headers, Unread):
+        headers = type(headers)(headers)
+        record.headers.clear()
+    return record._replace(key=key, value=value, headers=headers)
 
 
 class LenientRecords(MemoryRecords):  # type: ignore[misc]
@@ -350,6 +380,8 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             unpacked = unpack(self.compression_type, bytes(self._packed), most)
         except CorruptRecordError as error:
             self._give_up(str(error))
+        except MemoryError:  # the fault is ours, and the batch may be good
+            raise
         except Exception as error:
             # A codec that is not installed is a fault of the installation, and the same for every batch.
             self._assert_has_codec(self.compression_type)
@@ -429,7 +461,8 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             raise ValueError("its length is not that of its parts")
         log_append = self.timestamp_type == self.LOG_APPEND_TIME
         timestamp = self.max_timestamp if log_append else self.first_timestamp + delta_ms
-        return DefaultRecord(end - begin, offset, timestamp, self.timestamp_type, key, value, headers)
+        parts = (None if part is None else _Once(part) for part in (key, value))
+        return DefaultRecord(end - begin, offset, timestamp, self.timestamp_type, *parts, headers)
 
     def _undecoded(self, why: EventError) -> Any:
         """A record in place of one that was skipped."""
@@ -441,6 +474,7 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         return self._stand_in(min(max(first, self._fetch_offset), last), why, last)
 
     def _stand_in(self, offset: int, why: EventError, last: int) -> Any:
+        why.with_traceback(None)  # its frames would keep the unpacked batch for as long as the event is in flight
         return DefaultRecord(0, offset, self.max_timestamp, self.timestamp_type, None, None, Unread(why, last))
 
 

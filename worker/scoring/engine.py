@@ -139,6 +139,8 @@ class Engine:
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             if any(sign in str(error) for sign in _STICKY):
                 raise DeviceFailed(f"{self.device}: {str(error)[:300]}") from error
+            if len(images) == 1 and isinstance(error, MemoryError):  # no fault of the image
+                raise
             if len(images) == 1:
                 return [InferenceFailed(str(error)[:300])]
         middle = len(images) // 2

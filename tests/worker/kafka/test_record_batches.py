@@ -1,6 +1,9 @@
+import gc
 import struct
 import time
-from collections.abc import Callable, Iterable
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +19,7 @@ from kafka.structs import TopicPartition
 
 from tests.hostile import records as hostile
 from worker.errors import EventTooLarge
+from worker.kafka import record_batches
 from worker.kafka.record_batches import (
     Allowance,
     AmplifiedHeaders,
@@ -75,16 +79,26 @@ def read(
     batches: Iterable[bytes], *, fetch_offset: int = 0, aborted: Iterable[Any] = (), ceilings: Ceilings = CEILINGS
 ) -> list[Any]:
     """Read as the client does: fetch from its position, again and again, until it is at the end."""
-    fetcher = SimpleNamespace(PartitionRecords=Fetcher.PartitionRecords, _append=None)
-    read_leniently(SimpleNamespace(_fetcher=fetcher), Allowance(ceilings))
-    log = list(batches)
+    log, fetched_part = list(batches), reader(ceilings)
     found: list[Any] = []
     for _ in range(10):
-        fetched = b"".join(b for b in log if DefaultRecordBatch(b).next_offset > fetch_offset)
-        part = fetcher.PartitionRecords(
+        fetched = [b for b in log if DefaultRecordBatch(b).next_offset > fetch_offset]
+        part = fetched_part(fetched, fetch_offset, aborted)
+        found += part.take(10_000)
+        fetch_offset = part.next_fetch_offset
+    return found
+
+
+def reader(ceilings: Ceilings) -> Callable[..., Any]:
+    """Makes the records of one fetch, as the client holds them."""
+    fetcher = SimpleNamespace(PartitionRecords=Fetcher.PartitionRecords, _append=None)
+    read_leniently(SimpleNamespace(_fetcher=fetcher), Allowance(ceilings))
+
+    def fetched_part(batches: Iterable[bytes], fetch_offset: int = 0, aborted: Iterable[Any] = ()) -> Any:
+        return fetcher.PartitionRecords(
             fetch_offset,
             TOPIC_PARTITION,
-            _Raw(fetched),
+            _Raw(b"".join(batches)),
             key_deserializer=None,
             value_deserializer=None,
             check_crcs=True,
@@ -93,9 +107,8 @@ def read(
             metric_aggregator=None,
             on_drain=lambda _: None,
         )
-        found += part.take(10_000)
-        fetch_offset = part.next_fetch_offset
-    return found
+
+    return fetched_part
 
 
 class _Raw:
@@ -229,6 +242,51 @@ def test_a_codec_that_is_not_here_ends_the_worker(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("kafka.codec.has_gzip", lambda: False)
     with pytest.raises(UnsupportedCodecError):
         read([data])
+
+
+def test_too_little_memory_is_no_fault_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(record_batches, "unpack", unpack)
+    with pytest.raises(MemoryError):
+        read([batch(0, codec=1)])
+
+
+def test_a_partition_keeps_nothing_of_the_record_that_it_handed_on_last() -> None:
+    size = CEILINGS.value
+    headers = hostile.varint(1) + hostile.named(b"h", bytes(100_000))
+    sent = hostile.record(0, bytes(size), key=bytes(100_000), headers=headers)
+    part = reader(CEILINGS)([hostile.batch(sent, codec=0)])
+    with traced() as allocated:
+        [record] = part.take(1)
+        assert (len(record.value), len(record.key), len(record.headers[0][1])) == (size, 100_000, 100_000)
+        del record
+        assert allocated() < 50_000
+
+
+def test_what_says_why_a_record_was_left_out_keeps_nothing_of_its_batch() -> None:
+    part = reader(CEILINGS)([hostile.batch(hostile.record(0, bytes(MAX_BYTES - 1000)))])
+    with traced() as allocated:
+        [record] = part.take(1)
+        assert isinstance(record.headers.why, EventTooLarge)
+        del part
+        assert allocated() < 50_000
+
+
+@contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """How many bytes are allocated since, and not freed."""
+    tracemalloc.start()
+    try:
+
+        def allocated() -> int:
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        yield allocated
+    finally:
+        tracemalloc.stop()
 
 
 def test_aborted_transactions_stay_unread_also_when_they_are_harmed() -> None:

@@ -120,6 +120,24 @@ def test_a_sticky_device_error_is_no_images_fault(
         engine.score([prepared(10), prepared(20)])
 
 
+def test_too_little_memory_makes_smaller_batches_and_is_no_images_fault(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, most = engine.run, 2
+
+    def run(model: Any, views: Views) -> Any:
+        if len(views) > most:
+            raise MemoryError
+        return original(model, views)
+
+    monkeypatch.setattr(engine, "run", run)
+    found = engine.score([prepared(b) for b in (10, 20, 30)])
+    assert all(isinstance(answer, ImageScores) for answer in found)
+    most = 0
+    with pytest.raises(MemoryError):
+        engine.score([prepared(10)])
+
+
 def test_other_numbers_than_the_exporters_stop_the_start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(bundle, InferenceSettings(device="cpu"))
     original = Engine.run
