@@ -34,9 +34,10 @@ def aggregate_logits(logits: Floats, how: Literal["mean", "max", "trimmed"]) -> 
 
 def aggregate_embeddings(embeddings: Floats, *, l2_normalised: bool) -> Floats:
     """Mean over the views of ``float32[V, D]``, then division by its L2 norm if asked; ``float32[D]``."""
-    mean: npt.NDArray[np.float64] = np.mean(embeddings, axis=0, dtype=np.float64)
+    mean: Floats64 = np.add.reduce(embeddings, axis=0, dtype=np.float64)  # np.mean takes ten times as long for a few
+    mean /= len(embeddings)
     if l2_normalised:
-        mean /= max(float(np.linalg.norm(mean)), 1e-12)
+        mean /= max(math.sqrt(mean.dot(mean)), 1e-12)
     return np.asarray(mean, np.float32)
 
 

@@ -61,7 +61,10 @@ class DecoderPool:
         self._ended = ended
         self._command = command
         self._deadline_s = deadline_s
-        self._preprocessings = tuple(dict.fromkeys(model.preprocessing for model in bundle.manifest.models))
+        models = bundle.manifest.models
+        self._preprocessings = tuple(dict.fromkeys(model.preprocessing for model in models))
+        self._places = {model.name: self._preprocessings.index(model.preprocessing) for model in models}
+        """Of each model's views among those of an image."""
         count = self._settings.decode_processes
         self._budget = MemoryBudget(self._settings.memory_bytes)
         self._granted_bytes = min(_GRANTED_BYTES, self._settings.memory_bytes // count)
@@ -103,8 +106,7 @@ class DecoderPool:
             decoded = self._decode(slot, data)
         finally:
             self._idle.put(slot)
-        views = {model.name: decoded.views[model.preprocessing] for model in self._bundle.manifest.models}
-        return PreparedImage(decoded.facts, views)
+        return PreparedImage(decoded.facts, {name: decoded.views[place] for name, place in self._places.items()})
 
     def close(self) -> None:
         """See ``Decoders``."""
@@ -173,8 +175,8 @@ class DecoderPool:
                 views = self._once(process, data).views
             except (ImageTooLarge, TooManyPixels):
                 continue  # by settings that refuse it to events too
-            for model in self._bundle.manifest.models:
-                if pixels_digest(views[model.preprocessing]) != probe.pixels[model.name][index]:
+            for model, place in self._places.items():
+                if pixels_digest(views[place]) != probe.pixels[model][index]:
                     raise DecoderCrashed(f"it decodes {name} of the bundle's probe to other pixels than the worker")
 
     def _process(self) -> DecoderProcess:

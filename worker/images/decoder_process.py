@@ -48,10 +48,10 @@ _ANSWERS: Final[TypeAdapter[Answer]] = TypeAdapter(Annotated[Answer, Field(discr
 
 @dataclass(frozen=True, slots=True)
 class DecodedViews:
-    """Facts of an image, and its views by preprocessing."""
+    """Facts of an image, and its views in the order of the preprocessings."""
 
     facts: ImageFacts
-    views: dict[Preprocessing, Views]
+    views: list[Views]
 
 
 class DecoderProcess:
@@ -71,6 +71,7 @@ class DecoderProcess:
         self._command = tuple(command)
         self._deadline_s = deadline_s
         self._preprocessings = tuple(preprocessings)
+        self._shapes = [(each.most_views, each.size) for each in preprocessings]
         self._limits = limits
         self._granted_bytes = granted_bytes
         self._held = ExitStack()
@@ -90,9 +91,7 @@ class DecoderProcess:
             self._answered = select.poll()
             self._answered.register(self._answers, select.POLLIN)
             images, self._images = self._shared(theirs, self._limits.max_bytes)
-            views, self._views = self._shared(
-                theirs, sum(each.most_views * each.size**2 * 3 for each in self._preprocessings)
-            )
+            views, self._views = self._shared(theirs, sum(most * size**2 * 3 for most, size in self._shapes))
             self._stderr: BinaryIO = self._held.enter_context(os.fdopen(os.memfd_create("decoder-stderr"), "w+b"))
             job = Job(
                 requests=requests,
@@ -227,22 +226,21 @@ class DecoderProcess:
 
     def _is_possible(self, facts: ImageFacts, counts: tuple[int, ...]) -> bool:
         """Whether an honest decoder could answer this for the image that it was given."""
-        pairs = zip(self._preprocessings, counts, strict=False)
         return (
             facts.format in FORMATS
             and facts.bytes == self._encoded_bytes
             and facts.width > 0
             and 0 < facts.width * facts.height <= self._limits.max_pixels
-            and len(counts) == len(self._preprocessings)
-            and all(0 <= count <= each.most_views for each, count in pairs)
+            and len(counts) == len(self._shapes)
+            and all(0 <= count <= most for count, (most, _) in zip(counts, self._shapes, strict=True))
         )
 
-    def _copied(self, counts: tuple[int, ...]) -> dict[Preprocessing, Views]:
-        found, offset = {}, 0
-        for each, count in zip(self._preprocessings, counts, strict=True):
-            shape = (count, each.size, each.size, 3)
-            found[each] = np.ndarray(shape, np.uint8, self._views, offset).copy()
-            offset += found[each].nbytes
+    def _copied(self, counts: tuple[int, ...]) -> list[Views]:
+        found, offset = [], 0
+        for (_, size), count in zip(self._shapes, counts, strict=True):
+            views = np.ndarray((count, size, size, 3), np.uint8, self._views, offset)
+            found.append(views.copy())
+            offset += views.nbytes
         return found
 
     def _ended(self) -> DecoderError:
