@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -173,26 +173,31 @@ class Turns(Generic[T]):
             self._waiting.setdefault(tenant, deque()).append(work)
             self._changed.notify()
 
-    def take(self) -> Turn[T] | None:
-        """Wait for work, to be given to ``done`` afterwards; None once closed."""
+    def take(self, most: int = 1, is_small: Callable[[T], bool] = lambda _: False) -> list[Turn[T]]:
+        """Wait for work, to be given to ``done`` afterwards; [] once closed.
+
+        Small work comes up to ``most`` at a time, as long as the other threads find as much.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
-                return None
-            tenant = min(self._waiting, key=lambda name: self._account(name).had_s)
-            account = self._account(tenant)
-            self._now_s = max(self._now_s, account.had_s)
-            account.had_s += account.mean_s
-            turn = Turn(tenant, self._waiting[tenant][0], self._clock(), account.mean_s)
-            self._forget(tenant, turn.work)
-            return turn
+                return []
+            most = min(most, max(1, self._count() // self._threads))
+            turns = [self._take(self._next())]
+            while len(turns) < most and is_small(turns[0].work):
+                tenant = self._next()
+                if not is_small(self._waiting[tenant][0]):
+                    break
+                turns.append(self._take(tenant))
+            return turns
 
-    def done(self, turn: Turn[T]) -> None:
-        """Charge the tenant what its work has taken."""
+    def done(self, turns: Sequence[Turn[T]]) -> None:
+        """Charge tenants what their work has taken; work that was taken together, in equal parts."""
         with self._changed:
-            account, took_s = self._account(turn.tenant), self._clock() - turn.began
-            account.had_s += took_s - turn.expected_s
-            account.mean_s += (took_s - account.mean_s) / (4 if account.mean_s else 1)
+            for turn in turns:
+                account, took_s = self._account(turn.tenant), (self._clock() - turn.began) / len(turns)
+                account.had_s += took_s - turn.expected_s
+                account.mean_s += (took_s - account.mean_s) / (4 if account.mean_s else 1)
 
     def withdraw(self, tenant: str, work: T) -> bool:
         """Let work wait no longer; False if it does not."""
@@ -219,7 +224,21 @@ class Turns(Generic[T]):
 
     def __len__(self) -> int:
         with self._changed:
-            return sum(map(len, self._waiting.values()))
+            return self._count()
+
+    def _count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def _next(self) -> str:
+        return min(self._waiting, key=lambda name: self._account(name).had_s)
+
+    def _take(self, tenant: str) -> Turn[T]:
+        account = self._account(tenant)
+        self._now_s = max(self._now_s, account.had_s)
+        account.had_s += account.mean_s
+        turn = Turn(tenant, self._waiting[tenant][0], self._clock(), account.mean_s)
+        self._forget(tenant, turn.work)
+        return turn
 
     def _wait_s(self, tenant: str) -> float:
         account = self._accounts.get(tenant)

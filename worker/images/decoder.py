@@ -12,26 +12,26 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bundle.containers import FORMATS
 from bundle.errors import ImageError
 from bundle.manifest import Preprocessing
 from bundle.preprocess import EncodedImage, ImageFacts, Limits, Views, make_views
+from bundle.text import printable
 from worker.images.sandbox import give_up_rights
 
-REQUEST: Final = struct.Struct("=QQd")
-"""Encoded bytes in the mapping (0: go on with the image whose header was read), decoded bytes that may be held, and
-seconds after which the process ends itself, in case that the worker is no longer there to end it."""
-ANSWER_MAX_BYTES: Final = 4096
+MESSAGE_MAX_BYTES: Final = 4096
 """A pipe hands out so many bytes in one piece (PIPE_BUF)."""
 _DETAIL: Final = 300
+_REQUEST: Final = struct.Struct("=Qd")
 
 
 class _Message(BaseModel):
@@ -60,7 +60,7 @@ class Ready(_Message):
 
 
 class Needs(_Message):
-    """The header is read, and decoding needs more memory than was granted."""
+    """By its header, decoding the image needs more memory than was granted."""
 
     kind: Literal["needs"] = "needs"
     peak_bytes: int
@@ -68,7 +68,10 @@ class Needs(_Message):
 
 
 class Decoded(_Message):
-    """The views of each preprocessing lie in the mapping, one after another; ``counts`` are their numbers."""
+    """The views of each preprocessing lie in the mapping, in this order and behind those of the images before.
+
+    ``counts`` are their numbers.
+    """
 
     kind: Literal["decoded"] = "decoded"
     facts: ImageFacts
@@ -83,6 +86,27 @@ class Refused(_Message):
     detail: str
 
 
+Answer = Ready | Needs | Decoded | Refused
+ANSWERS: Final = TypeAdapter(list[Annotated[Answer, Field(discriminator="kind")]])
+
+
+def pack_request(encoded_bytes: Sequence[int], granted_bytes: int, limit_s: float) -> bytes:
+    """A request, in a few bytes.
+
+    Args:
+        encoded_bytes: of each image; they lie in the mapping one after another.
+        granted_bytes: decoded bytes that may be held for one of them.
+        limit_s: after so many seconds the process ends itself, in case that the worker is no longer there to end it.
+    """
+    return _REQUEST.pack(granted_bytes, limit_s) + struct.pack(f"={len(encoded_bytes)}Q", *encoded_bytes)
+
+
+def unpack_request(request: bytes) -> tuple[Sequence[int], int, float]:
+    """The arguments of ``pack_request``."""
+    granted_bytes, limit_s = _REQUEST.unpack_from(request)
+    return memoryview(request)[_REQUEST.size :].cast("Q").tolist(), granted_bytes, limit_s
+
+
 class Decoding:
     """One image after another, from the header to the views."""
 
@@ -91,31 +115,34 @@ class Decoding:
         self._limits = Limits(job.max_bytes, job.max_pixels)
         self._images = _mapped(job.images)
         self._views = _mapped(job.views)
-        self._opened: EncodedImage | None = None
+        self._written = 0
 
-    def answer(self, encoded_bytes: int, granted_bytes: int) -> Needs | Decoded | Refused:
-        """The answer to one request."""
-        encoded, self._opened = self._opened, None
+    def answers(self, encoded_bytes: Sequence[int], granted_bytes: int) -> list[Answer]:
+        """The answers to one request."""
+        self._written = 0
+        ends = [0, *accumulate(encoded_bytes)]
+        return [self._answer(self._images[begin:end], granted_bytes) for begin, end in pairwise(ends)]
+
+    def _answer(self, data: bytes, granted_bytes: int) -> Answer:
         try:
-            if encoded_bytes or encoded is None:
-                encoded = EncodedImage(self._images[:encoded_bytes], self._limits)
+            encoded = EncodedImage(data, self._limits)
             peak_bytes = encoded.peak_bytes(self._job.preprocessings)
             if peak_bytes > granted_bytes:
-                self._opened = encoded
                 return Needs(peak_bytes=peak_bytes, pixels=encoded.facts.width * encoded.facts.height)
             decoded = encoded.decode()
             counts = self._write(make_views(decoded, each) for each in self._job.preprocessings)
             return Decoded(facts=encoded.facts, counts=counts)
         except (ImageError, MemoryError) as error:
             name = MemoryError.__name__ if _short_of_memory(error) else type(error).__name__
-            return Refused(error=name, detail=str(error)[:_DETAIL])
+            return Refused(error=name, detail=brief_ascii(str(error)))
 
     def _write(self, parts: Iterable[Views]) -> tuple[int, ...]:
-        counts, offset = [], 0
+        counts, offset = [], self._written
         for part in parts:
             np.ndarray(part.shape, np.uint8, self._views, offset)[...] = part
             counts.append(len(part))
             offset += part.nbytes
+        self._written = offset
         return tuple(counts)
 
 
@@ -128,13 +155,13 @@ def main() -> None:
     decoding = Decoding(job)
     _load_everything(job)
     address_bytes = _address_bytes()
-    _say(job.answers, Ready(address_bytes=address_bytes, unprotected=give_up_rights()))
-    while len(request := os.read(job.requests, REQUEST.size)) == REQUEST.size:
-        encoded_bytes, granted_bytes, limit_s = REQUEST.unpack(request)
+    _say(job.answers, [Ready(address_bytes=address_bytes, unprotected=give_up_rights())])
+    while request := os.read(job.requests, MESSAGE_MAX_BYTES):
+        encoded_bytes, granted_bytes, limit_s = unpack_request(request)
         signal.setitimer(signal.ITIMER_REAL, limit_s)
-        answer = decoding.answer(encoded_bytes, granted_bytes)
+        answers = decoding.answers(encoded_bytes, granted_bytes)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _say(job.answers, answer)
+        _say(job.answers, answers)
 
 
 def _mapped(descriptor: int) -> mmap.mmap:
@@ -157,10 +184,15 @@ def _load_everything(job: Job) -> None:
                     make_views(decoded, preprocessing)
 
 
-def _say(pipe: int, message: BaseModel) -> None:
-    text = message.model_dump_json().encode()
-    assert len(text) <= ANSWER_MAX_BYTES  # PIPE_BUF: one write, and one read
+def _say(pipe: int, answers: list[Answer]) -> None:
+    text = ANSWERS.dump_json(answers)
+    assert len(text) <= MESSAGE_MAX_BYTES  # one write, and one read
     os.write(pipe, text)
+
+
+def brief_ascii(text: str) -> str:
+    """A text that fits into a message beside others, whatever it says."""
+    return printable(text).encode("ascii", "backslashreplace")[:_DETAIL].decode()
 
 
 def _short_of_memory(error: BaseException) -> bool:

@@ -7,9 +7,10 @@
       views <─── shared memory, an answer by pipe ────  pixels, views
 
 A decoder that crashes, outruns its deadline or its memory is replaced, and its image is tried once more, in the fresh
-process; an image that ends two of them is rejected. A fresh process must give the pixels of the bundle's probe before
-it is used: while none does, the fault is the worker's (too little memory, a throttled CPU, a kernel that forbids what
-decoding needs), and images wait instead of being rejected.
+process; an image that ends two of them is rejected. Of several small images in one request each is tried alone.
+A fresh process must give the pixels of the bundle's probe before it is used: while none does, the fault is the worker's
+(too little memory, a throttled CPU, a kernel that forbids what decoding needs), and images wait instead of being
+rejected.
 """
 
 import itertools
@@ -22,7 +23,7 @@ from typing import Final
 
 import structlog
 
-from bundle.errors import ImageTooLarge, TooManyPixels
+from bundle.errors import ImageError, ImageTooLarge, TooManyPixels
 from bundle.preprocess import Limits, pixels_digest
 from bundle.store import Bundle
 from worker.errors import DecoderCrashed, DecoderError, StartupError
@@ -99,13 +100,23 @@ class DecoderPool:
 
     def prepare(self, data: bytes) -> PreparedImage:
         """See ``Decoders``."""
+        [found] = self.prepare_all([data])
+        if isinstance(found, PreparedImage):
+            return found
+        raise found
+
+    def prepare_all(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | DecoderError]:
+        """See ``Decoders``."""
         slot = self._idle.get()
         try:
             if self._closed.is_set():
-                raise DecoderCrashed("the decoders are closed")
-            decoded = self._decode(slot, data)
+                return [DecoderCrashed("the decoders are closed")] * len(images)
+            found = self._decode(slot, images)
         finally:
             self._idle.put(slot)
+        return [self._prepared(each) if isinstance(each, DecodedViews) else each for each in found]
+
+    def _prepared(self, decoded: DecodedViews) -> PreparedImage:
         return PreparedImage(decoded.facts, {name: decoded.views[place] for name, place in self._places.items()})
 
     def close(self) -> None:
@@ -119,27 +130,34 @@ class DecoderPool:
             slot.process.close()
             self._idle.put(slot)
 
-    def _decode(self, slot: "_Slot", data: bytes) -> DecodedViews:
-        tries = 0
+    def _decode(
+        self, slot: "_Slot", images: Sequence[bytes], tries: int = 0
+    ) -> list[DecodedViews | ImageError | DecoderError]:
         while True:
             if not slot.process.is_running():  # it ended while it had nothing to do
                 self._refill(slot)
             try:
-                return self._once(slot.process, data)
+                return self._once(slot.process, images)
             except DecoderError as error:
                 self._ended(error)
                 _log.warning("a decoder ended", reason=error.reason, why=str(error))
                 tries = tries + 1 if self._refill(slot) else 0
                 if tries == _TRIES or self._closed.is_set():
-                    raise
+                    return [error.with_traceback(None)] * len(images)
+            if len(images) > 1:  # it may have been any of them
+                return [found for image in images for found in self._decode(slot, [image], tries)]
 
-    def _once(self, process: DecoderProcess, data: bytes) -> DecodedViews:
+    def _once(self, process: DecoderProcess, images: Sequence[bytes]) -> list[DecodedViews | ImageError | DecoderError]:
         with self._budget.reserve(self._granted_bytes):
-            found = process.decode(data)
-        if isinstance(found, Needs):
-            with self._budget.reserve(found.peak_bytes):
-                found = process.go_on(found)
-        return found
+            found = process.decode(images)
+        return [
+            self._large(process, image, answer) if isinstance(answer, Needs) else answer
+            for image, answer in zip(images, found, strict=True)
+        ]
+
+    def _large(self, process: DecoderProcess, image: bytes, needs: Needs) -> DecodedViews | ImageError:
+        with self._budget.reserve(needs.peak_bytes):
+            return process.decode_large(image, needs)
 
     def _refill(self, slot: "_Slot") -> bool:
         """Give a slot a process that works, however long that takes; whether the first attempt gave one."""
@@ -171,13 +189,16 @@ class DecoderPool:
     def _check(self, process: DecoderProcess) -> None:
         probe = self._bundle.probe
         for index, (name, data) in enumerate(probe.images.items()):
-            try:
-                views = self._once(process, data).views
-            except (ImageTooLarge, TooManyPixels):
-                continue  # by settings that refuse it to events too
-            for model, place in self._places.items():
-                if pixels_digest(views[place]) != probe.pixels[model][index]:
-                    raise DecoderCrashed(f"it decodes {name} of the bundle's probe to other pixels than the worker")
+            [found] = self._once(process, [data])
+            match found:
+                case DecodedViews(views=views):
+                    pixels = {model: pixels_digest(views[place]) for model, place in self._places.items()}
+                    if any(digest != probe.pixels[model][index] for model, digest in pixels.items()):
+                        raise DecoderCrashed(f"it decodes {name} of the bundle's probe to other pixels than the worker")
+                case ImageTooLarge() | TooManyPixels():
+                    pass  # by settings that refuse it to events too
+                case error:
+                    raise error
 
     def _process(self) -> DecoderProcess:
         return DecoderProcess(

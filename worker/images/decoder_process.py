@@ -13,17 +13,29 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Annotated, BinaryIO, Final
+from itertools import accumulate
+from typing import BinaryIO, Final
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from bundle.containers import FORMATS
 from bundle.errors import ImageError
 from bundle.manifest import Preprocessing
 from bundle.preprocess import MAX_PIXELS_CEILING, ImageFacts, Limits, Views, check_encoded_bytes
 from worker.errors import DecodeMemory, DecoderCrashed, DecoderError, DecodeTimeout
-from worker.images.decoder import ANSWER_MAX_BYTES, REQUEST, Decoded, Job, Needs, Ready, Refused
+from worker.images.decoder import (
+    ANSWERS,
+    MESSAGE_MAX_BYTES,
+    Answer,
+    Decoded,
+    Job,
+    Needs,
+    Ready,
+    Refused,
+    pack_request,
+)
+from worker.images.prepare import BATCH_IMAGE_BYTES, BATCH_IMAGES
 
 COMMAND: Final = (sys.executable, "-I", "-m", "worker.images.decoder")
 """How a decoder is started; its job is appended."""
@@ -42,9 +54,6 @@ _KEPT_BYTES = 2**20
 _LAST_WORDS = 300
 _IMAGE_ERRORS: Final = {error.__name__: error for error in ImageError.__subclasses__()}
 
-Answer = Ready | Needs | Decoded | Refused
-_ANSWERS: Final[TypeAdapter[Answer]] = TypeAdapter(Annotated[Answer, Field(discriminator="kind")])
-
 
 @dataclass(frozen=True, slots=True)
 class DecodedViews:
@@ -55,9 +64,10 @@ class DecodedViews:
 
 
 class DecoderProcess:
-    """Decodes one image at a time, for one thread at a time. After a ``DecoderError`` it can only be closed.
+    """Decodes images one after another, for one thread at a time. After a ``DecoderError`` it can only be closed.
 
     Decoding may hold ``granted_bytes`` before the worker has been asked; see ``bundle.preprocess`` for what it takes.
+    Images of one request share them.
     """
 
     def __init__(
@@ -77,7 +87,6 @@ class DecoderProcess:
         self._held = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._address_bytes = self._peak_bytes = 0
-        self._encoded_bytes = 0
 
     def start(self) -> str | None:
         """Start the process; None, or why the kernel does not let it give up its rights.
@@ -87,11 +96,12 @@ class DecoderProcess:
         """
         with ExitStack() as theirs:
             requests, self._requests = _pipe(theirs, self._held)
-            self._answers, answers = _pipe(self._held, theirs)
+            self._answer_pipe, answers = _pipe(self._held, theirs)
             self._answered = select.poll()
-            self._answered.register(self._answers, select.POLLIN)
-            images, self._images = self._shared(theirs, self._limits.max_bytes)
-            views, self._views = self._shared(theirs, sum(most * size**2 * 3 for most, size in self._shapes))
+            self._answered.register(self._answer_pipe, select.POLLIN)
+            view_bytes = sum(most * size**2 * 3 for most, size in self._shapes)
+            images, self._images = self._shared(theirs, max(self._limits.max_bytes, BATCH_IMAGES * BATCH_IMAGE_BYTES))
+            views, self._views = self._shared(theirs, BATCH_IMAGES * view_bytes)
             self._stderr: BinaryIO = self._held.enter_context(os.fdopen(os.memfd_create("decoder-stderr"), "w+b"))
             job = Job(
                 requests=requests,
@@ -114,7 +124,7 @@ class DecoderProcess:
                 )
             except OSError as error:
                 raise DecoderCrashed(f"it does not start: {error}") from error
-        ready = self._answer(_START_S)
+        ready = self._answers(_START_S)[0]
         if not isinstance(ready, Ready):
             raise DecoderCrashed("its answer makes no sense")
         self._address_bytes = ready.address_bytes
@@ -124,27 +134,27 @@ class DecoderProcess:
         """Whether the process has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def decode(self, data: bytes) -> DecodedViews | Needs:
-        """Decode an image, or learn from its header that it needs more memory than was granted; then ``go_on``.
+    def decode(self, images: Sequence[bytes]) -> list[DecodedViews | ImageError | Needs]:
+        """Decode images as ``Decoders.prepare_all`` gets them.
+
+        Returns:
+            For each image, in order: its views, its own fault, or what it needs beyond its part of the bytes that are
+            granted; then ``decode_large``.
 
         Raises:
-            bundle.errors.ImageError: the image's own fault.
             DecoderError: the process has ended or is of no use any more.
         """
-        check_encoded_bytes(data, self._limits)
-        self._grant(self._granted_bytes)
-        self._images[: len(data)] = data
-        self._encoded_bytes = len(data)
-        return self._ask(len(data), self._granted_bytes, self._granted_bytes // _LEAST_BYTES_A_PIXEL)
+        faults = [_fault(data, self._limits) for data in images]
+        answers = iter(self._ask([data for data, fault in zip(images, faults, strict=True) if fault is None]))
+        return [fault or next(answers) for fault in faults]
 
-    def go_on(self, needs: Needs) -> DecodedViews:
-        """Decode the image that was opened last, with the memory that it needs.
+    def decode_large(self, image: bytes, needs: Needs) -> DecodedViews | ImageError:
+        """Decode an image with the memory that it needs.
 
         Raises:
-            bundle.errors.ImageError, DecoderError: as ``decode``.
+            DecoderError: as ``decode``.
         """
-        self._grant(needs.peak_bytes)
-        found = self._ask(0, needs.peak_bytes, needs.pixels)
+        [found] = self._ask([image], needs)
         if isinstance(found, Needs):
             raise DecoderCrashed("its answer makes no sense")
         return found
@@ -181,62 +191,82 @@ class DecoderProcess:
             soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.prlimit(self._process.pid, resource.RLIMIT_AS, (soft, hard))
 
-    def _ask(self, encoded_bytes: int, granted_bytes: int, pixels: int) -> DecodedViews | Needs:
+    def _ask(self, images: Sequence[bytes], needs: Needs | None = None) -> list[DecodedViews | ImageError | Needs]:
+        if not images:
+            return []
+        granted_bytes = needs.peak_bytes if needs else self._granted_bytes
+        pixels = needs.pixels if needs else granted_bytes // _LEAST_BYTES_A_PIXEL
+        self._grant(granted_bytes)
+        sizes = [len(data) for data in images]
+        for data, end in zip(images, accumulate(sizes), strict=True):
+            self._images[end - len(data) : end] = data
         limit_s = self._deadline_s + _DEADLINE_S_A_MEGAPIXEL * pixels / 1e6
         try:
-            os.write(self._requests, REQUEST.pack(encoded_bytes, granted_bytes, limit_s + _GRACE_S))
+            os.write(self._requests, pack_request(sizes, granted_bytes // len(sizes), limit_s + _GRACE_S))
         except BrokenPipeError:
             raise self._ended() from None
-        answer = self._answer(limit_s)
-        if isinstance(answer, Needs) and self._may_need(answer):
-            return answer
+        answers = self._answers(limit_s)
         try:
-            return self._result(answer, granted_bytes)
+            return self._results(answers, sizes, granted_bytes)
         finally:
-            if granted_bytes > self._granted_bytes or self._encoded_bytes > _KEPT_BYTES:
+            if granted_bytes > self._granted_bytes or sum(sizes) > _KEPT_BYTES:
                 for mapping in (self._images, self._views):
                     if len(mapping) > _KEPT_BYTES:
                         mapping.madvise(mmap.MADV_REMOVE, _KEPT_BYTES)
 
-    def _answer(self, limit_s: float) -> Answer:
+    def _answers(self, limit_s: float) -> list[Answer]:
+        """One answer at least."""
         if not self._answered.poll(limit_s * 1000):
             raise DecodeTimeout(f"no answer within {limit_s:.0f} s")
-        text = os.read(self._answers, ANSWER_MAX_BYTES)
+        text = os.read(self._answer_pipe, MESSAGE_MAX_BYTES)
         if not text:
             raise self._ended()
-        try:
-            return _ANSWERS.validate_json(text)
-        except ValidationError as error:
-            raise DecoderCrashed("its answer makes no sense") from error
-
-    def _result(self, answer: Answer, granted_bytes: int) -> DecodedViews:
-        match answer:
-            case Decoded(facts=facts, counts=counts) if self._is_possible(facts, counts):
-                return DecodedViews(facts, self._copied(counts))
-            case Refused(error=name, detail=detail) if name in _IMAGE_ERRORS:
-                raise _IMAGE_ERRORS[name](detail)
-            case Refused(error=MemoryError.__name__):
-                raise DecodeMemory(f"decoding takes more than {granted_bytes + _SLACK_BYTES} bytes")
+        with suppress(ValidationError):
+            if answers := ANSWERS.validate_json(text):
+                return answers
         raise DecoderCrashed("its answer makes no sense")
 
-    def _may_need(self, needs: Needs) -> bool:
+    def _results(
+        self, answers: list[Answer], sizes: Sequence[int], granted_bytes: int
+    ) -> list[DecodedViews | ImageError | Needs]:
+        found: list[DecodedViews | ImageError | Needs] = []
+        offset = 0
+        if len(answers) != len(sizes):
+            raise DecoderCrashed("its answer makes no sense")
+        for answer, encoded_bytes in zip(answers, sizes, strict=True):
+            match answer:
+                case Decoded(facts=facts, counts=counts) if self._is_possible(facts, counts, encoded_bytes):
+                    views = self._copied(counts, offset)
+                    offset += sum(each.nbytes for each in views)
+                    found.append(DecodedViews(facts, views))
+                case Needs() if self._may_need(answer, granted_bytes // len(sizes)):
+                    found.append(answer)
+                case Refused(error=name, detail=detail) if name in _IMAGE_ERRORS:
+                    found.append(_IMAGE_ERRORS[name](detail))
+                case Refused(error=MemoryError.__name__):
+                    raise DecodeMemory(f"decoding takes more than {granted_bytes + _SLACK_BYTES} bytes")
+                case _:
+                    raise DecoderCrashed("its answer makes no sense")
+        return found
+
+    def _may_need(self, needs: Needs, granted_bytes: int) -> bool:
         """Whether an honest decoder could need so much."""
         most = _MOST_BYTES_A_PIXEL * MAX_PIXELS_CEILING + 2 * len(self._views) + 4 * len(self._images)
-        return 0 < needs.pixels <= self._limits.max_pixels and self._granted_bytes < needs.peak_bytes <= most
+        return 0 < needs.pixels <= self._limits.max_pixels and granted_bytes < needs.peak_bytes <= most
 
-    def _is_possible(self, facts: ImageFacts, counts: tuple[int, ...]) -> bool:
-        """Whether an honest decoder could answer this for the image that it was given."""
+    def _is_possible(self, facts: ImageFacts, counts: tuple[int, ...], encoded_bytes: int) -> bool:
+        """Whether an honest decoder could answer this for an image of so many bytes."""
         return (
             facts.format in FORMATS
-            and facts.bytes == self._encoded_bytes
+            and facts.bytes == encoded_bytes
             and facts.width > 0
             and 0 < facts.width * facts.height <= self._limits.max_pixels
             and len(counts) == len(self._shapes)
             and all(0 <= count <= most for count, (most, _) in zip(counts, self._shapes, strict=True))
         )
 
-    def _copied(self, counts: tuple[int, ...]) -> list[Views]:
-        found, offset = [], 0
+    def _copied(self, counts: tuple[int, ...], offset: int) -> list[Views]:
+        found = []
         for (_, size), count in zip(self._shapes, counts, strict=True):
             views = np.ndarray((count, size, size, 3), np.uint8, self._views, offset)
             found.append(views.copy())
@@ -256,6 +286,15 @@ class DecoderProcess:
         lines = self._stderr.read().decode(errors="replace").split("\n")
         last_words = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return DecoderCrashed(f"its process ended with {how}: {last_words[:_LAST_WORDS]}".rstrip(": "))
+
+
+def _fault(data: bytes, limits: Limits) -> ImageError | None:
+    """What is wrong with an image by its length alone, if anything."""
+    try:
+        check_encoded_bytes(data, limits)
+    except ImageError as error:
+        return error.with_traceback(None)
+    return None
 
 
 def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:

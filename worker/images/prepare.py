@@ -1,9 +1,17 @@
 """What the stages want of decoding: from encoded bytes to the views of every model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
+from bundle.errors import ImageError
 from bundle.preprocess import ImageFacts, Views
+from worker.errors import DecoderError
+
+BATCH_IMAGES: Final = 4
+"""Small images that are decoded in one go: for more there is little to gain."""
+BATCH_IMAGE_BYTES: Final = 64 * 1024
+"""Most encoded bytes of each of them. What decoding takes beside the pixels counts in small images alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +47,18 @@ class Decoders(Protocol):
     def prepare(self, data: bytes) -> PreparedImage:
         """Decode once and cut the views of every model; models with the same preprocessing share them.
 
-        Called by ``images.decode_processes`` threads.
-
         Raises:
             bundle.errors.ImageError: the image's own fault.
             worker.errors.DecoderError: decoders end on this image.
+        """
+
+    def prepare_all(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | DecoderError]:
+        """One answer for each image, in order: what ``prepare`` returns or raises.
+
+        Called by ``images.decode_processes`` threads.
+
+        Args:
+            images: one, or up to ``BATCH_IMAGES`` of at most ``BATCH_IMAGE_BYTES`` each.
         """
 
     def close(self) -> None:

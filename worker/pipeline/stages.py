@@ -13,7 +13,7 @@ An error of one image becomes its completion; a fault of the worker itself ends 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -23,10 +23,10 @@ import structlog
 from bundle.errors import ImageError
 from bundle.store import sha256
 from worker.decision.attribution import ScoredImage
-from worker.errors import DecoderError, InferenceError, OverShare, Sha256Mismatch, WorkerError
+from worker.errors import InferenceError, OverShare, Sha256Mismatch, WorkerError
 from worker.fairness import Turns
 from worker.images.fetch import Fetch, Fetcher
-from worker.images.prepare import Decoders, PreparedImage
+from worker.images.prepare import BATCH_IMAGE_BYTES, BATCH_IMAGES, Decoders, PreparedImage
 from worker.messages.events import ClaimCheck, InlineImage
 from worker.messages.verdict import TimingPart
 from worker.operations.metrics import Metrics
@@ -251,26 +251,33 @@ class Stages:
                     self._turns.put(item.tenant or "", item)
 
     def _decode(self) -> None:
-        while (turn := self._turns.take()) is not None:
-            self._decode_one(*self._to_decode.pop(turn.work))
-            self._turns.done(turn)
+        while turns := self._turns.take(BATCH_IMAGES, self._is_small):
+            self._decode_all([self._to_decode.pop(turn.work) for turn in turns])
+            self._turns.done(turns)
 
-    def _decode_one(self, received: _Received, digest: str) -> None:
-        if received.item.dropped:
-            self._drop(received.item)
-            self._release(received)
-            return
+    def _is_small(self, item: InFlight) -> bool:
+        received, _ = self._to_decode[item]
+        return len(received.data) <= BATCH_IMAGE_BYTES
+
+    def _decode_all(self, waiting: Sequence[tuple[_Received, str]]) -> None:
+        dropped = [received.item for received, _ in waiting if received.item.dropped]
+        wanted = [(received, digest) for received, digest in waiting if received.item not in dropped]
         started = time.monotonic()
         try:
-            image = self._decoders.prepare(received.data)
-        except (ImageError, DecoderError) as error:
-            self._done(Completion(received.item, error))
-            return
+            images = self._decoders.prepare_all([received.data for received, _ in wanted]) if wanted else []
         finally:
-            self._release(received)
+            for received, _ in waiting:
+                self._release(received)
         ready = time.monotonic()
-        self._move(received.item, "inference")
-        self._prepared.put(_Prepared(received.item, digest, image, received.fetch_s, ready - started, ready))
+        for item in dropped:
+            self._drop(item)
+        for (received, digest), image in zip(wanted, images, strict=True):
+            if isinstance(image, PreparedImage):
+                self._move(received.item, "inference")
+                decode_s = (ready - started) / len(wanted)
+                self._prepared.put(_Prepared(received.item, digest, image, received.fetch_s, decode_s, ready))
+            else:
+                self._done(Completion(received.item, image))
 
     def _move(self, item: InFlight, stage: str) -> None:
         """Note that an event enters a stage, and leaves the one that it was in."""

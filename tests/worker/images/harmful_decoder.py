@@ -40,18 +40,18 @@ def swallow() -> None:
 
 def lie() -> None:
     """Answer what no decoder would."""
-    os.write(_answers(), b'{"kind": "decoded", "facts": {}}')
+    os.write(_answers(), b'[{"kind": "decoded", "facts": {}}]')
 
 
 def boast() -> None:
     """Answer with more views than there can be."""
     facts = '{"format": "PNG", "width": 1, "height": 1, "bytes": 1, "animated": false}'
-    os.write(_answers(), f'{{"kind": "decoded", "facts": {facts}, "counts": [1000000]}}'.encode())
+    os.write(_answers(), f'[{{"kind": "decoded", "facts": {facts}, "counts": [1000000]}}]'.encode())
 
 
 def demand() -> None:
     """Ask for more memory and time than there is."""
-    os.write(_answers(), b'{"kind": "needs", "peak_bytes": 1000000000000000000000, "pixels": 1000000000000000000000}')
+    os.write(_answers(), b'[{"kind": "needs", "peak_bytes": 1000000000000000000000, "pixels": 1000000000000000000000}]')
 
 
 def stumble() -> None:

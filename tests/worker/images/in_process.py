@@ -1,9 +1,12 @@
 """Decoding in the process itself: what tests of other parts use, and what benchmarks compare with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bundle.errors import ImageError
 from bundle.manifest import Model
 from bundle.preprocess import Limits, decode, make_views
+from worker.errors import DecoderError
 from worker.images.prepare import PreparedImage
 
 _LIMITS = Limits()
@@ -30,3 +33,13 @@ class InProcess:
         decoded = decode(data, self.limits)
         views = {each: make_views(decoded, each) for each in {model.preprocessing for model in self.models}}
         return PreparedImage(decoded.facts, {model.name: views[model.preprocessing] for model in self.models})
+
+    def prepare_all(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | DecoderError]:
+        """See ``Decoders``."""
+        found: list[PreparedImage | ImageError | DecoderError] = []
+        for data in images:
+            try:
+                found.append(self.prepare(data))
+            except (ImageError, DecoderError) as error:
+                found.append(error)
+        return found

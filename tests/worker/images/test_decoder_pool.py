@@ -27,7 +27,9 @@ from tests.worker.messages.edges import until
 from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.errors import DecodeMemory, DecoderCrashed, DecoderError, DecodeTimeout, StartupError
 from worker.images import decoder_process
+from worker.images.decoder import ANSWERS, MESSAGE_MAX_BYTES, Refused, brief_ascii
 from worker.images.decoder_pool import DecoderPool
+from worker.images.prepare import BATCH_IMAGES, PreparedImage
 from worker.settings import Settings
 
 Start = Callable[..., DecoderPool]
@@ -160,6 +162,28 @@ def test_an_image_that_is_at_fault_is_refused_by_name(pool: DecoderPool, data: b
     assert pool.prepare(GOOD).facts.width == 24
 
 
+def test_images_of_one_request_get_their_own_answers(pool: DecoderPool, bundle: Bundle) -> None:
+    images = [encoded_image(90, seed=1), b"no image at all", b"", encoded_image(200, seed=2, size=90)]
+    alone = InProcess(bundle.manifest.models)
+    for order in (images, images[::-1]):
+        found, expected = pool.prepare_all(order), alone.prepare_all(order)
+        assert list(map(type, found)) == list(map(type, expected))
+        for image, own in zip(found, expected, strict=True):
+            if isinstance(image, PreparedImage) and isinstance(own, PreparedImage):
+                assert image.facts == own.facts
+                for model, views in own.views.items():
+                    np.testing.assert_array_equal(image.views[model], views)
+            else:
+                assert str(image) == str(own)
+    assert pool.held_bytes == 0
+
+
+@pytest.mark.parametrize("said", ["\x1b", "\\", '"', "\u20ac", "\ud800"])
+def test_whatever_errors_say_the_answers_fit_into_one_message(said: str) -> None:
+    refused = [Refused(error="BrokenImage", detail=brief_ascii(500 * said))] * BATCH_IMAGES
+    assert len(ANSWERS.dump_json([*refused])) <= MESSAGE_MAX_BYTES
+
+
 # Harm ----------------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +245,14 @@ def test_images_beside_a_harmful_one_are_decoded(start: Start) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(outcome, images)) == ["decoder_crashed" if n % 10 == 0 else "PNG" for n in range(40)]
+
+
+def test_an_image_that_harms_those_of_its_request_is_found_alone(start: Start, processes: Path) -> None:
+    pool = start()
+    images = [encoded_image(100, seed=1), harmful(crash), encoded_image(100, seed=2), harmful(crash)]
+    found = pool.prepare_all(images)
+    assert [type(each) for each in found] == [PreparedImage, DecoderCrashed, PreparedImage, DecoderCrashed]
+    assert len(list(processes.iterdir())) == 4, "the first, one for all that are tried alone, and one after each crash"
 
 
 def test_a_decoder_that_is_killed_is_replaced_without_a_word_about_the_image(start: Start, processes: Path) -> None:
