@@ -44,14 +44,16 @@ class Rig:
         return Stream(self.kafka.bootstrap, _BROKER_CLOCK)
 
     def threads(self, processes: int) -> int:
-        """Threads of ONNX Runtime in each of so many processes."""
+        """Threads of ONNX Runtime, and decoders, of each of so many processes."""
         return max(1, self.cores // processes)
 
     @contextmanager
     def workers(self, stream: Stream, bundle: Path, processes: int, **settings: str) -> Iterator[list[WorkerProcess]]:
         """So many worker processes, ready; with their default settings but for what it takes to run here."""
-        inference = {"INFERENCE__THREADS": str(self.threads(processes)), "INFERENCE__DEVICE": self.device}
-        environment = stream.environment(bundle, **inference, LOG_LEVEL="warning", **settings)
+        cores = dict.fromkeys(("INFERENCE__THREADS", "IMAGES__DECODE_PROCESSES"), str(self.threads(processes)))
+        environment = stream.environment(
+            bundle, **cores, INFERENCE__DEVICE=self.device, LOG_LEVEL="warning", **settings
+        )
         logs = [self.out / "logs" / f"worker-{next(_log_numbers)}.log" for _ in range(processes)]
         started = [WorkerProcess(environment, log) for log in logs]
         # The kernel ends a server with the thread that started it, so these threads stay until the end.
