@@ -23,7 +23,7 @@ from trainer.training.losses import TripletLoss
 pytestmark = pytest.mark.slow
 
 QUIET = Console(quiet=True)
-CONFIG = FewShotConfig(shots=4, replay=6, epochs=4, batch=16, lr=3e-4)
+CONFIG = FewShotConfig(shots=4, replay=12, epochs=4, batch=32, lr=3e-4)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_new_class_is_learnt_and_the_known_ones_are_kept(
 ) -> None:
     assert taught.labels == (*known.labels, Label(id=2, name="striped", kind="generator"))
     [addition] = taught.origin.additions
-    assert (addition.images, addition.replayed) == ({"striped": 4}, 12)
+    assert (addition.images, addition.replayed) == ({"striped": 4}, 24)
     assert addition.losses[-1] < addition.losses[0]
     assert taught.origin.images == {"doubled": 24, "real": 24, "striped": 4}
     assert taught.config.l2_normalised
@@ -84,7 +84,7 @@ def test_the_whole_network_is_tuned_and_its_filters_are_not(known: Checkpoint, t
     same = {name for name in known.weights if torch.equal(known.weights[name], taught.weights[name])}
     assert same == {"srm.kernels"}
     steps = taught.weights["resnet.bn1.num_batches_tracked"] - known.weights["resnet.bn1.num_batches_tracked"]
-    assert steps == 4  # epochs of one batch each: 12 known images and 4 new ones
+    assert steps == 4  # epochs of one batch each: 24 known images and 4 new ones
 
 
 @pytest.mark.parametrize("triplets", ["all", "new"])
@@ -103,7 +103,7 @@ def test_either_set_of_triplets_can_be_had(
     with one_thread():
         add_classes(known, folder, [], config, QUIET)
     [new] = taken
-    assert (new is None) if triplets == "all" else (new is not None and new.tolist() == [True] * 4 + [False] * 12)
+    assert (new is None) if triplets == "all" else (new is not None and new.tolist() == [True] * 4 + [False] * 24)
 
 
 def test_the_seed_decides(known: Checkpoint, folder: ImageFolder, taught: Checkpoint) -> None:
@@ -144,7 +144,7 @@ class TestDraw:
     def test_shots_of_new_classes_and_replay_of_known_ones(self, folder: ImageFolder) -> None:
         drawn = draw(folder, ["striped"], CONFIG)
         assert [CLASSES[label] for label in folder.labels[drawn.new]] == ["striped"] * 4
-        assert Counter(CLASSES[label] for label in folder.labels[drawn.replayed]) == {"doubled": 6, "real": 6}
+        assert Counter(CLASSES[label] for label in folder.labels[drawn.replayed]) == {"doubled": 12, "real": 12}
         assert len(set(drawn.new)) == 4
 
     def test_another_class_changes_no_draw(self, folder: ImageFolder) -> None:
