@@ -41,6 +41,7 @@
     │   ├── UndecodableBatch    crash    records that cannot be decoded, at unknown offsets
     │   ├── LogChanged          crash    a replay's topic was made again, or its log cut
     │   └── PublishUncertain    crash    committed or not, only a restart can tell
+    ├── MemoryShort             crash    too little memory for what is within its ceilings
     └── StartupError            crash    settings, bundle or device cannot be used
 
 An image's own faults (``bundle.errors.ImageError``) are rejected as well, by their ``reason``.
@@ -310,6 +311,12 @@ class PublishUncertain(BrokerError):
     """The outcome of a commit is unknown."""
 
     reason = "publish_uncertain"
+
+
+class MemoryShort(WorkerError):
+    """There is too little memory for work that is within its ceilings: no fault of the event, record batch or image."""
+
+    reason = "memory_short"
 
 
 class StartupError(WorkerError):

@@ -20,7 +20,8 @@ from worker.settings import FairnessSettings
 
 _MAX_TENANTS = 10_000
 """Attributes come from outside: with more tenants than this, the one that was silent longest is forgotten."""
-
+_TOGETHER_S = 0.05
+"""Most time that work should take which one thread takes together: who comes next waits for all of it."""
 
 T = TypeVar("T")
 
@@ -176,23 +177,26 @@ class Turns(Generic[T]):
     def take(self, most: int = 1, is_small: Callable[[T], bool] = lambda _: False) -> list[Turn[T]]:
         """Wait for work, to be given to ``done`` afterwards; [] once closed.
 
-        Small work comes up to ``most`` at a time, as long as the other threads find as much.
+        Small work comes up to ``most`` at a time, of one tenant whose work lately took little, as long as the other
+        threads find as much.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
                 return []
             most = min(most, max(1, self._count() // self._threads))
-            turns = [self._take(self._next())]
-            while len(turns) < most and is_small(turns[0].work):
-                tenant = self._next()
-                if not is_small(self._waiting[tenant][0]):
+            tenant = self._next()
+            turns = [self._take(tenant)]
+            mean_s = turns[0].expected_s
+            most = min(most, int(_TOGETHER_S / mean_s)) if mean_s else 1
+            while len(turns) < most and tenant in self._waiting:
+                if not (is_small(turns[0].work) and is_small(self._waiting[tenant][0])):
                     break
                 turns.append(self._take(tenant))
             return turns
 
     def done(self, turns: Sequence[Turn[T]]) -> None:
-        """Charge tenants what their work has taken; work that was taken together, in equal parts."""
+        """Charge the tenant what its work has taken; work that was taken together, in equal parts."""
         with self._changed:
             for turn in turns:
                 account, took_s = self._account(turn.tenant), (self._clock() - turn.began) / len(turns)

@@ -4,6 +4,8 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 
+import pytest
+
 from worker.fairness import SharedCapacity, Shares, Turns
 from worker.settings import FairnessSettings
 
@@ -265,12 +267,31 @@ def test_small_work_comes_several_at_a_time_as_long_as_all_threads_find_some() -
     found = []
     while len(turns):
         taken = turns.take(4, str.islower)
-        clock.now += 2 * len(taken)
+        clock.now += 0.002 * len(taken)
         turns.done(taken)
         found.append("".join(turn.work for turn in taken))
-    assert found == ["abcd", "efgh", "ijk", "L", "mn", "O", "p"]
+    assert found == ["a", "bcde", "fghi", "jk", "L", "mn", "O", "p"]  # first it is not known how long each takes
     turns.put("one", "")
-    assert turns.wait_s("one") == 1  # each took 2 s of a thread
+    assert turns.wait_s("one") == pytest.approx(0.001)  # each took 2 ms of a thread
+
+
+def test_small_work_of_several_tenants_is_not_mixed_and_shared_by_its_time() -> None:
+    clock = Clock()
+    turns: Turns[str] = Turns(1, clock)
+    took_s = {"quick": 0.005, "slow": 0.3}
+    had_s = dict.fromkeys(took_s, 0.0)
+    for tenant in took_s:
+        for _ in range(5):
+            turns.put(tenant, tenant)
+    while sum(had_s.values()) < 100:
+        taken = turns.take(4, lambda _: True)
+        [tenant] = {turn.tenant for turn in taken}
+        clock.now += len(taken) * took_s[tenant]
+        turns.done(taken)
+        had_s[tenant] += len(taken) * took_s[tenant]
+        for _ in taken:
+            turns.put(tenant, tenant)
+    assert had_s["quick"] == pytest.approx(had_s["slow"], rel=0.1)
 
 
 def test_accounts_from_outside_do_not_fill_the_memory() -> None:

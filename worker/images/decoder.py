@@ -95,7 +95,7 @@ def pack_request(encoded_bytes: Sequence[int], granted_bytes: int, limit_s: floa
 
     Args:
         encoded_bytes: of each image; they lie in the mapping one after another.
-        granted_bytes: decoded bytes that may be held for one of them.
+        granted_bytes: decoded bytes that may be held, the views of all of them included.
         limit_s: after so many seconds the process ends itself, in case that the worker is no longer there to end it.
     """
     return _REQUEST.pack(granted_bytes, limit_s) + struct.pack(f"={len(encoded_bytes)}Q", *encoded_bytes)
@@ -127,7 +127,7 @@ class Decoding:
         try:
             encoded = EncodedImage(data, self._limits)
             peak_bytes = encoded.peak_bytes(self._job.preprocessings)
-            if peak_bytes > granted_bytes:
+            if peak_bytes > granted_bytes - self._written:
                 return Needs(peak_bytes=peak_bytes, pixels=encoded.facts.width * encoded.facts.height)
             decoded = encoded.decode()
             counts = self._write(make_views(decoded, each) for each in self._job.preprocessings)

@@ -7,7 +7,8 @@
       views <─── shared memory, an answer by pipe ────  pixels, views
 
 A decoder that crashes, outruns its deadline or its memory is replaced, and its image is tried once more, in the fresh
-process; an image that ends two of them is rejected. Of several small images in one request each is tried alone.
+process; an image that ends two of them is rejected. An end on several small images, in one request, is nobody's fault
+yet: each is taken alone afterwards.
 A fresh process must give the pixels of the bundle's probe before it is used: while none does, the fault is the worker's
 (too little memory, a throttled CPU, a kernel that forbids what decoding needs), and images wait instead of being
 rejected.
@@ -15,8 +16,9 @@ rejected.
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
@@ -100,21 +102,41 @@ class DecoderPool:
 
     def prepare(self, data: bytes) -> PreparedImage:
         """See ``Decoders``."""
-        [found] = self.prepare_all([data])
-        if isinstance(found, PreparedImage):
-            return found
-        raise found
+        with self._slot() as slot:
+            found = self._decode(slot, data)
+        if isinstance(found, ImageError):
+            raise found
+        return self._prepared(found)
 
-    def prepare_all(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | DecoderError]:
+    def prepare_small(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | None]:
         """See ``Decoders``."""
+        with self._slot() as slot:
+            try:
+                found = self._request(slot.process, images)
+            except DecoderError as error:
+                self._replace(slot, error)
+                return [None] * len(images)
+        return [self._prepared(each) if isinstance(each, DecodedViews) else _if_fault(each) for each in found]
+
+    @contextmanager
+    def _slot(self) -> Iterator["_Slot"]:
+        """A decoder that runs.
+
+        Raises:
+            DecoderCrashed: the pool is closed.
+        """
         slot = self._idle.get()
         try:
-            if self._closed.is_set():
-                return [DecoderCrashed("the decoders are closed")] * len(images)
-            found = self._decode(slot, images)
+            if not (self._closed.is_set() or slot.process.is_running()):  # it ended while it had nothing to do
+                self._refill(slot)
+            self._assert_open()
+            yield slot
         finally:
             self._idle.put(slot)
-        return [self._prepared(each) if isinstance(each, DecodedViews) else each for each in found]
+
+    def _assert_open(self) -> None:
+        if self._closed.is_set():
+            raise DecoderCrashed("the decoders are closed")
 
     def _prepared(self, decoded: DecodedViews) -> PreparedImage:
         return PreparedImage(decoded.facts, {name: decoded.views[place] for name, place in self._places.items()})
@@ -130,34 +152,33 @@ class DecoderPool:
             slot.process.close()
             self._idle.put(slot)
 
-    def _decode(
-        self, slot: "_Slot", images: Sequence[bytes], tries: int = 0
-    ) -> list[DecodedViews | ImageError | DecoderError]:
+    def _decode(self, slot: "_Slot", data: bytes) -> DecodedViews | ImageError:
+        tries = 0
         while True:
-            if not slot.process.is_running():  # it ended while it had nothing to do
-                self._refill(slot)
             try:
-                return self._once(slot.process, images)
+                return self._once(slot.process, data)
             except DecoderError as error:
-                self._ended(error)
-                _log.warning("a decoder ended", reason=error.reason, why=str(error))
-                tries = tries + 1 if self._refill(slot) else 0
-                if tries == _TRIES or self._closed.is_set():
-                    return [error.with_traceback(None)] * len(images)
-            if len(images) > 1:  # it may have been any of them
-                return [found for image in images for found in self._decode(slot, [image], tries)]
+                tries = tries + 1 if self._replace(slot, error) else 0
+                if tries == _TRIES:
+                    raise
+                self._assert_open()
 
-    def _once(self, process: DecoderProcess, images: Sequence[bytes]) -> list[DecodedViews | ImageError | DecoderError]:
+    def _once(self, process: DecoderProcess, data: bytes) -> DecodedViews | ImageError:
+        [found] = self._request(process, [data])
+        if isinstance(found, Needs):
+            with self._budget.reserve(found.peak_bytes):
+                return process.decode_large(data, found)
+        return found
+
+    def _request(self, process: DecoderProcess, images: Sequence[bytes]) -> list[DecodedViews | ImageError | Needs]:
         with self._budget.reserve(self._granted_bytes):
-            found = process.decode(images)
-        return [
-            self._large(process, image, answer) if isinstance(answer, Needs) else answer
-            for image, answer in zip(images, found, strict=True)
-        ]
+            return process.decode(images)
 
-    def _large(self, process: DecoderProcess, image: bytes, needs: Needs) -> DecodedViews | ImageError:
-        with self._budget.reserve(needs.peak_bytes):
-            return process.decode_large(image, needs)
+    def _replace(self, slot: "_Slot", error: DecoderError) -> bool:
+        """Replace a process that has ended, as ``_refill`` does."""
+        self._ended(error)
+        _log.warning("a decoder ended", reason=error.reason, why=str(error))
+        return self._refill(slot)
 
     def _refill(self, slot: "_Slot") -> bool:
         """Give a slot a process that works, however long that takes; whether the first attempt gave one."""
@@ -189,8 +210,7 @@ class DecoderPool:
     def _check(self, process: DecoderProcess) -> None:
         probe = self._bundle.probe
         for index, (name, data) in enumerate(probe.images.items()):
-            [found] = self._once(process, [data])
-            match found:
+            match self._once(process, data):
                 case DecodedViews(views=views):
                     pixels = {model: pixels_digest(views[place]) for model, place in self._places.items()}
                     if any(digest != probe.pixels[model][index] for model, digest in pixels.items()):
@@ -198,12 +218,16 @@ class DecoderPool:
                 case ImageTooLarge() | TooManyPixels():
                     pass  # by settings that refuse it to events too
                 case error:
-                    raise error
+                    raise DecoderCrashed(f"it refuses {name} of the bundle's probe: {error}")
 
     def _process(self) -> DecoderProcess:
         return DecoderProcess(
             self._preprocessings, self._limits, self._granted_bytes, command=self._command, deadline_s=self._deadline_s
         )
+
+
+def _if_fault(answer: ImageError | Needs) -> ImageError | None:
+    return answer if isinstance(answer, ImageError) else None
 
 
 @dataclass(eq=False, slots=True)

@@ -67,7 +67,6 @@ class DecoderProcess:
     """Decodes images one after another, for one thread at a time. After a ``DecoderError`` it can only be closed.
 
     Decoding may hold ``granted_bytes`` before the worker has been asked; see ``bundle.preprocess`` for what it takes.
-    Images of one request share them.
     """
 
     def __init__(
@@ -86,7 +85,8 @@ class DecoderProcess:
         self._granted_bytes = granted_bytes
         self._held = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
-        self._address_bytes = self._peak_bytes = 0
+        self._address_bytes = 0
+        self._peak_bytes = -1
 
     def start(self) -> str | None:
         """Start the process; None, or why the kernel does not let it give up its rights.
@@ -99,7 +99,7 @@ class DecoderProcess:
             self._answer_pipe, answers = _pipe(self._held, theirs)
             self._answered = select.poll()
             self._answered.register(self._answer_pipe, select.POLLIN)
-            view_bytes = sum(most * size**2 * 3 for most, size in self._shapes)
+            view_bytes = self._view_bytes([most for most, _ in self._shapes])
             images, self._images = self._shared(theirs, max(self._limits.max_bytes, BATCH_IMAGES * BATCH_IMAGE_BYTES))
             views, self._views = self._shared(theirs, BATCH_IMAGES * view_bytes)
             self._stderr: BinaryIO = self._held.enter_context(os.fdopen(os.memfd_create("decoder-stderr"), "w+b"))
@@ -138,8 +138,8 @@ class DecoderProcess:
         """Decode images as ``Decoders.prepare_all`` gets them.
 
         Returns:
-            For each image, in order: its views, its own fault, or what it needs beyond its part of the bytes that are
-            granted; then ``decode_large``.
+            For each image, in order: its views, its own fault, or what it needs beyond the bytes that are granted and
+            that the views of those before it have left; then ``decode_large``.
 
         Raises:
             DecoderError: the process has ended or is of no use any more.
@@ -202,17 +202,15 @@ class DecoderProcess:
             self._images[end - len(data) : end] = data
         limit_s = self._deadline_s + _DEADLINE_S_A_MEGAPIXEL * pixels / 1e6
         try:
-            os.write(self._requests, pack_request(sizes, granted_bytes // len(sizes), limit_s + _GRACE_S))
+            os.write(self._requests, pack_request(sizes, granted_bytes, limit_s + _GRACE_S))
         except BrokenPipeError:
             raise self._ended() from None
-        answers = self._answers(limit_s)
-        try:
-            return self._results(answers, sizes, granted_bytes)
-        finally:
-            if granted_bytes > self._granted_bytes or sum(sizes) > _KEPT_BYTES:
-                for mapping in (self._images, self._views):
-                    if len(mapping) > _KEPT_BYTES:
-                        mapping.madvise(mmap.MADV_REMOVE, _KEPT_BYTES)
+        results = self._results(self._answers(limit_s), sizes, granted_bytes)
+        written = sum(views.nbytes for found in results if isinstance(found, DecodedViews) for views in found.views)
+        for mapping, used in ((self._images, sum(sizes)), (self._views, needs.peak_bytes if needs else written)):
+            if used > _KEPT_BYTES and len(mapping) > _KEPT_BYTES:
+                mapping.madvise(mmap.MADV_REMOVE, _KEPT_BYTES)
+        return results
 
     def _answers(self, limit_s: float) -> list[Answer]:
         """One answer at least."""
@@ -236,10 +234,11 @@ class DecoderProcess:
         for answer, encoded_bytes in zip(answers, sizes, strict=True):
             match answer:
                 case Decoded(facts=facts, counts=counts) if self._is_possible(facts, counts, encoded_bytes):
-                    views = self._copied(counts, offset)
-                    offset += sum(each.nbytes for each in views)
-                    found.append(DecodedViews(facts, views))
-                case Needs() if self._may_need(answer, granted_bytes // len(sizes)):
+                    begin, offset = offset, offset + self._view_bytes(counts)
+                    if offset > granted_bytes:  # an honest one counts its views
+                        raise DecoderCrashed("its answer makes no sense")
+                    found.append(DecodedViews(facts, self._copied(counts, begin)))
+                case Needs() if self._may_need(answer, granted_bytes - offset):
                     found.append(answer)
                 case Refused(error=name, detail=detail) if name in _IMAGE_ERRORS:
                     found.append(_IMAGE_ERRORS[name](detail))
@@ -251,7 +250,8 @@ class DecoderProcess:
 
     def _may_need(self, needs: Needs, granted_bytes: int) -> bool:
         """Whether an honest decoder could need so much."""
-        most = _MOST_BYTES_A_PIXEL * MAX_PIXELS_CEILING + 2 * len(self._views) + 4 * len(self._images)
+        views = self._view_bytes([most for most, _ in self._shapes])
+        most = _MOST_BYTES_A_PIXEL * MAX_PIXELS_CEILING + 4 * (views + len(self._images))
         return 0 < needs.pixels <= self._limits.max_pixels and granted_bytes < needs.peak_bytes <= most
 
     def _is_possible(self, facts: ImageFacts, counts: tuple[int, ...], encoded_bytes: int) -> bool:
@@ -264,6 +264,9 @@ class DecoderProcess:
             and len(counts) == len(self._shapes)
             and all(0 <= count <= most for count, (most, _) in zip(counts, self._shapes, strict=True))
         )
+
+    def _view_bytes(self, counts: Sequence[int]) -> int:
+        return sum(count * size**2 * 3 for count, (_, size) in zip(counts, self._shapes, strict=True))
 
     def _copied(self, counts: tuple[int, ...], offset: int) -> list[Views]:
         found = []

@@ -6,7 +6,6 @@ from typing import Final, Protocol
 
 from bundle.errors import ImageError
 from bundle.preprocess import ImageFacts, Views
-from worker.errors import DecoderError
 
 BATCH_IMAGES: Final = 4
 """Small images that are decoded in one go: for more there is little to gain."""
@@ -47,18 +46,20 @@ class Decoders(Protocol):
     def prepare(self, data: bytes) -> PreparedImage:
         """Decode once and cut the views of every model; models with the same preprocessing share them.
 
+        Called by ``images.decode_processes`` threads, like ``prepare_small``.
+
         Raises:
             bundle.errors.ImageError: the image's own fault.
             worker.errors.DecoderError: decoders end on this image.
         """
 
-    def prepare_all(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | DecoderError]:
+    def prepare_small(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | None]:
         """One answer for each image, in order: what ``prepare`` returns or raises.
 
-        Called by ``images.decode_processes`` threads.
+        None where an image has to be prepared alone: it takes much memory, or a decoder ended on one of them.
 
         Args:
-            images: one, or up to ``BATCH_IMAGES`` of at most ``BATCH_IMAGE_BYTES`` each.
+            images: up to ``BATCH_IMAGES`` of at most ``BATCH_IMAGE_BYTES`` each.
         """
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.record.util import decode_varint
 
-from worker.errors import EventError, EventTooLarge, UndecodableRecord, WorkerKilled
+from worker.errors import EventError, EventTooLarge, MemoryShort, UndecodableRecord, WorkerKilled
 from worker.kafka.decompression import unpack
 from worker.messages.events import ENVELOPE_MAX_BYTES, HEADER_NAME_MAX_BYTES, MAX_HEADERS
 from worker.messages.records import BatchGuard, Partition, held_bytes
@@ -367,8 +367,10 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         if guard is None:
             self._decompress()
         elif guard.begin_batch(self._partition, self.base_offset):
-            self._decompress()
-            guard.end_batch(self._partition, self.base_offset)
+            try:
+                self._decompress()
+            finally:
+                guard.end_batch(self._partition, self.base_offset)
         else:
             self._give_up(WorkerKilled("processes ended while its batch was unpacked and nothing else was in flight"))
 
@@ -380,8 +382,8 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
             unpacked = unpack(self.compression_type, bytes(self._packed), most)
         except CorruptRecordError as error:
             self._give_up(str(error))
-        except MemoryError:  # the fault is ours, and the batch may be good
-            raise
+        except MemoryError as error:
+            raise MemoryShort(f"no memory for a record batch of {self._partition} at {self.base_offset}") from error
         except Exception as error:
             # A codec that is not installed is a fault of the installation, and the same for every batch.
             self._assert_has_codec(self.compression_type)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 import structlog
@@ -23,7 +23,7 @@ import structlog
 from bundle.errors import ImageError
 from bundle.store import sha256
 from worker.decision.attribution import ScoredImage
-from worker.errors import InferenceError, OverShare, Sha256Mismatch, WorkerError
+from worker.errors import DecoderError, InferenceError, OverShare, Sha256Mismatch, WorkerError
 from worker.fairness import Turns
 from worker.images.fetch import Fetch, Fetcher
 from worker.images.prepare import BATCH_IMAGE_BYTES, BATCH_IMAGES, Decoders, PreparedImage
@@ -60,6 +60,16 @@ class _Received:
 
 
 @dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What waits for a decoder."""
+
+    received: _Received
+    digest: str
+    alone: bool = False
+    """Whether it may not be decoded together with others."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
     item: InFlight
     digest: str
@@ -86,8 +96,8 @@ class Stages:
         self._engine, self._cache, self._fetcher, self._metrics = engine, cache, fetcher, metrics
         self._received: Batcher[_Received] = Batcher(_LOOKUP_BATCH, 0)
         self._turns: Turns[InFlight] = Turns(settings.images.decode_processes)
-        self._to_decode: dict[InFlight, tuple[_Received, str]] = {}
-        """What waits for its turn, with its sha256."""
+        self._to_decode: dict[InFlight, _Waiting] = {}
+        """What waits for its turn."""
         self._patience_s = settings.fetch.deadline_s
         """How long events of other tenants wait behind what one fetches; the same holds for what it has decoded."""
         self._prepared: Batcher[_Prepared] = Batcher(settings.inference.batch_size, settings.inference.max_wait_s)
@@ -165,8 +175,7 @@ class Stages:
         """Defer an event if its image still waits for a decoder, and so do too many of its tenant's."""
         tenant = item.tenant or ""
         if self._turns.wait_s(tenant) > self._patience_s and self._turns.withdraw(tenant, item):
-            received, _ = self._to_decode.pop(item)
-            self._release(received)
+            self._release(self._to_decode.pop(item).received)
             self._done(Completion(item, OverShare("its tenant's images take long to decode, others wait behind it")))
 
     def since(self, item: InFlight) -> float:
@@ -246,38 +255,60 @@ class Stages:
                     self._complete(item, digest, known, cached=True, fetch_s=received.fetch_s)
                     self._release(received)
                 else:
-                    self._to_decode[item] = received, digest
                     self._move(item, "decode")
-                    self._turns.put(item.tenant or "", item)
+                    self._wait_for_turn(_Waiting(received, digest))
+
+    def _wait_for_turn(self, waiting: _Waiting) -> None:
+        item = waiting.received.item
+        self._to_decode[item] = waiting
+        self._turns.put(item.tenant or "", item)
+
+    def _is_small(self, item: InFlight) -> bool:
+        waiting = self._to_decode[item]
+        return not waiting.alone and len(waiting.received.data) <= BATCH_IMAGE_BYTES
 
     def _decode(self) -> None:
         while turns := self._turns.take(BATCH_IMAGES, self._is_small):
-            self._decode_all([self._to_decode.pop(turn.work) for turn in turns])
+            taken = [self._to_decode.pop(turn.work) for turn in turns]
+            wanted = []
+            for waiting in taken:
+                if waiting.received.item.dropped:
+                    self._drop(waiting.received.item)
+                    self._release(waiting.received)
+                else:
+                    wanted.append(waiting)
+            self._decode_together(wanted)
             self._turns.done(turns)
 
-    def _is_small(self, item: InFlight) -> bool:
-        received, _ = self._to_decode[item]
-        return len(received.data) <= BATCH_IMAGE_BYTES
-
-    def _decode_all(self, waiting: Sequence[tuple[_Received, str]]) -> None:
-        dropped = [received.item for received, _ in waiting if received.item.dropped]
-        wanted = [(received, digest) for received, digest in waiting if received.item not in dropped]
+    def _decode_together(self, wanted: Sequence[_Waiting]) -> None:
         started = time.monotonic()
-        try:
-            images = self._decoders.prepare_all([received.data for received, _ in wanted]) if wanted else []
-        finally:
-            for received, _ in waiting:
-                self._release(received)
+        images: Sequence[PreparedImage | ImageError | DecoderError | None]
+        match wanted:
+            case []:
+                images = []
+            case [alone]:
+                images = [self._decode_alone(alone.received.data)]
+            case _:
+                images = self._decoders.prepare_small([waiting.received.data for waiting in wanted])
         ready = time.monotonic()
-        for item in dropped:
-            self._drop(item)
-        for (received, digest), image in zip(wanted, images, strict=True):
+        for waiting, image in zip(wanted, images, strict=True):
+            if image is None:
+                self._wait_for_turn(replace(waiting, alone=True))
+                continue
+            received = waiting.received
+            self._release(received)
             if isinstance(image, PreparedImage):
                 self._move(received.item, "inference")
                 decode_s = (ready - started) / len(wanted)
-                self._prepared.put(_Prepared(received.item, digest, image, received.fetch_s, decode_s, ready))
+                self._prepared.put(_Prepared(received.item, waiting.digest, image, received.fetch_s, decode_s, ready))
             else:
                 self._done(Completion(received.item, image))
+
+    def _decode_alone(self, data: bytes) -> PreparedImage | ImageError | DecoderError:
+        try:
+            return self._decoders.prepare(data)
+        except (ImageError, DecoderError) as error:
+            return error.with_traceback(None)
 
     def _move(self, item: InFlight, stage: str) -> None:
         """Note that an event enters a stage, and leaves the one that it was in."""

@@ -18,7 +18,7 @@ from bundle.preprocess import Views
 from bundle.scores import aggregate_embeddings
 from bundle.store import Bundle
 from bundle.text import printable
-from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
+from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, MemoryShort, StartupError
 from worker.images.prepare import PreparedImage
 from worker.scoring.gpu import Driver, GpuRunner, Upload, device_names, open_driver
 from worker.settings import InferenceSettings
@@ -118,6 +118,7 @@ class Engine:
             upload: the same batch, where it was copied ahead.
 
         Raises:
+            MemoryShort: there is too little memory for a single image.
             DeviceFailed: no later call would succeed. A batch in which every image fails counts as a failure of the
                 device if the probe fails too.
         """
@@ -141,8 +142,8 @@ class Engine:
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             if any(sign in str(error) for sign in _STICKY):
                 raise DeviceFailed(f"{self.device}: {str(error)[:300]}") from error
-            if len(images) == 1 and isinstance(error, MemoryError):  # no fault of the image
-                raise
+            if len(images) == 1 and isinstance(error, MemoryError):
+                raise MemoryShort("no memory for a single image") from error
             if len(images) == 1:
                 return [InferenceFailed(str(error)[:300])]
         middle = len(images) // 2

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from bundle.errors import ImageError
 from bundle.manifest import Model
 from bundle.preprocess import Limits, decode, make_views
-from worker.errors import DecoderError
 from worker.images.prepare import PreparedImage
 
 _LIMITS = Limits()
@@ -34,12 +33,12 @@ class InProcess:
         views = {each: make_views(decoded, each) for each in {model.preprocessing for model in self.models}}
         return PreparedImage(decoded.facts, {model.name: views[model.preprocessing] for model in self.models})
 
-    def prepare_all(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | DecoderError]:
+    def prepare_small(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | None]:
         """See ``Decoders``."""
-        found: list[PreparedImage | ImageError | DecoderError] = []
+        found: list[PreparedImage | ImageError | None] = []
         for data in images:
             try:
                 found.append(self.prepare(data))
-            except (ImageError, DecoderError) as error:
+            except ImageError as error:
                 found.append(error)
         return found

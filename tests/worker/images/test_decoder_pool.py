@@ -19,7 +19,7 @@ from PIL import Image
 from bundle.containers import FORMATS
 from bundle.errors import BrokenImage, EmptyImage, ImageTooLarge, TooManyPixels, UnsupportedFormat
 from bundle.manifest import Crop, Preprocessing, Resize, View
-from bundle.preprocess import decode, make_views, pixels_digest
+from bundle.preprocess import ImageFacts, Limits, decode, make_views, pixels_digest
 from bundle.store import Bundle
 from tests.worker.images.harmful_decoder import HARM, boast, crash, demand, escape, hang, lie, stumble, swallow
 from tests.worker.images.in_process import InProcess
@@ -27,8 +27,9 @@ from tests.worker.messages.edges import until
 from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.errors import DecodeMemory, DecoderCrashed, DecoderError, DecodeTimeout, StartupError
 from worker.images import decoder_process
-from worker.images.decoder import ANSWERS, MESSAGE_MAX_BYTES, Refused, brief_ascii
+from worker.images.decoder import ANSWERS, MESSAGE_MAX_BYTES, Decoded, Refused, brief_ascii
 from worker.images.decoder_pool import DecoderPool
+from worker.images.decoder_process import DecoderProcess
 from worker.images.prepare import BATCH_IMAGES, PreparedImage
 from worker.settings import Settings
 
@@ -166,7 +167,7 @@ def test_images_of_one_request_get_their_own_answers(pool: DecoderPool, bundle: 
     images = [encoded_image(90, seed=1), b"no image at all", b"", encoded_image(200, seed=2, size=90)]
     alone = InProcess(bundle.manifest.models)
     for order in (images, images[::-1]):
-        found, expected = pool.prepare_all(order), alone.prepare_all(order)
+        found, expected = pool.prepare_small(order), alone.prepare_small(order)
         assert list(map(type, found)) == list(map(type, expected))
         for image, own in zip(found, expected, strict=True):
             if isinstance(image, PreparedImage) and isinstance(own, PreparedImage):
@@ -247,12 +248,26 @@ def test_images_beside_a_harmful_one_are_decoded(start: Start) -> None:
         assert list(threads.map(outcome, images)) == ["decoder_crashed" if n % 10 == 0 else "PNG" for n in range(40)]
 
 
-def test_an_image_that_harms_those_of_its_request_is_found_alone(start: Start, processes: Path) -> None:
+def test_an_end_on_several_images_is_nobodys_fault_yet(start: Start, processes: Path) -> None:
     pool = start()
-    images = [encoded_image(100, seed=1), harmful(crash), encoded_image(100, seed=2), harmful(crash)]
-    found = pool.prepare_all(images)
-    assert [type(each) for each in found] == [PreparedImage, DecoderCrashed, PreparedImage, DecoderCrashed]
-    assert len(list(processes.iterdir())) == 4, "the first, one for all that are tried alone, and one after each crash"
+    assert pool.prepare_small([encoded_image(100, seed=1), harmful(crash), encoded_image(100, seed=2)]) == [None] * 3
+    assert len(list(processes.iterdir())) == 2
+    assert (pool.held_bytes, pool.waiting) == (0, 0)
+
+
+def test_what_needs_more_memory_than_is_left_is_decoded_alone(start: Start, processes: Path) -> None:
+    pool = start(memory_bytes=2**20)
+    small, wide = encoded_image(100, seed=1), encoded_image(100, size=300)
+    found = pool.prepare_small([wide, small, wide, small])
+    assert [type(each) for each in found] == [type(None), PreparedImage, type(None), PreparedImage]
+    assert len(list(processes.iterdir())) == 1
+
+
+@pytest.mark.parametrize("harm", [boast, demand, lie])
+def test_lies_about_images_of_one_request_are_not_believed(start: Start, harm: Callable[[], None]) -> None:
+    pool = start()
+    assert pool.prepare_small([GOOD, harmful(harm)]) == [None, None]
+    assert pool.prepare(GOOD).facts.width == 24
 
 
 def test_a_decoder_that_is_killed_is_replaced_without_a_word_about_the_image(start: Start, processes: Path) -> None:
@@ -262,6 +277,14 @@ def test_a_decoder_that_is_killed_is_replaced_without_a_word_about_the_image(sta
         os.kill(pid, signal.SIGKILL)
         until(lambda: not running(processes), "the process has ended")
         assert pool.prepare(GOOD).facts.width == 24
+
+
+def test_views_that_no_honest_decoder_had_the_memory_for_are_not_believed() -> None:
+    grid = Preprocessing(views=(View(crop=Crop(mode="grid", size=224, stride=8, max=256)),))
+    process = DecoderProcess([grid], Limits(), granted_bytes=2**24)
+    facts = ImageFacts("PNG", 24, 24, bytes=100, animated=False)
+    with pytest.raises(DecoderCrashed, match="makes no sense"):
+        process._results([Decoded(facts=facts, counts=(256,))], [100], 2**24)
 
 
 def test_one_that_hangs_without_its_worker_ends_by_itself(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

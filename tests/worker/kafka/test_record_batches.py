@@ -18,7 +18,7 @@ from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
 from tests.hostile import records as hostile
-from worker.errors import EventTooLarge
+from worker.errors import EventTooLarge, MemoryShort
 from worker.kafka import record_batches
 from worker.kafka.record_batches import (
     Allowance,
@@ -249,7 +249,7 @@ def test_too_little_memory_is_no_fault_of_a_batch(monkeypatch: pytest.MonkeyPatc
         raise MemoryError
 
     monkeypatch.setattr(record_batches, "unpack", unpack)
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryShort):
         read([batch(0, codec=1)])
 
 

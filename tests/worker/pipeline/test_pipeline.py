@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bundle.errors import ImageError
 from bundle.store import Bundle
 from tests.worker.images.in_process import InProcess
 from tests.worker.messages.edges import PARTITIONS, until
 from tests.worker.pipeline.harness import DictionaryCache, Worker, make_worker
 from tests.worker.small_bundle import encoded_image, small_bundle
-from worker.errors import DeviceFailed, GroupUnstable, PublishAborted, PublishUncertain
+from worker.errors import DecoderCrashed, DeviceFailed, GroupUnstable, PublishAborted, PublishUncertain
 from worker.images.files import read_file
 from worker.images.prepare import PreparedImage
 from worker.messages.events import ATTEMPT, NOT_BEFORE, ORIGIN, REASON
@@ -634,6 +635,37 @@ class SlowOnSome(InProcess):
 
     def close(self) -> None:
         self.stop.set()
+
+
+@dataclass(frozen=True)
+class EndsTogether(InProcess):
+    """A decoder ends whenever it gets several images, and on these also when they are alone."""
+
+    harmful: frozenset[bytes] = frozenset()
+    together: list[bytes] = field(default_factory=list)
+
+    def prepare_small(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | None]:
+        self.together.extend(images)
+        return [None] * len(images)
+
+    def prepare(self, data: bytes) -> PreparedImage:
+        if data in self.harmful:
+            raise DecoderCrashed("it ended")
+        return super().prepare(data)
+
+
+def test_images_on_which_a_decoder_ended_together_are_decoded_alone(bundle: Bundle) -> None:
+    images = [encoded_image(40, seed=seed) for seed in range(40)]
+    decoders = EndsTogether(bundle.manifest.models, harmful=frozenset(images[7:9]))
+    worker = make_worker(bundle, decoders=decoders)
+    for image in images:
+        worker.send(image)
+    worker.answer(40)
+    assert len(worker.verdicts()) == 38
+    reasons = [dict(letter.headers)["genprint-reason"] for letter in worker.stored("dead_topic")]
+    assert reasons == [b"decoder_crashed"] * 2
+    assert decoders.together
+    assert len(set(decoders.together)) == len(decoders.together)
 
 
 def of_tenant(tenant: bytes, number: int) -> Headers:

@@ -15,7 +15,7 @@ from bundle.store import Bundle
 from tests.worker.pipeline.harness import make_worker
 from tests.worker.scoring.host_driver import HostDriver
 from tests.worker.small_bundle import SIZE, encoded_image, small_bundle
-from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, StartupError
+from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, MemoryShort, StartupError
 from worker.images.prepare import PreparedImage
 from worker.scoring.engine import Engine, ImageScores, cuda_usable
 from worker.settings import InferenceSettings
@@ -134,7 +134,7 @@ def test_too_little_memory_makes_smaller_batches_and_is_no_images_fault(
     found = engine.score([prepared(b) for b in (10, 20, 30)])
     assert all(isinstance(answer, ImageScores) for answer in found)
     most = 0
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryShort):
         engine.score([prepared(10)])
 
 
