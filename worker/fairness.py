@@ -185,7 +185,7 @@ class Turns(Generic[T]):
             if self._closed:
                 return []
             most = min(most, max(1, self._count() // self._threads))
-            tenant = self._next()
+            tenant = min(self._waiting, key=lambda name: self._account(name).had_s)
             turns = [self._take(tenant)]
             mean_s = turns[0].expected_s
             most = min(most, int(_TOGETHER_S / mean_s)) if mean_s else 1
@@ -232,9 +232,6 @@ class Turns(Generic[T]):
 
     def _count(self) -> int:
         return sum(map(len, self._waiting.values()))
-
-    def _next(self) -> str:
-        return min(self._waiting, key=lambda name: self._account(name).had_s)
 
     def _take(self, tenant: str) -> Turn[T]:
         account = self._account(tenant)

@@ -110,12 +110,15 @@ class DecoderPool:
 
     def prepare_small(self, images: Sequence[bytes]) -> list[PreparedImage | ImageError | None]:
         """See ``Decoders``."""
-        with self._slot() as slot:
-            try:
-                found = self._request(slot.process, images)
-            except DecoderError as error:
-                self._replace(slot, error)
-                return [None] * len(images)
+        try:
+            with self._slot() as slot:
+                try:
+                    found = self._request(slot.process, images)
+                except DecoderError as error:
+                    self._replace(slot, error)
+                    raise
+        except DecoderError:
+            return [None] * len(images)
         return [self._prepared(each) if isinstance(each, DecodedViews) else _if_fault(each) for each in found]
 
     @contextmanager

@@ -135,7 +135,7 @@ class DecoderProcess:
         return self._process is not None and self._process.poll() is None
 
     def decode(self, images: Sequence[bytes]) -> list[DecodedViews | ImageError | Needs]:
-        """Decode images as ``Decoders.prepare_all`` gets them.
+        """Decode images as ``Decoders.prepare_small`` gets them, or a single one.
 
         Returns:
             For each image, in order: its views, its own fault, or what it needs beyond the bytes that are granted and
@@ -251,7 +251,7 @@ class DecoderProcess:
     def _may_need(self, needs: Needs, granted_bytes: int) -> bool:
         """Whether an honest decoder could need so much."""
         views = self._view_bytes([most for most, _ in self._shapes])
-        most = _MOST_BYTES_A_PIXEL * MAX_PIXELS_CEILING + 4 * (views + len(self._images))
+        most = _MOST_BYTES_A_PIXEL * MAX_PIXELS_CEILING + 2 * views + 4 * len(self._images)
         return 0 < needs.pixels <= self._limits.max_pixels and granted_bytes < needs.peak_bytes <= most
 
     def _is_possible(self, facts: ImageFacts, counts: tuple[int, ...], encoded_bytes: int) -> bool:

@@ -66,9 +66,8 @@ class Metrics:
         )
         self.stage_seconds = self._histogram(
             "stage_seconds",
-            "Time an event spends in a stage: queue (broker timestamp to admission), fetch, decode (of images that "
-            "are decoded together, in equal parts), inference "
-            "(batching included), total (broker timestamp to verdict).",
+            "Time an event spends in a stage: queue (broker timestamp to admission), fetch, decode (of images that are "
+            "decoded together, in equal parts), inference (batching included), total (broker timestamp to verdict).",
             _SECONDS,
             ["stage"],
         )

@@ -277,15 +277,14 @@ class Stages:
                     self._release(waiting.received)
                 else:
                     wanted.append(waiting)
-            self._decode_together(wanted)
+            if wanted:
+                self._decode_together(wanted)
             self._turns.done(turns)
 
     def _decode_together(self, wanted: Sequence[_Waiting]) -> None:
         started = time.monotonic()
         images: Sequence[PreparedImage | ImageError | DecoderError | None]
         match wanted:
-            case []:
-                images = []
             case [alone]:
                 images = [self._decode_alone(alone.received.data)]
             case _:

@@ -359,6 +359,7 @@ def test_closing_ends_what_is_under_way(start: Start, processes: Path) -> None:
     assert running(processes) == []
     with pytest.raises(DecoderCrashed, match="closed"):
         pool.prepare(GOOD)
+    assert pool.prepare_small([GOOD, GOOD]) == [None, None]
     pool.close()
 
 
