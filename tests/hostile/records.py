@@ -11,7 +11,7 @@ from kafka.consumer.fetcher import CompletedFetch, Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import calc_crc32c, encode_varint
-from kafka.structs import MemberState, TopicPartition
+from kafka.structs import TopicPartition
 
 from worker.kafka.client import KafkaBroker
 from worker.messages.records import BatchGuard, Partition
@@ -89,7 +89,7 @@ class Consumer:
             self._subscription.seek(tp, committed.get(Partition(*tp), 0))
         client = SimpleNamespace(_manager=SimpleNamespace(_net=None))
         self._fetcher = Fetcher(client, self._subscription, max_poll_records=settings.max_poll_records)
-        self._coordinator = SimpleNamespace(need_rejoin=lambda: False, state=MemberState.STABLE)
+        self._coordinator = SimpleNamespace(need_rejoin=lambda: False, _join_task=None)
         self._cluster = SimpleNamespace(topic_id=lambda _: None)
 
     def poll(self, timeout_ms: int) -> Any:

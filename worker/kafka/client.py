@@ -55,6 +55,21 @@ _LOG_APPEND_TIME = 1
 _UNDECODABLE = (errors.CorruptRecordError, errors.UnsupportedCodecError)
 
 
+class _Join:
+    """The future answer to a join, as something to be awaited: not done, whether it has come or not."""
+
+    is_done = False
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._answer, name)
+
+    def __await__(self) -> Any:
+        return self._answer.__await__()
+
+
 class KafkaBroker:
     """``Broker`` over kafka-python, exactly once by transactions or at least once."""
 
@@ -119,6 +134,7 @@ class KafkaBroker:
     def poll(self, timeout_s: float) -> list[Record]:
         """See ``Broker``."""
         self._release_stalled_fetch()
+        self._await_join()
         self._allowance.begin_poll()
         self._polls += 1
         try:
@@ -142,7 +158,6 @@ class KafkaBroker:
             _log.warning("poll failed, retrying", why=str(error))
             return []
         self._check_member()
-        self._finish_rebalance()
         self._rejoin()
         self._limit_set_aside()
         made_again = self._positions.check()
@@ -357,15 +372,16 @@ class KafkaBroker:
                 if part := parsed.pop(tp, None):
                     part.drain()
 
-    def _finish_rebalance(self) -> None:
-        """Make the client finish a rebalance that it would abandon half-way.
+    def _await_join(self) -> None:
+        """Have the next ``poll`` read the group's answer to a join, though it has come since the last one.
 
-        When changed metadata makes the leader rejoin and ``poll`` returns just before the group's answer, kafka-python
-        (3.0.12) never reads that answer: it would poll on for ever, without a heartbeat and without learning that the
-        group has given its partitions to others.
+        kafka-python (3.0.12, ``join_group_async``) would leave it unread and join again, which makes the whole group
+        rebalance: two members that poll by turns do so for ever. After a rejoin for changed metadata it would not even
+        join again, and poll on without a heartbeat, for partitions that the group may have given to others.
         """
-        coordinator = self._consumer._coordinator  # noqa: SLF001 - no public way to rejoin
-        if not coordinator.need_rejoin() and coordinator.state is MemberState.REBALANCING:
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - no public way to await a join
+        if (join := coordinator._join_task) is not None:  # noqa: SLF001 - see above
+            coordinator._join_task = join if isinstance(join, _Join) else _Join(join)  # noqa: SLF001 - see above
             coordinator.request_rejoin()
 
     def _rejoin(self) -> None:

@@ -30,6 +30,7 @@ PRIVATE: dict[str, tuple[type, ...]] = {
     "_coordinator": (KafkaConsumer,),
     "_fetchable_partitions": (Fetcher,),
     "_fetcher": (KafkaConsumer,),
+    "_join_task": (ConsumerCoordinator,),
     "_next_partition_records": (Fetcher,),
     "_paused_completed_fetches": (Fetcher,),
     "_paused_partition_records": (Fetcher,),
