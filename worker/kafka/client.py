@@ -390,9 +390,11 @@ class KafkaBroker:
         The broker gives it the assignment of its predecessor, and asks nobody. If that one was killed when it had been
         told to leave partitions and had not joined again, so that others get them, these would belong to no one.
         """
-        if self._settings.instance_id is not None and not self._has_rejoined and self.joined():
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - no public way to rejoin
+        # Stable, since the end of a join that is under way would take back the request.
+        if self._settings.instance_id is not None and not self._has_rejoined and coordinator.stable():
             self._has_rejoined = True
-            self._consumer._coordinator.request_rejoin()  # noqa: SLF001 - no public way to rejoin
+            coordinator.request_rejoin()
 
     def _stuck_at(self) -> str:
         """Position of the client after a failed poll, as topic/partition/offset."""
