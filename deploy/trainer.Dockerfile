@@ -31,6 +31,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     /opt/pip/bin/pip --python /opt/genprint/bin/python install ".[exporter]"
 COPY bundle bundle
 COPY exporter exporter
+COPY genprint genprint
 COPY trainer trainer
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=certificates,target=/etc/pip.certificates \
@@ -53,5 +54,5 @@ ENV HOME=/tmp \
 WORKDIR /work
 USER 10001:10001
 # `trainer …` or `exporter …`
-ENTRYPOINT ["python", "-m"]
+ENTRYPOINT ["genprint"]
 CMD ["trainer", "--help"]

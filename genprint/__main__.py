@@ -6,6 +6,11 @@ A part is imported when one of its commands is called: help, completion and ``--
 import os
 import signal
 import sys
+
+if os.getpid() == 1:  # in a container, where a signal without a handler is lost: before anything that takes time
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_number, lambda number, _: sys.exit(128 + number))
+
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -118,18 +123,10 @@ def options(
 
 def main() -> None:
     """The console script."""
-    _heed_signals_as_first_process()
     # Not above: ``python -m`` would take a file ``bundle.py`` of the user's for it.
     from bundle.standard_streams import run_command
 
     run_command("genprint", lambda: app(prog_name="genprint"))
-
-
-def _heed_signals_as_first_process() -> None:
-    """End on SIGTERM while modules still load: as process 1, in a container, it would be lost without a handler."""
-    if os.getpid() == 1:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 if __name__ == "__main__":

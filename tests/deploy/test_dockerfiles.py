@@ -63,7 +63,11 @@ def test_the_worker_has_a_health_check_and_a_stop_signal() -> None:
     stage = last_stage(WORKER)
     assert re.search(r"^HEALTHCHECK (?:.*\\\n)*.*'/live'", stage, re.MULTILINE)
     assert "\nSTOPSIGNAL SIGTERM\n" in stage
-    assert '\nENTRYPOINT ["genprint"]\n' in stage
+
+
+@BOTH
+def test_the_first_process_is_the_command_that_heeds_signals(dockerfile: Path) -> None:
+    assert '\nENTRYPOINT ["genprint"]\n' in last_stage(dockerfile)
 
 
 def copied(dockerfile: Path) -> set[str]:
@@ -81,7 +85,7 @@ def test_the_context_holds_what_is_copied_and_no_more() -> None:
 def test_each_image_holds_its_own_programs() -> None:
     parts = {"bundle", "genprint", "worker", "trainer", "exporter"}
     assert copied(WORKER) & parts == {"bundle", "genprint", "worker"}
-    assert copied(TRAINER) & parts == {"bundle", "trainer", "exporter"}
+    assert copied(TRAINER) & parts == {"bundle", "exporter", "genprint", "trainer"}
 
 
 def extras() -> dict[str, list[str]]:

@@ -174,10 +174,14 @@ def test_the_version_says_what_a_bug_report_needs() -> None:
 @pytest.mark.parametrize(("is_first", "status"), [(True, 128 + signal.SIGTERM), (False, -signal.SIGTERM)])
 def test_the_first_process_of_a_container_ends_when_told_to_while_it_loads(is_first: bool, status: int) -> None:
     program = f"""
-import os, signal, time
-from genprint import __main__ as command
+import os, signal, sys, time
 own, os.getpid = os.getpid(), lambda: {1 if is_first else 2}
-command.app = lambda **_: (os.kill(own, signal.SIGTERM), time.sleep(60))
-command.main()
+class Loading:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            os.kill(own, signal.SIGTERM)
+            time.sleep(60)
+sys.meta_path.insert(0, Loading())
+import genprint.__main__
 """
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=300).returncode == status
