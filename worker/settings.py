@@ -343,18 +343,21 @@ class Settings(SettingsSection):
     def memory_bytes(self) -> int:
         """Most bytes that a worker holds of what others send, beside Python, the model and the template library.
 
-        Of fetches there are: four set aside for paused partitions, two coming in, one polled, two deferred and not yet
-        due; of batches: two unpacked, one in the making; of the largest message: one beyond the events in flight, and
-        what is being published, with the client's copy.
+        Of fetches there are: four set aside for paused partitions, one coming in, one polled, two deferred and not yet
+        due; of batches: two unpacked, one in the making; of the largest message: one beyond the events in flight, what
+        is being published, with the client's copy, and a batch of each of three brokers that is larger than its share
+        of a fetch. Each further broker that leads partitions of the worker may add one. With a cache there are four
+        answers of 8 MiB, and copies of them.
         """
         kafka = self.kafka
         return (
-            9 * kafka.fetch_max_bytes
+            8 * kafka.fetch_max_bytes
             + 3 * kafka.max_batch_bytes
             + self.pipeline.max_in_flight_bytes
-            + 5 * kafka.max_message_bytes
+            + 8 * kafka.max_message_bytes
             + self.fetch.max_held_bytes
             + self.images.memory_bytes
+            + (64 * 2**20 if self.redis.url else 0)
         )
 
     @model_validator(mode="after")

@@ -248,7 +248,7 @@ class KafkaBroker:
     def _prepare_consumer(self) -> None:
         """Teach the new consumer what kafka-python's own does not do."""
         read_leniently(self._consumer, self._allowance)
-        _fetch_in_time(self._consumer)
+        _fetch_in_time(self._consumer, self._settings.fetch_max_bytes)
         self._positions = Positions(
             self._consumer,
             self._settings,
@@ -426,8 +426,11 @@ def _record(partition: Partition, epoch: int, topic_id: str | None, found: Any) 
     return record
 
 
-def _fetch_in_time(consumer: Any) -> None:
+def _fetch_in_time(consumer: Any, most_bytes: int) -> None:
     """Make a ``KafkaConsumer`` send a fetch only when it holds no records, with a wait that suits its partitions.
+
+    All its fetches together ask for ``most_bytes``: those of several brokers may come in at once. A broker returns a
+    single batch that is larger all the same.
 
     kafka-python (3.0.12) has one fetch at a time for each broker, for the partitions of which it holds no records;
     events of the others wait until that fetch is answered. It checks that it holds no records, and then has its own
@@ -445,6 +448,8 @@ def _fetch_in_time(consumer: Any) -> None:
         fetchable = fetcher._fetchable_partitions()  # noqa: SLF001 - those that the fetch would be for
         is_for_all = len(fetchable) == len(consumer.assignment())
         fetcher.config["fetch_max_wait_ms"] = _LONG_FETCH_MS if is_for_all else _SHORT_FETCH_MS
+        leaders = {consumer._cluster.leader_for_partition(tp) for tp in consumer.assignment()}  # noqa: SLF001 - see above
+        fetcher.config["fetch_max_bytes"] = most_bytes // max(1, len(leaders))
         return await send()
 
     fetcher._send_fetches_async = send_in_time  # noqa: SLF001 - wraps it

@@ -337,6 +337,21 @@ def test_no_fetch_is_sent_for_what_remains_while_a_response_waits(edge: KafkaEdg
         broker.close()
 
 
+def test_fetches_from_several_brokers_share_their_bytes(edge: KafkaEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = edge.broker()
+    with closing(broker):
+        broker.start()
+        until(lambda: not broker.poll(0.05) and len(broker.owned()) == 4, "all partitions owned")
+        config, most = broker._consumer._fetcher.config, edge.settings.fetch_max_bytes
+        assert config["fetch_max_bytes"] == most
+        leader = broker._consumer._cluster.leader_for_partition
+        elsewhere = {(edge.settings.images_topic, 1): -1, (edge.settings.retry_topic, 0): None}  # not to be asked
+        monkeypatch.setattr(
+            broker._consumer._cluster, "leader_for_partition", lambda tp: elsewhere.get(tuple(tp), leader(tp))
+        )
+        until(lambda: not broker.poll(0.05) and config["fetch_max_bytes"] == most // 3, "a third for each")
+
+
 def test_a_fetch_that_leaves_a_partition_out_waits_for_less(edge: KafkaEdge) -> None:
     broker = edge.broker()
     broker.start()
