@@ -46,6 +46,8 @@ _WAITS_A_CALL: Final = 4
 """How often a call may take ``redis.timeout_s`` altogether: to connect, to log in, to be sent and to be answered.
 redis-py limits each wait on the socket, which an answer of a byte at a time, or without an end, never exceeds."""
 _CALLS: Final = 4
+_MOST_ANSWER_BYTES: Final = 8 * 2**20
+"""Of one call; the scores of an image are a few KiB. ``Settings.memory_bytes`` counts as many for each of the calls."""
 
 T = TypeVar("T")
 
@@ -113,9 +115,11 @@ class RedisCache:
         """
         key = f"{self._prefix}start"
         try:
-            with _client(self._settings, max(_CHECK_TIMEOUT_S, self._settings.timeout_s)) as client:
-                client.mget([key])
-                client.set(key, b"", ex=1, xx=True)  # only if the key exists, which it does not
+            wait_s = max(_CHECK_TIMEOUT_S, self._settings.timeout_s)
+            with _client(self._settings, wait_s) as client:
+                self._within(client, wait_s, lambda: client.mget([key]))
+                # only if the key exists, which it does not
+                self._within(client, wait_s, lambda: client.set(key, b"", ex=1, xx=True))
         except Exception as error:  # whatever an answer that makes no sense to redis-py ends in
             if refusal := self._refusal(error):
                 raise StartupError(f"{refusal}; without redis.url a worker serves without a cache") from error
@@ -127,7 +131,7 @@ class RedisCache:
         if not digests or not self._reads.closed:
             return found
         try:
-            values = self._within(self._reader, lambda: self._values(digests))
+            values = self._within(self._reader, self._settings.timeout_s, lambda: self._values(digests))
         except (redis.RedisError, OSError) as error:
             self._failed(self._reads, error)
             return found
@@ -148,7 +152,7 @@ class RedisCache:
             with self._writer.pipeline(transaction=False) as pipeline:
                 for digest, entry in entries:
                     pipeline.set(self._key(digest), encode_entry(entry), ex=self._settings.ttl_s)
-                self._within(self._writer, pipeline.execute)
+                self._within(self._writer, self._settings.timeout_s, pipeline.execute)
         except (redis.RedisError, OSError) as error:
             self._failed(self._writes, error)
         else:
@@ -168,8 +172,13 @@ class RedisCache:
             raise TypeError("an answer that is neither bytes nor none")
         return found
 
-    def _within(self, client: redis.Redis, call: Callable[[], T]) -> T:
+    def _within(self, client: redis.Redis, wait_s: float, call: Callable[[], T]) -> T:
         """Make a call on another thread, for as long as a call may take altogether.
+
+        Args:
+            client: makes the call.
+            wait_s: how long each of its waits may take.
+            call: gives the answer.
 
         Raises:
             TimeoutError: it takes longer; the client's connections are closed.
@@ -178,7 +187,7 @@ class RedisCache:
         """
         answer = self._calls.submit(call)
         try:
-            return answer.result(_WAITS_A_CALL * self._settings.timeout_s)
+            return answer.result(_WAITS_A_CALL * wait_s)
         except (redis.RedisError, OSError):
             raise
         except Exception as error:  # redis-py's own, or ours: what comes next on that connection is anybody's guess
@@ -258,7 +267,46 @@ def _client(settings: RedisSettings, timeout_s: float) -> redis.Redis:
     client: redis.Redis = redis.Redis.from_url(_url(settings), **options)
     if client.get_encoder().decode_responses:
         raise ValueError("entries are no text")
+    pool: Any = client.connection_pool
+    pool.connection_class = type("MeteredConnection", (_Metering, pool.connection_class), {})
     return client
+
+
+class _Metering:
+    """Part of a connection of redis-py (8.1), which believes whatever length an answer claims."""
+
+    def _connect(self) -> Any:
+        return _MeteredSocket(super()._connect())  # type: ignore[misc]  # redis-py's classes have it
+
+
+class _MeteredSocket:
+    """A socket that receives no more than ``_MOST_ANSWER_BYTES`` after anything is sent."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+        self._received = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def sendall(self, data: bytes) -> None:
+        self._received = 0
+        self._wrapped.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        data: bytes = self._wrapped.recv(size)
+        self._count(len(data))
+        return data
+
+    def recv_into(self, *where: Any) -> int:
+        count: int = self._wrapped.recv_into(*where)
+        self._count(count)
+        return count
+
+    def _count(self, count: int) -> None:
+        self._received += count
+        if self._received > _MOST_ANSWER_BYTES:
+            raise redis.ConnectionError(f"an answer of more than {_MOST_ANSWER_BYTES} bytes")
 
 
 def _alert(settings: RedisSettings) -> Exception | None:

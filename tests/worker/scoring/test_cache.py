@@ -321,24 +321,30 @@ def served(answer: Callable[[bytes], list[bytes]], pause_s: float = 0.0) -> Stre
 
 
 @pytest.mark.parametrize(
-    ("pieces", "pause_s"),
-    [([b"*1\r\n$100000\r\n", *[b"x"] * 10_000], 0.02), ([b"*1\r\n$8000000000\r\n", *[bytes(2**20)] * 8_000], 0.0)],
+    ("pieces", "pause_s", "timeout_s"),
+    [
+        ([b"*1\r\n$100000\r\n", *[b"x"] * 10_000], 0.02, 0.1),
+        ([b"*1\r\n$8000000000\r\n", *[bytes(2**20)] * 8_000], 0.0, 100),
+    ],
     ids=["a byte at a time", "without an end"],
 )
-def test_an_answer_has_a_deadline_as_a_whole(bundle: Bundle, make: Make, pieces: list[bytes], pause_s: float) -> None:
+def test_an_answer_has_a_deadline_and_a_ceiling(
+    bundle: Bundle, make: Make, pieces: list[bytes], pause_s: float, timeout_s: float
+) -> None:
     metrics, server = Metrics(), served(lambda _: pieces, pause_s)
     server.start()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = peak_kib()
     try:
-        cache = make(f"redis://127.0.0.1:{server.port}?protocol=2", bundle, metrics, timeout_s=0.1)
+        cache = make(f"redis://127.0.0.1:{server.port}?protocol=2", bundle, metrics, timeout_s=timeout_s)
         began = time.monotonic()
+        cache.check()
         assert cache.get([A]) == [None]
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 30
         assert count(metrics, "error") == 1
     finally:
         server.close()
-    assert peak_kib() - before < 1024 * 1024  # not the 8 GB
+    assert peak_kib() - before < 64 * 1024  # not the 8 GB
 
 
 @pytest.mark.parametrize(
