@@ -328,6 +328,8 @@ class Pipeline:
             seconds["decode"].observe(timing.decode / 1000)
             seconds["inference"].observe(timing.inference / 1000)
         seconds["total"].observe(timing.total / 1000)
+        if timing.clock == "producer":
+            self._metrics.producer_timestamps.inc()
         generated = verdict.generated
         if generated.probability is not None:
             self._scores[generated.decision].observe(generated.probability)

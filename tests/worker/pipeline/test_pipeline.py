@@ -462,6 +462,8 @@ def test_timings_of_a_fetched_image_are_those_of_its_stages(bundle: Bundle, tmp_
     for stage, count in (("fetch", 1), ("decode", 2), ("inference", 2), ("total", 2)):
         found = worker.metrics.registry.get_sample_value("genprint_stage_seconds_count", {"stage": stage})
         assert found == count
+    assert fetched["clock"] == inline["clock"] == "producer"
+    assert worker.metrics.registry.get_sample_value("genprint_producer_timestamps_total") == 2
 
 
 def test_a_slow_cache_loses_writes_and_holds_up_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
