@@ -66,17 +66,17 @@ class Metrics:
         )
         self.stage_seconds = self._histogram(
             "stage_seconds",
-            "Time an event spends in a stage: queue (record's timestamp to admission), fetch, decode (of images that are "
-            "decoded together, in equal parts), inference (batching included), total (record's timestamp to verdict). "
-            "A timestamp is the broker's, or see genprint_producer_timestamps.",
+            "Time an event spends in a stage: queue (record's timestamp to admission), fetch, decode (of images that "
+            "are decoded together, in equal parts), inference (batching included), total (record's timestamp to "
+            "verdict). A timestamp is the broker's, or see genprint_producer_timestamps_total.",
             _SECONDS,
             ["stage"],
         )
         self.producer_timestamps = self._counter(
             "producer_timestamps",
-            "Verdicts whose queue and total times count from their producer's clock, which may be wrong, since the topic "
-            "has not message.timestamp.type=LogAppendTime. The timestamp counts as no earlier than the last time at which "
-            "the worker had read all of the partition, and no earlier than a day ago.",
+            "Verdicts whose queue and total times count from their producer's clock, which may be wrong, since the "
+            "topic has not message.timestamp.type=LogAppendTime. The timestamp counts as no earlier than the last time "
+            "at which the worker had read all of the partition, and no earlier than a day ago.",
         )
         self.batch_images = self._histogram("batch_images", "Images in one inference batch.", _BATCH)
         self.in_flight = self._gauge("in_flight_events", "Events admitted and not yet published.")
