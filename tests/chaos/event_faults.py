@@ -22,15 +22,17 @@ from worker.errors import WorkerKilled
 from worker.pipeline.journal import KILLS
 
 _REJECTS = 10_000
-_CLAIM_CHECKS, _FEWEST = 6_000, 3_000
-_FAST_PER_S = 400.0
+_CLAIM_CHECKS, _FEWEST = 4_000, 3_000
+_FAST_PER_S = 200.0
+"""What busy machines can do, too: the row is about waiting."""
 _LEAST_SHARE = 0.9
 _EVENTS_OF_TENANT, _OTHER_PER_S = 400, 20.0
 _HANGING_S, _HANGING_PER_S = 20, 40.0
 _SLOTS_OF_TENANT = 16
 _SETTLED_S = 6.0
 """After fetch.deadline_s what a tenant took while it was alone is free again."""
-_MEDIAN_S = 1.0
+_MEDIAN_S, _MIXED_MEDIAN_S = 1.0, 5.0
+"""Apart; and in the same partitions, where one waits for what is before it, ``fetch.deadline_s`` at most."""
 _TENANTS, _GROWTH_MB = 100_000, 100
 _HANDED_OVER_S = 10.0
 _DRAIN_S = 5.0
@@ -159,40 +161,40 @@ def slow_host(rig: Rig) -> Iterator[Result]:
 
 
 def tenant(rig: Rig) -> Iterator[Result]:
-    """One tenant's images are at hosts that hang, ever new ones; another's are in another partition."""
+    """One tenant's images are at hosts that hang, ever new ones; another's events are in the same partitions or not."""
     count = rig.events(_EVENTS_OF_TENANT)
     patient = {"FETCH__RETRY_DELAY_S": "3", "FETCH__ATTEMPTS": "1000"}
-    for name, beside in (("tenant: alone, for comparison", False), ("tenant: beside one whose hosts hang", True)):
+    for name, partitions, most_s in (
+        ("tenant: alone, for comparison", None, _MEDIAN_S),
+        ("tenant: beside one whose hosts hang", (0, 1), _MEDIAN_S),
+        ("tenant: mixed with one whose hosts hang", (None, None), _MIXED_MEDIAN_S),
+    ):
         promise = (
-            f"a median of at most {_MEDIAN_S} s; the other holds no more than its {_SLOTS_OF_TENANT} of 64 fetch slots"
+            f"a median of at most {most_s} s; the other holds no more than its {_SLOTS_OF_TENANT} of 64 fetch slots"
         )
         with rig.case(name, promise) as case, Hosts(case.pictures, MANY_SLOW) as hosts:
             case.settings.update(hosts.settings | patient)
             hosts.hang()
             case.fleet.grow(1)
             case.until(case.fleet.ready, "the worker ready")
-            if beside:
+            if partitions is not None:
                 hanging = hosts.events(int(_HANGING_PER_S) * _HANGING_S, *MANY_SLOW)
-                case.feed.send(of_tenant(hanging, "hanging"), _HANGING_PER_S, partition=0)
+                case.feed.send(of_tenant(hanging, "hanging"), _HANGING_PER_S, partitions[0])
                 case.until(lambda hosts=hosts: hosts.waiting > _SLOTS_OF_TENANT, "alone it may take all slots")  # type: ignore[misc]
-            case.feed.send(of_tenant(hosts.events(count, FAST), "other"), _OTHER_PER_S, partition=1)
+            own = partitions[1] if partitions is not None else 1
+            case.feed.send(of_tenant(hosts.events(count, FAST), "other"), _OTHER_PER_S, own)
             case.let_pass(_SETTLED_S)
             held: list[int] = []
-            own = f"{case.stream.topic('images')}/1/"
 
-            def answered(case: Case = case, hosts: Hosts = hosts, own: str = own, held: list[int] = held) -> bool:
+            def answered(case: Case = case, hosts: Hosts = hosts, held: list[int] = held) -> bool:
                 held.append(hosts.waiting)
-                return sum(answer.is_final and answer.origin.startswith(own) for answer in case.answers.found) >= count
+                return case.answered >= count  # what hangs is not answered, but deferred
 
             case.until(answered, "the other tenant's events answered")
-            took = [
-                answer.at - case.feed.sent[answer.origin].at
-                for answer in case.answers.found
-                if answer.is_final and answer.origin.startswith(own)
-            ]
+            took = [answer.at - case.feed.sent[answer.origin].at for answer in case.answers.found if answer.is_final]
             case.figures["median s"] = median = statistics.median(took)
-            case.require(median <= _MEDIAN_S, f"a median of {median:.2f} s")
-            if beside:
+            case.require(median <= most_s, f"a median of {median:.2f} s")
+            if partitions is not None:
                 # Not the most: when many end at a time, their successors may come before we see them end.
                 case.figures["fetches that hang"] = hang = statistics.median(held)
                 case.require(0 < hang <= _SLOTS_OF_TENANT, f"the other held {hang} slots")

@@ -270,9 +270,12 @@ class Fetcher:
 
     def _note(self, fetch: Fetch, error: SourceError | None) -> None:
         """Remember its host as one that fails or answers, if it was asked."""
-        if fetch.at is None or isinstance(error, SourceBusy):
+        if fetch.at is None:
             return
-        if isinstance(error, SourceUnavailable):
+        if isinstance(error, SourceBusy):
+            if fetch.has_asked:
+                self._slow.gave_no_answer(fetch.tenant, fetch.at[0])
+        elif isinstance(error, SourceUnavailable):
             self._slow.failed(fetch.tenant, fetch.at[0], error.retry_after_s)
         else:
             self._slow.succeeded(fetch.tenant, fetch.at[0])

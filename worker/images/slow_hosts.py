@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 _SLOW_AFTER: Final = 5
@@ -22,7 +22,8 @@ class SlowHosts:
     """Hosts that failed several times in a row, or that asked to be left alone, each by tenant.
 
     Fresh events do not wait for a host that failed; deferred ones try it again. A mark lasts as long as a deferral,
-    unless a success ends it or a failure renews it. A host that sent ``Retry-After`` is not asked before that time is
+    unless a success ends it or a failure renews it, or that somebody who came late has had no answer until its time was
+    over. A host that sent ``Retry-After`` is not asked before that time is
     over, but for no longer than a deferral. Used on the event loop alone.
     """
 
@@ -37,6 +38,11 @@ class SlowHosts:
         before, now = self._record(tenant, host), self._clock()
         until = max(before.left_alone_until, now + min(retry_after_s, self._mark_s))
         self._keep(tenant, host, _Record(before.failures + 1, now, until))
+
+    def gave_no_answer(self, tenant: str, host: str) -> None:
+        """Note that the host was asked in vain, for too short a time to count as a failure."""
+        if self.is_slow(tenant, host):
+            self._keep(tenant, host, replace(self._record(tenant, host), last=self._clock()))
 
     def succeeded(self, tenant: str, host: str) -> None:
         """Note that the host answers."""

@@ -35,6 +35,7 @@ from worker.errors import (
 from worker.images import files, web
 from worker.images.addresses import is_public
 from worker.images.fetch import Fetcher, translate
+from worker.images.slow_hosts import SlowHosts
 from worker.images.web import retry_after_s
 from worker.settings import FetchSettings
 
@@ -559,6 +560,26 @@ def test_fresh_events_do_not_wait_for_a_host_that_failed_several_times(site: Sit
     assert fetcher.fetch(site.url("/ok", "localhost")).future.result(20) == BODY  # another host
     assert fetcher.fetch(site.url("/ok"), deferred=True).future.result(20) == BODY  # a deferred event tries it
     assert fetcher.fetch(site.url("/ok")).future.result(20) == BODY  # and with that it is one like others
+
+
+def test_a_host_that_is_asked_in_vain_stays_one_that_nobody_waits_for(site: Site, start: Start) -> None:
+    """Those that had to wait for their turn have little time left to ask: no failure, but no reason to trust it."""
+    fetcher, now = start(deadline_s=60, per_host=1), 0.0
+    fetcher._slow = SlowHosts(30, lambda: now)
+    for _ in range(5):
+        with pytest.raises(SourceUnavailable):
+            fetcher.fetch(site.url("/503")).future.result(20)
+    first, second = (fetcher.fetch(site.url("/hang-up"), deferred=True) for _ in range(2))
+    until(lambda: site.paths.count("/hang-up") == 1, "the first asks")
+    time.sleep(0.5)
+    first.give_up()
+    until(lambda: site.paths.count("/hang-up") == 2, "the second asks")
+    now = 29.0
+    second.give_up()
+    assert isinstance(second.future.exception(20), SourceBusy)
+    now = 31.0
+    with pytest.raises(SourceBusy, match="slow or away"):
+        fetcher.fetch(site.url("/ok")).future.result(20)
 
 
 # Tenants -------------------------------------------------------------------------------------------------------------

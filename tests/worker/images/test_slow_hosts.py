@@ -27,6 +27,22 @@ def test_a_mark_ends_with_time() -> None:
     assert not hosts.is_slow("a", "h")
 
 
+def test_a_mark_lasts_while_the_host_is_asked_in_vain() -> None:
+    clock = Clock()
+    hosts = SlowHosts(30, clock)
+    failed(hosts, "a", "h", 4)
+    hosts.gave_no_answer("a", "h")
+    assert not hosts.is_slow("a", "h")
+    failed(hosts, "a", "h", 1)
+    clock.now = 29.0
+    hosts.gave_no_answer("a", "h")
+    clock.now = 58.0
+    assert hosts.is_slow("a", "h")
+    clock.now = 59.0
+    hosts.gave_no_answer("a", "h")
+    assert not hosts.is_slow("a", "h")  # it had ended
+
+
 def test_a_mark_ends_with_a_success() -> None:
     hosts = SlowHosts(30, Clock())
     failed(hosts, "a", "h", 5)
