@@ -3,7 +3,8 @@
 It is the real program (``worker.images.decoder``), with ``EncodedImage.decode`` replaced in it. The harm is done inside
 the sandbox, as by an image that has found a hole in a library. The command line names a folder before the job: each
 process leaves a file there; while there is one named ``broken``, none starts, and while there is one named
-``unprotected``, the kernel seems to refuse the sandbox.
+``unprotected``, the kernel seems to refuse the sandbox. While there is one named ``not root``, a process that is root's
+becomes another user's before it enters the sandbox: of root's the kernel would say the same without one.
 """
 
 import ctypes
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from bundle.preprocess import DecodedImage, EncodedImage
 from worker.images import decoder
+from worker.images.sandbox import give_up_rights
+
+_PR_SET_DUMPABLE = 4
 
 decode = EncodedImage.decode
 
@@ -116,6 +120,14 @@ def _answers() -> int:
     return decoder.Job.model_validate_json(sys.argv[1]).answers
 
 
+def _give_up_root() -> str | None:
+    """Become another user where this one is root, as dumpable as any process, and go on to the sandbox."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    return give_up_rights()
+
+
 def _decode(encoded: EncodedImage) -> DecodedImage:
     harm = HARM.get(encoded.facts.width)
     if harm is not None:
@@ -131,5 +143,7 @@ if __name__ == "__main__":
     _number = len(list(folder.iterdir()))
     if (folder / "unprotected").exists():
         decoder.give_up_rights = lambda: "not permitted"  # type: ignore[attr-defined]
+    if (folder / "not root").exists():
+        decoder.give_up_rights = _give_up_root  # type: ignore[attr-defined]
     EncodedImage.decode = _decode  # type: ignore[method-assign, assignment]
     decoder.main()

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -226,6 +227,27 @@ def test_a_decoder_can_do_nothing_but_decode(start: Start, processes: Path, monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     assert start().prepare(harmful(escape)).facts.height == 24
     assert len(list(processes.iterdir())) == 1
+
+
+def test_the_kernel_itself_says_what_a_decoder_gave_up(bundle: Bundle, processes: Path) -> None:
+    """The filter of system calls would refuse most of this anyway; each holds without the others."""
+    (processes / "not root").touch()
+    preprocessings = [model.preprocessing for model in bundle.manifest.models]
+    command = (sys.executable, "-I", str(PROGRAM), str(processes))
+    process = DecoderProcess(preprocessings, Limits(), granted_bytes=2**24, command=command)
+    with contextlib.closing(process):
+        assert process.start() is None
+        [decoder] = running(processes)
+        seen = Path(f"/proc/{decoder}")
+        status = dict(line.split(":\t", 1) for line in (seen / "status").read_text().splitlines())
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        most = {"core file size": 0, "open files": 0, "processes": 0, "file size": 64 * 1024}
+        limits = (seen / "limits").read_text()
+        found = {name: re.findall(rf"^Max {name} +(\d+) +(\d+) ", limits, re.MULTILINE) for name in most}
+        assert found == {name: [(str(number), str(number))] for name, number in most.items()}
+        _, user, *_ = status["Uid"].split()
+        assert user != "0"
+        assert (seen / "mem").stat().st_uid == 0, "its own user may look into it: it is dumpable"
 
 
 def test_the_kernel_ends_a_decoder_before_its_worker_where_memory_is_short(start: Start, processes: Path) -> None:
