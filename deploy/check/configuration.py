@@ -22,6 +22,8 @@ _REST_BYTES = 2**30
 """Python, ONNX Runtime, a model of ordinary size."""
 _DECODER_BYTES = 128 * 2**20
 """Of each decoder, besides `images.memory_bytes`: program and libraries 60 MiB, and memory shared with the worker."""
+_OWN_VOLUMES = {"emptyDir", "ephemeral"}
+"""Kinds of volumes that live as long as their pod and are no other's."""
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -97,6 +99,7 @@ def _worker(pods: PodTemplate, path: str, container: Mapping[str, Any], found: S
         mounts = [mount["mountPath"] for mount in container.get("volumeMounts", ())]
         if not any(file.is_relative_to(mount) for mount in mounts):
             yield owner.problem(f"{path}.volumeMounts", f"{name} is {file}, where nothing is mounted")
+    yield from _journal(pods, path, container, found)
     for mount in container.get("volumeMounts", ()):
         if found.bundle is not None and found.bundle.is_relative_to(mount["mountPath"]) and not mount.get("readOnly"):
             yield owner.problem(f"{path}.volumeMounts[{mount['name']}].readOnly", "expected true for the bundle")
@@ -109,6 +112,23 @@ def _worker(pods: PodTemplate, path: str, container: Mapping[str, Any], found: S
     if is_cuda != bool(at(container, "resources.limits", {}).get("nvidia.com/gpu")):
         why = f"inference.device is {found.inference.device}"
         yield owner.problem(f"{path}.resources.limits[nvidia.com/gpu]", why)
+
+
+def _journal(pods: PodTemplate, path: str, container: Mapping[str, Any], found: Settings) -> Iterator[Problem]:
+    """It outlives the container and is the pod's own: two workers cannot use one file."""
+    file = found.pipeline.journal
+    if file is None:
+        why = "expected a file: without it an event that kills its worker kills all"
+        yield pods.owner.problem(f"{path}.env[GENPRINT_PIPELINE__JOURNAL]", why)
+        return
+    mounts = [mount for mount in container.get("volumeMounts", ()) if file.is_relative_to(mount["mountPath"])]
+    for mount in sorted(mounts, key=lambda mount: len(mount["mountPath"]))[-1:]:  # the one that is seen there
+        field = f"{path}.volumeMounts[{mount['name']}]"
+        volumes = [volume for volume in pods.spec.get("volumes", ()) if volume["name"] == mount["name"]]
+        if all(_OWN_VOLUMES.isdisjoint(volume) for volume in volumes):
+            yield pods.owner.problem(field, f"pipeline.journal is on it: expected {' or '.join(sorted(_OWN_VOLUMES))}")
+        if mount.get("readOnly"):
+            yield pods.owner.problem(f"{field}.readOnly", "pipeline.journal is written there")
 
 
 def bytes_of(quantity: str) -> int:

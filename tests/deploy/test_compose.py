@@ -90,6 +90,8 @@ def load_settings_or_none(service: Document) -> Settings | None:
 
 def mounts(compose: Document, service: Document) -> Iterator[str]:
     for volume in service.get("volumes", []):
+        if is_own(volume):
+            continue
         source, writable = (
             (volume["source"], not volume.get("read_only"))
             if isinstance(volume, dict)
@@ -102,6 +104,22 @@ def mounts(compose: Document, service: Document) -> Iterator[str]:
             yield f"no such volume: {source}"
         if source.startswith((".", "$")) and writable:
             yield f"{source} is mounted writable"
+
+
+def is_own(volume: str | Document) -> bool:
+    """Whether each container of the service has such a volume of its own, which its restart leaves alone."""
+    return isinstance(volume, dict) and volume["type"] == "volume" and "source" not in volume
+
+
+def journals(_: Document, service: Document) -> Iterator[str]:
+    """Each worker that is started again finds what killed it, in a file that no other worker has."""
+    own = load_settings_or_none(service)
+    if own is None or "build" not in service or service.get("restart") in ONCE:
+        return
+    volumes = [volume for volume in service["volumes"] if is_own(volume) and not volume.get("read_only")]
+    file = own.pipeline.journal
+    if file is None or not any(file.is_relative_to(volume["target"]) for volume in volumes):
+        yield f"its journal {file} is on no volume of its own"
 
 
 def ports(_: Document, service: Document) -> Iterator[str]:
@@ -162,6 +180,7 @@ CHECKS = [
     endings,
     health,
     images,
+    journals,
     mounts,
     places,
     ports,
@@ -212,6 +231,15 @@ MISTAKES: list[tuple[str, str, Change, str]] = [
     ("root", "worker-gpu", lambda s: s.update(user="0"), "not run as the image's user"),
     ("lost dependency", "topics", lambda s: s["depends_on"].update(k={"condition": "service_started"}), "not there"),
     ("topics for ever", "topics", lambda s: s.update(restart="always"), "started again"),
+    ("no journal", "worker", lambda s: s["environment"].pop("GENPRINT_PIPELINE__JOURNAL"), "on no volume"),
+    (
+        "a journal that ends with its process",
+        "worker-gpu",
+        lambda s: s["environment"].update(GENPRINT_PIPELINE__JOURNAL="/tmp/journal"),
+        "on no volume",
+    ),
+    ("a journal of all workers", "worker", lambda s: s["volumes"][1].update(source="kafka"), "on no volume"),
+    ("a journal that is only read", "worker", lambda s: s["volumes"][1].update(read_only=True), "on no volume"),
     ("short grace", "worker", lambda s: s.update(stop_grace_period="10s"), "is killed after 10 s"),
 ]
 
@@ -253,7 +281,7 @@ def test_one_profile_runs_by_default_and_each_has_one_worker(compose: Document) 
     assert defaults["COMPOSE_PROFILES"] == "cpu"
     for service in compose["services"].values():
         for volume in service.get("volumes", []):
-            if isinstance(volume, dict):
+            if isinstance(volume, dict) and not is_own(volume):
                 assert volume["source"] == "${BUNDLE_DIR:-" + defaults["BUNDLE_DIR"] + "}"
 
 

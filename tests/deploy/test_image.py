@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -235,6 +236,14 @@ def test_it_has_nothing_that_the_worker_does_not_need(files: Path) -> None:
     } == set()
     assert not (files / "source").exists()
     assert not any((files / "root").glob(".cache*"))
+
+
+@pytest.mark.integration
+def test_its_user_can_write_the_journal_that_compose_asks_for(files: Path) -> None:
+    """A volume without a name takes over the rights of the folder where it is mounted."""
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    journal = Path(compose["x-worker"]["environment"]["GENPRINT_PIPELINE__JOURNAL"])
+    assert (files / journal.parent.relative_to("/")).stat().st_mode & 0o777 == 0o777
 
 
 @pytest.mark.integration

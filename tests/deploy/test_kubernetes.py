@@ -190,6 +190,17 @@ MISTAKES: list[tuple[str, str, Any, str, str]] = [
     ("ConfigMap", "data.GENPRINT_IMAGES__DECODE_PROCESSES", REMOVED, "decode_processes", "the node's cores"),
     ("ConfigMap", "data.GENPRINT_BUNDLE", "/models/bundle", "/models/bundle", "nothing is mounted"),
     ("ConfigMap", "data.GENPRINT_KAFKA__SSL_CAFILE", "/etc/ca.crt", "kafka.ssl_cafile", "nothing is mounted"),
+    ("ConfigMap", "data.GENPRINT_PIPELINE__JOURNAL", REMOVED, "GENPRINT_PIPELINE__JOURNAL", "expected a file"),
+    ("ConfigMap", "data.GENPRINT_PIPELINE__JOURNAL", "/journal", "pipeline.journal is /journal", "nothing is mounted"),
+    ("ConfigMap", "data.GENPRINT_PIPELINE__JOURNAL", "/bundle/journal", "volumeMounts[bundle]", "expected emptyDir"),
+    ("StatefulSet", f"{CONTAINER}.volumeMounts.3.readOnly", True, "volumeMounts[tmp].readOnly", "pipeline.journal"),
+    (
+        "StatefulSet",
+        "spec.template.spec.volumes.3",
+        {"name": "tmp", "persistentVolumeClaim": {"claimName": "all"}},
+        "volumeMounts[tmp]",
+        "expected emptyDir",
+    ),
     (
         "StatefulSet",
         f"{CONTAINER}.env.0",
