@@ -11,6 +11,7 @@ One ``Allowance`` bounds what all partitions of a consumer hold unpacked, and wh
 """
 
 import functools
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -182,6 +183,11 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         self._records = iter(())
         super().drain()
 
+    def _contains_abort_marker(self, batch: Any) -> bool:
+        """Whether it ends an aborted transaction. A lost marker may; that another one has ended changes nothing."""
+        is_lost = isinstance(batch, LenientBatch) and batch.is_lost_marker
+        return is_lost or bool(super()._contains_abort_marker(batch))
+
     @staticmethod
     def _may_refetch(tp: Any, refetched: dict[Any, Any], offset: int) -> bool:
         before, times = refetched.get(tp, (offset, 0))
@@ -253,7 +259,10 @@ class LenientRecords(MemoryRecords):  # type: ignore[misc]
         """
         part = self._next_slice
         if part is None or len(part) < DefaultRecordBatch.HEADER_STRUCT.size or part[self.MAGIC_OFFSET] != 2:
-            return super().next_batch()
+            try:
+                return super().next_batch()
+            except (struct.error, AssertionError) as error:
+                raise CorruptRecordError(f"a batch of {len(part)} bytes holds no whole header") from error
         batch = LenientBatch(part, self._partition, self._fetch_offset, self._allowance)
         if not batch.has_right_checksum():
             if self._may_refetch(batch.base_offset):
@@ -317,6 +326,16 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         self._give_up(why)
 
     @property
+    def is_control_batch(self) -> bool:
+        """Whether it holds a transaction's marker and no events; what is given up is answered, since it may lie."""
+        return self._why is None and bool(super().is_control_batch)
+
+    @property
+    def is_lost_marker(self) -> bool:
+        """Whether it says that it is a marker, and is given up."""
+        return self._why is not None and bool(super().is_control_batch)
+
+    @property
     def has_more(self) -> bool:
         """Whether it has records that were not read yet."""
         return self._why is None and self._next_record_index < self._num_records
@@ -338,7 +357,7 @@ class LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         return self
 
     def __next__(self) -> Any:
-        if self.is_control_batch and self._why is None:
+        if self.is_control_batch:
             return super().__next__()
         last = self.last_offset
         if self._ahead is None and self._why is None and self._expected <= last:

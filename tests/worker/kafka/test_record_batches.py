@@ -296,6 +296,34 @@ def test_aborted_transactions_stay_unread_also_when_they_are_harmed() -> None:
     assert offsets(found) == [*range(5), *range(10, 15)]
 
 
+def test_records_whose_harmed_batch_claims_to_be_a_marker_are_answered() -> None:
+    data = batch(5)
+    harmed = put(data, ">h", 21, DefaultRecordBatch.CONTROL_MASK)  # attributes; the checksum is as it was
+    found = read([batch(0), harmed, batch(10)])
+    assert answered(found) == list(range(15))
+    assert unreadable(found) == list(range(5, 10))
+
+
+def test_a_harmed_marker_ends_its_aborted_transaction_all_the_same() -> None:
+    aborted = type("Aborted", (), {"first_offset": 0, "producer_id": 7})()
+    attributes = DefaultRecordBatch.CONTROL_MASK | DefaultRecordBatch.TRANSACTIONAL_MASK
+    marker = put(batch(5, producer=7), ">h", 21, attributes)
+    committed = batch(10, producer=7)
+    found = read([batch(0, producer=7), marker, committed], aborted=[aborted])
+    assert unreadable(found) == list(range(5, 10))
+    assert offsets(found)[-5:] == list(range(10, 15))
+    good = mended(put(marker, ">h", 21, DefaultRecordBatch.TRANSACTIONAL_MASK))
+    assert offsets(read([batch(0, producer=7), good, batch(10)], aborted=[aborted])) == list(range(10, 15))
+
+
+@pytest.mark.parametrize("magic", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [26, 33, 60])
+def test_a_batch_that_is_shorter_than_its_header_ends_the_worker(magic: int, size: int) -> None:
+    short = put(put(batch(0)[:size], ">i", 8, size - 12), "B", 16, magic)
+    with pytest.raises(CorruptRecordError):
+        read([short.ljust(DefaultRecordBatch.HEADER_STRUCT.size, b"\0")])
+
+
 def test_reading_begins_in_the_middle_of_a_batch() -> None:
     data = mended(patched(batch(0), b"name", b"n\xff\xfee"))
     assert offsets(read([data], fetch_offset=3)) == [3, 4]
