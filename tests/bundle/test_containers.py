@@ -13,6 +13,7 @@ from PIL import Image
 
 from bundle.errors import BrokenImage, TooManyPixels, UnsupportedFormat
 from bundle.preprocess import EncodedImage, Limits, decode
+from tests.bundle.clean_aperture import with_clean_aperture
 
 RED, BLUE, WHITE = (200, 0, 0), (0, 0, 200), (255, 255, 255)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -419,42 +420,6 @@ class TestWebp:
         assert image.peak_bytes(()) >= 17 * 7000 * 7000
         with pytest.raises(BrokenImage):
             image.decode()
-
-
-def boxes(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
-    found = {}
-    while start < end:
-        length, kind = struct.unpack_from(">I4s", data, start)
-        found[kind] = (start, start + length)
-        start += length
-    return found
-
-
-def with_clean_aperture(data: bytes, aperture: tuple[int, ...]) -> bytes:
-    """An AVIF of Pillow's with one property more on its one item."""
-    clap = struct.pack(">I4sIIIIiIiI", 40, b"clap", *aperture)
-    meta_start, meta_end = boxes(data, 0, len(data))[b"meta"]
-    inside = boxes(data, meta_start + 12, meta_end)
-    start, end = inside[b"iprp"]
-    parts = boxes(data, start + 8, end)
-    container, association = (bytearray(data[slice(*parts[kind])]) for kind in (b"ipco", b"ipma"))
-    position = len(boxes(bytes(container), 8, len(container))) + 1
-    container += clap
-    assert association[12:18] == b"\0\0\0\1\0\1"  # one item, number 1
-    association[18] += 1
-    association.append(0x80 | position)
-    for box in (container, association):
-        box[:4] = struct.pack(">I", len(box))
-    properties = struct.pack(">I4s", 8 + len(container) + len(association), b"iprp") + container + association
-    grown = len(properties) - (end - start)
-    meta = bytearray(data[meta_start:start] + properties + data[end:meta_end])
-    meta[:4] = struct.pack(">I", len(meta))
-    at = meta.index(b"iloc")
-    for offset in range(at, at + 64):  # the item's place in the file moves
-        if struct.unpack_from(">I", meta, offset)[0] == meta_end + 8:
-            struct.pack_into(">I", meta, offset, meta_end + 8 + grown)
-            break
-    return data[:meta_start] + bytes(meta) + data[meta_end:]
 
 
 class TestAvif:

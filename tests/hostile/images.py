@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+
+from tests.bundle.clean_aperture import with_clean_aperture
 
 OK = "ok"
 BROKEN, UNSUPPORTED, PIXELS, EMPTY = "broken_image", "unsupported_format", "too_many_pixels", "empty"
@@ -50,6 +52,9 @@ def valid_images() -> dict[str, bytes]:
     alpha = smooth.convert("RGBA")
     alpha.putalpha(128)
     frames = [noise.rotate(angle) for angle in (90, 180)]
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 7  # turned and mirrored: irot and imir
+    gif, avif = encoded(noise.quantize(64), "GIF"), encoded(noise, "AVIF", speed=10)
     return {
         "jpeg": encoded(noise, "JPEG", quality=80),
         "jpeg-progressive": encoded(smooth, "JPEG", progressive=True, optimize=True),
@@ -59,16 +64,36 @@ def valid_images() -> dict[str, bytes]:
         "png-palette": encoded(smooth.quantize(16), "PNG", transparency=3),
         "png-alpha": encoded(alpha, "PNG"),
         "png-16": encoded(Image.fromarray(rng.integers(0, 65536, (SIDE, SIDE), dtype=np.uint16)), "PNG"),
+        "png-colours": _inserted(encoded(noise, "PNG"), _colours()),
         "apng": encoded(noise, "PNG", save_all=True, append_images=frames),
+        "apng-hidden-default": encoded(noise, "PNG", save_all=True, append_images=frames, default_image=True),
         "webp": encoded(noise, "WEBP", quality=70),
+        "webp-alpha": encoded(alpha, "WEBP", quality=70),
         "webp-lossless": encoded(alpha, "WEBP", lossless=True),
         "webp-animated": encoded(noise, "WEBP", save_all=True, append_images=frames),
-        "gif": encoded(noise.quantize(64), "GIF"),
+        "gif": gif,
+        "gif-uncovered": gif[:6] + struct.pack("<HH", SIDE + 9, SIDE + 5) + gif[10:],
         "gif-animated": encoded(noise, "GIF", save_all=True, append_images=frames),
         "bmp": encoded(noise, "BMP"),
         "bmp-palette": encoded(smooth.quantize(16), "BMP"),
-        "avif": encoded(noise, "AVIF", speed=10),
+        "avif": avif,
+        "avif-turned": encoded(noise, "AVIF", speed=10, exif=turned),
+        "avif-cropped": with_clean_aperture(avif, (16, 1, 20, 1, 3, 1, -2, 1)),
     }
+
+
+def _colours() -> bytes:
+    """Chunks of a PNG that tell in every way that it is sRGB, and one that tells nothing of its pixels."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    corners = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    chunks = {
+        b"cICP": bytes((1, 13, 0, 1)),
+        b"iCCP": b"sRGB\0\0" + zlib.compress(profile),
+        b"gAMA": struct.pack(">I", 45455),
+        b"cHRM": struct.pack(">8I", *corners),
+        b"zTXt": b"Comment\0\0" + zlib.compress(b"made for a test"),
+    }
+    return b"".join(chunk(kind, body) for kind, body in chunks.items())
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -81,6 +106,25 @@ def encoded(image: Image.Image, form: str, **options: object) -> bytes:
 def chunk(kind: bytes, data: bytes) -> bytes:
     """One of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def chunk_places(png: bytes | bytearray) -> list[int]:
+    """Where each chunk of a PNG begins, as far as they go."""
+    places, at = [], len(SIGNATURE)
+    while at + 12 <= len(png):
+        places.append(at)
+        at += 12 + int.from_bytes(png[at : at + 4])
+    return places
+
+
+def mended(png: bytes | bytearray) -> bytearray:
+    """A PNG with checksums that are right."""
+    whole = bytearray(png)
+    for at in chunk_places(png):
+        end = at + 8 + int.from_bytes(png[at : at + 4])
+        if end + 4 <= len(png):
+            whole[end : end + 4] = zlib.crc32(whole[at + 4 : end]).to_bytes(4)
+    return whole
 
 
 def png(width: int, height: int, depth: int = 8, colour: int = 2, *, data: bytes | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Judging hostile images in a process of its own, which may hang, crash or eat memory without taking us with it."""
+"""Judging hostile bytes in a process of its own, which may hang, crash or eat memory without taking us with it."""
 
 import multiprocessing
 import resource
@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Protocol
 
 from bundle.errors import ImageError
 from bundle.manifest import Model
-from bundle.preprocess import EncodedImage, Limits
+from bundle.preprocess import EncodedImage, Limits, pixels_digest
 from tests.worker.images.in_process import InProcess
 from worker.settings import EventSettings, ImageSettings
 
@@ -24,7 +25,7 @@ LIMITS = Limits(EventSettings().inline_max_bytes, ImageSettings().max_pixels)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that must not happen, with the image that did it."""
+    """Something that must not happen, with the bytes that did it."""
 
     what: str
     data: bytes
@@ -32,24 +33,61 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judged:
-    """``ok`` or the reason of an ``ImageError``, how long it took and how far memory grew beyond what was reserved."""
+    """``ok`` or a reason, what came out, how long it took and how far memory grew beyond what was reserved."""
 
     outcome: str
+    result: str
     seconds: float
     excess_bytes: int
 
 
+class Task(Protocol):
+    """What the worker does with bytes of strangers."""
+
+    def run(self, data: bytes) -> tuple[str, str]:
+        """``ok`` or the reason of an error of ours, and what came out, as far as it is compared.
+
+        Raises:
+            Exception: a finding.
+        """
+
+    def reserved_bytes(self, data: bytes) -> int:
+        """Memory that was reserved for it."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From the bytes of an image to the views of these models; what comes out is a digest of them."""
+
+    models: tuple[Model, ...]
+
+    def run(self, data: bytes) -> tuple[str, str]:
+        """See ``Task``."""
+        try:
+            views = InProcess(self.models, LIMITS).prepare(data).views
+        except ImageError as error:
+            return error.reason, ""
+        return "ok", " ".join(pixels_digest(views[model.name]) for model in self.models)
+
+    def reserved_bytes(self, data: bytes) -> int:
+        """See ``Task``."""
+        try:
+            return EncodedImage(data, LIMITS).peak_bytes(model.preprocessing for model in self.models)
+        except ImageError:
+            return 0
+
+
 class Judge:
-    """Prepares images as the worker does, in a child; each has ``deadline_s``.
+    """Does a task as the worker does, in a child; each time it has ``deadline_s``.
 
     Args:
-        models: whose views are cut.
-        deadline_s: for one image.
-        spoil: for tests of the judge itself: called in the child with each image before it is prepared.
+        task: what is done.
+        deadline_s: for one input.
+        spoil: for tests of the judge itself: called in the child with each input before the task.
     """
 
-    def __init__(self, models: tuple[Model, ...], deadline_s: float, spoil: "Spoil | None" = None) -> None:
-        self._models, self._deadline_s, self._spoil = models, deadline_s, spoil
+    def __init__(self, task: Task, deadline_s: float, spoil: "Spoil | None" = None) -> None:
+        self._task, self._deadline_s, self._spoil = task, deadline_s, spoil
         self._context = multiprocessing.get_context("spawn")
         self._start()
 
@@ -59,9 +97,9 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def judge(self, images: Sequence[bytes]) -> Iterator[Judged | Finding]:
+    def judge(self, inputs: Sequence[bytes]) -> Iterator[Judged | Finding]:
         """One answer for each, in order; after a finding a new child goes on with the next."""
-        for data in images:
+        for data in inputs:
             try:
                 self._pipe.send_bytes(data)
                 if not self._pipe.poll(self._deadline_s):
@@ -88,7 +126,7 @@ class Judge:
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._child = self._context.Process(target=_serve, args=(theirs, self._models, self._spoil), daemon=True)
+        self._child = self._context.Process(target=_serve, args=(theirs, self._task, self._spoil), daemon=True)
         self._child.start()
         theirs.close()
         assert self._pipe.poll(60), "the child did not start"
@@ -107,8 +145,7 @@ class Spoil:
         """May do anything."""
 
 
-def _serve(pipe: Connection, models: tuple[Model, ...], spoil: Spoil | None) -> None:
-    decoders = InProcess(models, LIMITS)
+def _serve(pipe: Connection, task: Task, spoil: Spoil | None) -> None:
     pipe.send("ready")
     while True:
         try:
@@ -120,22 +157,12 @@ def _serve(pipe: Connection, models: tuple[Model, ...], spoil: Spoil | None) -> 
         try:
             if spoil is not None:
                 spoil(data)
-            decoders.prepare(data)
-            outcome = "ok"
-        except ImageError as error:
-            outcome = error.reason
+            outcome, result = task.run(data)
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}"[:300])
             continue
         grown = _peak_bytes() - before
-        pipe.send(Judged(outcome, time.monotonic() - began, grown - _reserved(data, models)))
-
-
-def _reserved(data: bytes, models: tuple[Model, ...]) -> int:
-    try:
-        return EncodedImage(data, LIMITS).peak_bytes(model.preprocessing for model in models)
-    except ImageError:
-        return 0
+        pipe.send(Judged(outcome, result, time.monotonic() - began, grown - task.reserved_bytes(data)))
 
 
 def _reset_peak() -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import zstandard
+from kafka.codec import lz4_encode, snappy_encode
 from kafka.consumer.fetcher import CompletedFetch, Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.record.default_records import DefaultRecordBatch
@@ -19,7 +20,13 @@ from worker.operations.metrics import Metrics
 from worker.settings import KafkaSettings
 
 MIB = 2**20
-CODECS: dict[int, Callable[[bytes], bytes]] = {0: bytes, 1: gzip.compress, 4: zstandard.ZstdCompressor().compress}
+CODECS: dict[int, Callable[[bytes], bytes]] = {
+    0: bytes,
+    1: gzip.compress,
+    2: snappy_encode,
+    3: lz4_encode,
+    4: zstandard.ZstdCompressor().compress,
+}
 
 
 def varint(number: int) -> bytes:
@@ -29,15 +36,19 @@ def varint(number: int) -> bytes:
     return bytes(written)
 
 
-def record(delta: int, value: bytes = b"", *, key: bytes = b"", headers: bytes = b"\0") -> bytes:
+def record(delta: int, value: bytes | None = b"", *, key: bytes | None = b"", headers: bytes = b"\0") -> bytes:
     """A record; ``headers`` are their number and they themselves, as Kafka writes them."""
-    body = b"\0\0" + varint(delta) + varint(len(key)) + key + varint(len(value)) + value + headers
+    body = b"\0\0" + varint(delta) + _sized(key) + _sized(value) + headers
     return varint(len(body)) + body
 
 
-def named(name: bytes, text: bytes) -> bytes:
+def named(name: bytes, text: bytes | None) -> bytes:
     """A header as Kafka writes it."""
-    return varint(len(name)) + name + varint(len(text)) + text
+    return _sized(name) + _sized(text)
+
+
+def _sized(part: bytes | None) -> bytes:
+    return varint(-1) if part is None else varint(len(part)) + part
 
 
 def batch(records: bytes, count: int = 1, *, codec: int = 4, is_packed: bool = False) -> bytes:
@@ -59,9 +70,15 @@ class Log:
         self._batches: list[tuple[int, bytes]] = []
         self.end = 0
 
-    def append(self, data: bytes) -> None:
-        """Append a batch, as a broker does: by setting its first offset."""
-        count = DefaultRecordBatch.HEADER_STRUCT.unpack_from(data)[6] + 1
+    def append(self, data: bytes, count: int | None = None) -> None:
+        """Append a batch, as a broker does: by setting its first offset.
+
+        Args:
+            data: the batch.
+            count: of its offsets, if its header does not say the truth.
+        """
+        if count is None:
+            count = DefaultRecordBatch.HEADER_STRUCT.unpack_from(data)[6] + 1
         self.end += count
         self._batches.append((self.end, struct.pack(">q", self.end - count) + data[8:]))
 

@@ -7,7 +7,7 @@ import pytest
 
 from bundle.errors import ImageError
 from tests.hostile.images import BROKEN, EMPTY, PIXELS, UNSUPPORTED, hostile_images
-from tests.hostile.judge import Finding, Judge
+from tests.hostile.judge import Finding, Judge, Preparation
 from tests.worker.pipeline.harness import make_worker
 from tests.worker.small_bundle import small_bundle
 from worker.errors import DecoderError
@@ -22,7 +22,8 @@ CORPUS = list(hostile_images())
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
-    with Judge(small_bundle(tmp_path_factory.mktemp("b") / "bundle").manifest.models, DEADLINE_S) as judge:
+    models = small_bundle(tmp_path_factory.mktemp("b") / "bundle").manifest.models
+    with Judge(Preparation(models), DEADLINE_S) as judge:
         yield judge
 
 
