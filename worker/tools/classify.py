@@ -11,16 +11,16 @@ from bundle.errors import ImageError
 from bundle.store import Bundle, sha256
 from bundle.text import printable
 from worker.decision.attribution import Attributor, ScoredImage
-from worker.errors import DecoderError, InferenceError, SourceError
+from worker.errors import DecoderError, InferenceError, MemoryShort, SourceError
 from worker.images.decoder_pool import DecoderPool
 from worker.images.files import read_any_file
 from worker.images.prepare import PreparedImage
 from worker.messages.events import ImageEvent, InlineImage
 from worker.messages.verdict import TimingPart, Verdict
-from worker.scoring.engine import Engine
+from worker.scoring.engine import Engine, ImageScores
 from worker.settings import Settings
 
-Fault = ImageError | DecoderError | InferenceError | SourceError | OSError | MemoryError
+Fault = ImageError | DecoderError | InferenceError | MemoryShort | SourceError | OSError
 """Why a file has no verdict."""
 
 
@@ -43,6 +43,7 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
 
     Raises:
         StartupError: images cannot be decoded here.
+        DeviceFailed: no later image would be judged.
     """
     attributor = Attributor(bundle, settings.policy, "classify")
     decoders = DecoderPool(bundle, settings)
@@ -53,7 +54,9 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
         try:
             data = read_any_file(path, most)
             image = decoders.prepare(data)
-        except (ImageError, DecoderError, SourceError, OSError, MemoryError) as error:
+        except MemoryError:
+            return MemoryShort("no memory to read and decode it")
+        except (ImageError, DecoderError, SourceError, OSError) as error:
             return error
         return sha256(data), image, time.monotonic() - started
 
@@ -65,14 +68,14 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
             read_images = list(reading.map(read, chunk))
             good = [found for found in read_images if isinstance(found, tuple)]
             began = time.monotonic()
-            scores = iter(engine.score([image for _, image, _ in good]) if good else [])
+            scores = iter(_scores(engine, [image for _, image, _ in good]) if good else [])
             inference_ms = (time.monotonic() - began) * 1000
             for path, found in zip(chunk, read_images, strict=True):
                 if not isinstance(found, tuple):
                     yield Classified(path, None, found)
                     continue
                 answer = next(scores)
-                if isinstance(answer, InferenceError):
+                if not isinstance(answer, ImageScores):
                     yield Classified(path, None, answer)
                     continue
                 digest, image, decode_s = found
@@ -86,6 +89,16 @@ def classify(paths: Sequence[Path], settings: Settings, bundle: Bundle, engine: 
                 )
                 scored = ScoredImage(digest, image.facts, answer, cached=False, timing=timing)
                 yield Classified(path, attributor.verdict(_event(path), scored), None)
+
+
+def _scores(engine: Engine, images: Sequence[PreparedImage]) -> list[ImageScores | InferenceError | MemoryShort]:
+    """As ``Engine.score``; an image that memory is too short for is answered so, and the others are judged alone."""
+    try:
+        return [*engine.score(images)]
+    except MemoryShort as error:
+        if len(images) == 1:
+            return [MemoryShort(str(error))]  # without the frames of the other, which hold arrays
+    return [answer for image in images for answer in _scores(engine, [image])]
 
 
 def _event(path: Path) -> ImageEvent:
