@@ -78,6 +78,21 @@ def test_a_table_for_people(folder: Path) -> None:
     assert len({line.index(word) for line, word in zip(out.splitlines()[1:3], ["generated", "real"], strict=True)}) == 1
 
 
+def test_of_two_folders_a_table_shows_the_names_and_other_formats_whole_paths(folder: Path, tmp_path: Path) -> None:
+    more, others = folder / "images" / "more", tmp_path / "others"
+    others.mkdir()
+    (others / "bright.webp").write_bytes(encoded_image(40))
+    _, table, _ = classify(folder, str(more), str(others))
+    shown = [line.split()[0] for line in table.splitlines()[1:]]
+    assert shown == ["more/bright.webp", "more/broken.png", "others/bright.webp"]
+    whole = [str(more / "bright.webp"), str(more / "broken.png"), str(others / "bright.webp")]
+    _, rows, _ = classify(folder, str(more), str(others), "--csv")
+    assert [row["image"] for row in csv.DictReader(io.StringIO(rows))] == whole
+    _, lines, _ = classify(folder, str(more), str(others), "--json")
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert [v["event"]["id"] if "event" in v else v["image"] for v in found] == whole
+
+
 @pytest.mark.parametrize("option", ["--json", "--csv", None])
 def test_on_a_terminal_each_image_is_printed_as_it_comes(folder: Path, option: str | None) -> None:
     arguments = ["classify", str(folder / "images"), "--bundle", str(folder / "bundle"), "--device", "cpu"]

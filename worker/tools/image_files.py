@@ -33,12 +33,13 @@ class ImageFiles:
     """Folders that cannot be read."""
     skipped: Counter[str] = field(default_factory=Counter)
     """What was left out, by kind: the ending of a file, or a description."""
-    base: Path | None = None
-    """The folder in which everything lies, if one was named and nothing else."""
+    bases: dict[Path, Path] = field(default_factory=dict)
+    """The folders that were named, and what the paths in each are shown relative to."""
 
     def name(self, path: Path) -> Path:
-        """A path as people read it: below the folder that they named."""
-        return path.relative_to(self.base) if self.base is not None and path != self.base else path
+        """A path as people read it: below the folder that they named, whose name begins it where they named more."""
+        folder = next((above for above in path.parents if above in self.bases), None)
+        return path.relative_to(self.bases[folder]) if folder is not None else path
 
     @property
     def left_out(self) -> str:
@@ -62,21 +63,33 @@ def find_images(paths: Sequence[Path], *, only_taken: bool = False) -> ImageFile
         FileNotFoundError: a path does not exist, or there is no image in any folder.
     """
     found = ImageFiles()
+    folders: set[Path] = set()
+    files: set[Path] = set()
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - Path's raises where a folder above cannot be searched
             _search(path, found, only_taken=only_taken)
+            folders.add(path)
         elif _may_exist(path):
             found.paths.append(path)
+            files.add(path)
         else:
             raise FileNotFoundError(f"{printable(path)}: no such file or folder")
-    if len(paths) == 1 and os.path.isdir(paths[0]):  # noqa: PTH112 - likewise
-        found.base = paths[0]
+    found.bases = _bases(folders, files)
     if not found.paths and not found.unread:
         instead = f"; left out: {found.left_out}" if found.skipped else ""
         raise FileNotFoundError(
             f"{', '.join(map(printable, paths))}: no images here ({', '.join(sorted(SUFFIXES))}){instead}"
         )
     return found
+
+
+def _bases(folders: set[Path], files: set[Path]) -> dict[Path, Path]:
+    """See ``ImageFiles.bases``; none where two paths might be shown as the same, so that each is shown as given."""
+    if len(folders) == 1 and not files:
+        return {folder: folder for folder in folders}
+    names = {folder.name for folder in folders}
+    taken = {"", ".."}.union(*(file.parts[:1] for file in files))
+    return {folder: folder.parent for folder in folders} if len(names) == len(folders) and not names & taken else {}
 
 
 def _may_exist(path: Path) -> bool:

@@ -7,11 +7,42 @@ import pytest
 from tests.folders import very_deep
 from worker.tools.image_files import find_images
 
+EVERYTHING = ["a/photos/in/x.png", "a/photos/y.png", "b/drawings/y.png", "b/photos/y.png", "photos/y.png", "z.png"]
+
 
 def test_a_very_deep_folder_is_searched_to_its_end(tmp_path: Path) -> None:
     with very_deep(tmp_path / "top") as deepest:
         (deepest / "x.png").touch()
         assert find_images([tmp_path]).paths == [deepest / "x.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["a/photos"], ["in/x.png", "y.png"]),
+        (["a/photos", "a/photos/"], ["in/x.png", "y.png"] * 2),
+        (["a/photos", "b/drawings"], ["photos/in/x.png", "photos/y.png", "drawings/y.png"]),
+        (["a/photos", "b/drawings/y.png"], ["photos/in/x.png", "photos/y.png", "b/drawings/y.png"]),
+        (["b/drawings/y.png", "z.png"], ["b/drawings/y.png", "z.png"]),
+        (["b", "b/drawings"], ["drawings/y.png", "b/photos/y.png", "drawings/y.png"]),
+        (["a/photos", "b/photos"], ["a/photos/in/x.png", "a/photos/y.png", "b/photos/y.png"]),
+        (["b/photos", "photos/y.png"], ["b/photos/y.png", "photos/y.png"]),
+        (["b/photos", "."], ["b/photos/y.png", *EVERYTHING]),
+        (
+            ["a/photos", "b/photos/.."],
+            ["a/photos/in/x.png", "a/photos/y.png", "b/photos/../drawings/y.png", "b/photos/../photos/y.png"],
+        ),
+    ],
+)
+def test_people_read_paths_that_differ_where_the_files_do(
+    arguments: list[str], shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in EVERYTHING:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    found = find_images([Path(argument) for argument in arguments])
+    assert [str(found.name(path)) for path in found.paths] == shown
 
 
 def test_endings_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
