@@ -288,8 +288,8 @@ class PipelineSettings(SettingsSection):
     fetched for claim checks)."""
     journal: FilePath | None = None
     """File that says what was in flight when the process was killed, so that an event which kills is found and
-    rejected; it must outlive the process (in Kubernetes on an emptyDir). Without it such an event kills every worker
-    that gets it."""
+    rejected; it must outlive the process (in Kubernetes on an emptyDir, in Compose on a volume of the container's own).
+    Without it such an event kills every worker that gets it."""
     drain_s: PositiveSeconds = 5
     """Time to finish the events in flight on SIGTERM."""
     stall_s: PositiveSeconds = 120
