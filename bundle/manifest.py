@@ -42,15 +42,25 @@ class Descriptive(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Resize(Exact):
-    """``exact`` makes both sides ``size``; ``shorter`` makes the shorter side ``size`` and keeps the shape."""
+def _later(default: Any) -> Any:
+    """The default of a field that was added later: it stays out of the JSON, so that older digests remain."""
+    return Field(default=default, exclude_if=lambda value: value == default)
 
-    mode: Literal["none", "exact", "shorter"] = "none"
+
+class Resize(Exact):
+    """``exact`` makes both sides ``size``; ``shorter`` and ``longer`` make that side ``size`` and keep the shape."""
+
+    mode: Literal["none", "exact", "shorter", "longer"] = "none"
     size: int | None = Field(default=None, ge=8, le=4096)
-    kernel: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    kernel: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     antialias: bool = True
     """False samples the source at single points (bilinear and bicubic only), as ``align_corners=False`` ports do; but
     Pillow's bicubic kernel has a = -1 there, where PyTorch and OpenCV have -0.75."""
+    library: Literal["pillow", "torchvision", "torch", "opencv"] = _later("pillow")
+    """Whose pixels it gives; see ``bundle.resampling``."""
+    rounding: Literal["nearest", "down"] = _later("nearest")
+    """Of the other side's length where the shape is kept: to the nearest (a half to the even number) as Pillow and
+    OpenCV round, or down as torchvision and transformers do."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -58,24 +68,38 @@ class Resize(Exact):
             raise ValueError(f"resize {self.mode!r} {'takes no' if self.mode == 'none' else 'needs a'} size")
         if not self.antialias and self.kernel not in ("bilinear", "bicubic"):
             raise ValueError(f"kernel {self.kernel!r} is defined with antialias only")
+        if self.library != "pillow" and self.kernel not in ("nearest", "bilinear", "bicubic"):
+            raise ValueError(f"kernel {self.kernel!r} is Pillow's only, not that of {self.library}")
+        if self.library == "opencv" and self.antialias and self.kernel != "nearest":
+            raise ValueError("opencv resizes without antialias")
         return self
 
 
 class Crop(Exact):
-    """``five`` is the centre and the corners; ``grid`` walks by ``stride`` and keeps ``max`` evenly chosen crops."""
+    """Which squares are cut out.
 
-    mode: Literal["none", "centre", "five", "grid"] = "none"
+    ``five`` is the centre and the corners, ``ten`` their mirror images too; ``grid`` walks by ``stride`` and keeps
+    ``max`` evenly chosen crops.
+    """
+
+    mode: Literal["none", "centre", "five", "ten", "grid"] = "none"
     size: int | None = Field(default=None, ge=8, le=4096)
     stride: int | None = Field(default=None, ge=1)
     max: int | None = Field(default=None, ge=1, le=1024)
+    rounding: Literal["nearest", "down"] = _later("down")
+    """Of the centre's place where a pixel is left over: down, or a half to the even number as torchvision does."""
+    multiple: int = _later(1)
+    """Crops start at multiples of so many pixels, rounded down; not those of a grid, which has its stride."""
 
     @property
     def most(self) -> int:
         """Crops of an image at most."""
-        return {"none": 1, "centre": 1, "five": 5, "grid": self.max or 0}[self.mode]
+        return {"none": 1, "centre": 1, "five": 5, "ten": 10, "grid": self.max or 0}[self.mode]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.multiple != 1 and (self.multiple < 1 or self.mode in ("none", "grid")):
+            raise ValueError(f"multiple {self.multiple} must be at least 1, and has no meaning with crop {self.mode!r}")
         if (self.mode == "none") != (self.size is None):
             raise ValueError(f"crop {self.mode!r} {'takes no' if self.mode == 'none' else 'needs a'} size")
         if {self.stride is not None, self.max is not None} != {self.mode == "grid"}:
@@ -88,11 +112,17 @@ class View(Exact):
 
     orient: bool = True
     """Turn the image upright as its EXIF orientation says."""
+    alpha: Literal["white", "drop"] = _later("white")
+    """Show the image over white, or take the colours that it has where it is transparent, as Pillow's
+    ``convert("RGB")`` does."""
+    jpeg: int | None = Field(default=None, ge=1, le=100, exclude_if=lambda value: value is None)
+    """Code the image as JPEG of this quality first (Pillow, 4:2:0)."""
     colour: Literal["rgb"] = "rgb"
     resize: Resize = Resize()
     crop: Crop = Crop()
-    on_small: Literal["unsure", "reflect", "upscale", "zero_pad"] = "unsure"
-    """What to do with an image that is smaller than the crop; ``unsure`` gives no view of it."""
+    on_small: Literal["unsure", "reflect", "upscale", "zero_pad", "tile"] = "unsure"
+    """What to do with an image that is smaller than the crop; ``unsure`` gives no view of it, ``tile`` repeats it to
+    the right and downwards."""
 
     @property
     def size(self) -> int:
@@ -117,6 +147,11 @@ class Preprocessing(Exact):
     def size(self) -> int:
         """Side of every view, in pixels."""
         return self.views[0].size
+
+    @property
+    def drops_alpha(self) -> bool:
+        """Whether a view is of the colours below transparency."""
+        return any(view.alpha == "drop" for view in self.views)
 
     @property
     def most_views(self) -> int:

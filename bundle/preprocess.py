@@ -48,13 +48,12 @@ import hashlib
 import io
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
@@ -63,25 +62,14 @@ from bundle.containers import FORMATS, Still, read_still, require_every_row, sni
 from bundle.errors import BrokenImage, EmptyImage, ImageError, ImageTooLarge, TooManyPixels, UnsupportedFormat
 from bundle.files import IMAGE_BYTES
 from bundle.jpeg import Jpeg, Portions, read_jpeg
-from bundle.manifest import Crop, Preprocessing, View
+from bundle.manifest import Preprocessing, View
+from bundle.views import MAX_PIXELS_CEILING, Views, cut, image_bytes, view_bytes
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
 
 DECODING_POLICY: Final = 3
 """Version of the table above. It changes whenever the same bytes give other pixels, with the same libraries."""
-MAX_PIXELS_CEILING: Final = 89_478_485
-"""Pillow's own bomb limit: ``Limits.max_pixels`` may not exceed it."""
-
-_PEAK_BYTES_A_ROW: Final = 24
-"""Pillow keeps a pointer for each row of each of its images and pads rows, which counts in images of narrow rows."""
-
-Views = npt.NDArray[np.uint8]
-"""``uint8[V, size, size, 3]``, RGB; V = 0 where the image is too small."""
-
-_KERNELS: Final = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
 _UPRIGHT: Final = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -134,15 +122,31 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """RGB pixels as stored, and the EXIF orientation (1..8) that a view may apply."""
+    """RGB pixels as stored, and the EXIF orientation (1..8) that a view may apply.
+
+    Attributes:
+        facts: see there.
+        image: over white, where it is transparent.
+        orientation: of EXIF.
+        opaque: with the colours that it has where it is transparent; None where it is not, or nobody asked.
+    """
 
     facts: ImageFacts
     image: Image.Image
     orientation: int
+    opaque: Image.Image | None = None
 
     def upright(self) -> Image.Image:
         """The pixels, turned as EXIF says."""
-        return self.image.transpose(_UPRIGHT[self.orientation]) if self.orientation in _UPRIGHT else self.image
+        return self._turned(self.image)
+
+    def seen_by(self, view: View) -> Image.Image:
+        """The pixels, turned and with or without transparency as the view says."""
+        image = self.opaque if self.opaque and view.alpha == "drop" else self.image
+        return self._turned(image) if view.orient else image
+
+    def _turned(self, image: Image.Image) -> Image.Image:
+        return image.transpose(_UPRIGHT[self.orientation]) if self.orientation in _UPRIGHT else image
 
 
 def check_encoded_bytes(data: bytes, limits: Limits) -> None:
@@ -214,38 +218,54 @@ class EncodedImage:
         a_pixel = _ONE_SCAN_BYTES_A_PIXEL if one_scan else _PEAK_BYTES_A_PIXEL[self.facts.format]
         copies = 0 if self.facts.format in ("GIF", "BMP") else 3
         size = (self.facts.width, self.facts.height)
-        decoding = _bytes(self._coded_size, a_pixel) + (_bytes(size, 4) if self._still.covered else 0)
-        views, cutting = 0, 0
+        decoding = image_bytes(self._coded_size, a_pixel) + (image_bytes(size, 4) if self._still.covered else 0)
+        views, cutting, opaque = 0, 0, 0
         for preprocessing in preprocessings:
-            held, made = _view_bytes(size, preprocessing, turned=self._orientation in _UPRIGHT)
+            held, made = view_bytes(size, preprocessing, turned=self._orientation in _UPRIGHT)
             views += made
             cutting = max(cutting, views + held)
+            if preprocessing.drops_alpha and self.facts.format != "JPEG":
+                opaque = image_bytes(size, 4)
         # Twice, for the hole that freed pixels leave may be too small for what comes next.
-        return max(decoding, 2 * _bytes(size, 4) + cutting) + copies * self.facts.bytes
+        return max(decoding, 2 * image_bytes(size, 4) + cutting) + opaque + copies * self.facts.bytes
 
-    def decode(self) -> DecodedImage:
+    def decode(self, *, opaque: bool = False) -> DecodedImage:
         """Decode the first frame to RGB; only once, as what the decoder holds is let go.
+
+        Args:
+            opaque: keep the colours below transparency too, for views that want them (``Preprocessing.drops_alpha``).
 
         Raises:
             BrokenImage: the pixels are truncated or damaged.
         """
         try:
             image, covered = self._load()
-            size = (self.facts.width, self.facts.height)
-            if covered and covered != (0, 0, *size):
-                shown = Image.new("RGB", size, "white")
-                shown.paste(_to_rgb(image if image.size != size else image.crop(covered)), covered[:2])
-            else:
-                shown = _to_rgb(image)
+            shown = self._on_canvas(image, covered, _to_rgb)
+            has_below = opaque and image.has_transparency_data and image.mode != "I;16"
+            below = self._on_canvas(image, covered, lambda part: part.convert("RGB")) if has_below else None
             if shown is not image:
                 image.close()  # its pixels would stay until Python looks for cycles
-            return DecodedImage(self.facts, shown, self._orientation)
+            return DecodedImage(self.facts, shown, self._orientation, below)
         except (ImageError, MemoryError):  # too little memory is no fault of the image
             raise
         except Exception as error:
             raise BrokenImage(f"damaged {self.facts.format} data: {_one_line(error)}") from error
 
-    def _load(self) -> tuple[Image.Image, tuple[int, int, int, int] | None]:
+    def _on_canvas(
+        self,
+        image: Image.Image,
+        covered: tuple[int, int, int, int] | None,
+        convert: Callable[[Image.Image], Image.Image],
+    ) -> Image.Image:
+        """The picture as RGB, on white where it does not cover the canvas."""
+        size = (self.facts.width, self.facts.height)
+        if not covered or covered == (0, 0, *size):
+            return convert(image)
+        canvas = Image.new("RGB", size, "white")
+        canvas.paste(convert(image if image.size != size else image.crop(covered)), covered[:2])
+        return canvas
+
+    def _load(self) -> tuple[Image.Image, Box | None]:
         """The pixels as Pillow gives them, and which part of the canvas they cover; None for all of it."""
         image = self._image or _open(self._file, self.facts.format)
         del self._image
@@ -276,7 +296,7 @@ class EncodedImage:
         return copy, covered
 
 
-def decode(data: bytes, limits: Limits | None = None) -> DecodedImage:
+def decode(data: bytes, limits: Limits | None = None, *, opaque: bool = False) -> DecodedImage:
     """Read header and pixels in one step; see ``EncodedImage`` for what is raised.
 
     >>> buffer = io.BytesIO()
@@ -285,7 +305,7 @@ def decode(data: bytes, limits: Limits | None = None) -> DecodedImage:
     >>> decoded.facts.format, decoded.image.size, decoded.image.mode
     ('PNG', (6, 4), 'RGB')
     """
-    return EncodedImage(data, limits or Limits()).decode()
+    return EncodedImage(data, limits or Limits()).decode(opaque=opaque)
 
 
 def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
@@ -305,9 +325,14 @@ def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
     >>> make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="centre", size=16)),))).shape  # too small
     (0, 16, 16, 3)
     """
-    cuts = [cut for view in preprocessing.views for cut in _cut(decoded, view)]
+    cuts = [square for view in preprocessing.views for square in cut(decoded.seen_by(view), view)]
     size = preprocessing.size
     return np.stack(cuts) if cuts else np.empty((0, size, size, 3), np.uint8)
+
+
+def read_views(data: bytes, preprocessing: Preprocessing, limits: Limits | None = None) -> Views:
+    """Decode an image and cut its views in one step; see ``EncodedImage`` and ``make_views`` for what is raised."""
+    return make_views(decode(data, limits, opaque=preprocessing.drops_alpha), preprocessing)
 
 
 @cache
@@ -413,112 +438,6 @@ def _orientation(block: bytes) -> int:
     except struct.error:  # a damaged block says nothing about the pixels
         pass
     return 1
-
-
-def _cut(decoded: DecodedImage, view: View) -> list[Views]:
-    image = decoded.upright() if view.orient else decoded.image
-    resize, crop = view.resize, view.crop
-    resized, grown = _sizes(image.size, view)
-    if resize.mode != "none":
-        image = _resized(image, resized, resize.kernel, antialias=resize.antialias)
-    if crop.mode == "none":
-        return [np.asarray(image)]
-    if grown is None:
-        return []
-    if grown != resized:
-        left, top = (grown[0] - resized[0]) // 2, (grown[1] - resized[1]) // 2
-        match view.on_small:
-            case "upscale":
-                image = _resized(image, grown, resize.kernel, antialias=resize.antialias)
-            case "zero_pad":
-                image = image.crop((-left, -top, grown[0] - left, grown[1] - top))  # black outside
-            case "reflect":
-                border = ((top, grown[1] - resized[1] - top), (left, grown[0] - resized[0] - left), (0, 0))
-                image = Image.fromarray(np.pad(np.asarray(image), border, mode="reflect"))
-    size = crop.size
-    assert size is not None  # Crop._complete
-    return [np.asarray(image.crop((x, y, x + size, y + size))) for y, x in _corners(image.size, crop)]
-
-
-def _sizes(size: tuple[int, int], view: View) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Width and height after resizing, and after what ``on_small`` says; None for no view.
-
-    Raises:
-        TooManyPixels: beyond the ceiling.
-    """
-    resize, crop = view.resize, view.crop
-    resized = size
-    if resize.mode != "none":
-        assert resize.size is not None  # Resize._complete
-        resized = (resize.size, resize.size) if resize.mode == "exact" else _scaled(size, resize.size)
-        _check_growth(size, resized)
-    if crop.size is None or min(resized) >= crop.size:
-        return resized, resized
-    match view.on_small:
-        case "unsure":
-            return resized, None
-        case "upscale":
-            grown = _scaled(resized, crop.size)
-        case _:
-            grown = (max(resized[0], crop.size), max(resized[1], crop.size))
-    _check_growth(resized, grown)
-    return resized, grown
-
-
-def _resized(image: Image.Image, size: tuple[int, int], kernel: str, *, antialias: bool) -> Image.Image:
-    if antialias:
-        return image.resize(size, _KERNELS[kernel])
-    scale_x, scale_y = image.width / size[0], image.height / size[1]
-    return image.transform(size, Image.Transform.AFFINE, (scale_x, 0, 0, 0, scale_y, 0), _KERNELS[kernel])
-
-
-def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    width, height = size
-    scale = shorter / min(size)
-    return max(shorter, round(width * scale)), max(shorter, round(height * scale))
-
-
-def _view_bytes(size: tuple[int, int], preprocessing: Preprocessing, *, turned: bool) -> tuple[int, int]:
-    """Most bytes held beside the image while the views are cut, without the views; and those of the views."""
-    held, count = 0, 0
-    for view in preprocessing.views:
-        upright = size[::-1] if turned and view.orient else size
-        resized, grown = _sizes(upright, view)
-        stages = [_bytes(upright, 4) if turned and view.orient else 0]
-        if view.resize.mode != "none":
-            stages.append(_bytes((resized[0], upright[1]), 4) + _bytes(resized, 4))  # one direction after the other
-        if grown and grown != resized:
-            # NumPy's reflection is a copy of the image, the result and its copies as bytes and as an image.
-            stages.append(_bytes(resized, 6) + _bytes(grown, 10) if view.on_small == "reflect" else _bytes(grown, 8))
-        held = max(held, sum(stages))
-        count += len(_corners(grown, view.crop)) if grown and view.crop.size else bool(grown)
-    return held, 2 * 3 * preprocessing.size**2 * (count + 1)
-
-
-def _bytes(size: tuple[int, int], a_pixel: int) -> int:
-    return size[0] * size[1] * a_pixel + size[1] * _PEAK_BYTES_A_ROW
-
-
-def _check_growth(before: tuple[int, int], after: tuple[int, int]) -> None:
-    if after[0] * after[1] > MAX_PIXELS_CEILING:
-        raise TooManyPixels(f"{before[0]} x {before[1]} would become {after[0]} x {after[1]}")
-
-
-def _corners(size: tuple[int, int], crop: Crop) -> list[tuple[int, int]]:
-    """Top left corners (y, x) of the crops."""
-    assert crop.size is not None  # Crop._complete
-    right, bottom = size[0] - crop.size, size[1] - crop.size
-    centre = (bottom // 2, right // 2)
-    if crop.mode == "centre":
-        return [centre]
-    if crop.mode == "five":
-        return [centre, (0, 0), (0, right), (bottom, 0), (bottom, right)]
-    assert crop.stride is not None  # Crop._complete
-    assert crop.max is not None
-    rows, columns = range(0, bottom + 1, crop.stride), range(0, right + 1, crop.stride)
-    count = len(rows) * len(columns)  # may be millions, so no list of all is made
-    chosen = range(count) if count <= crop.max else [(2 * i + 1) * count // (2 * crop.max) for i in range(crop.max)]
-    return [(rows[i // len(columns)], columns[i % len(columns)]) for i in chosen]
 
 
 def _one_line(error: BaseException) -> str:

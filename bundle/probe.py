@@ -13,16 +13,9 @@ import numpy.typing as npt
 
 from bundle.errors import EXPORT_AGAIN, BundleCorrupt, DecoderDrift, GraphDrift, ImageError
 from bundle.manifest import Model, Tensor
-from bundle.preprocess import (
-    DECODING_POLICY,
-    Views,
-    decode,
-    decoder_version,
-    decoding_policy,
-    make_views,
-    pixels_digest,
-)
+from bundle.preprocess import DECODING_POLICY, decode, decoder_version, decoding_policy, make_views, pixels_digest
 from bundle.templates import array_of, npz_arrays, npz_bytes
+from bundle.views import Views
 
 RunModel = Callable[[Model, Views], dict[str, npt.NDArray[np.float32]]]
 """A function that runs one model on ``uint8[M, H, W, 3]`` and returns its outputs by name, a row for each view."""

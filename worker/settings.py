@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from bundle import documents
-from bundle.preprocess import MAX_PIXELS_CEILING
+from bundle.views import MAX_PIXELS_CEILING
 from worker.errors import StartupError
 
 PREFIX = "GENPRINT_"

@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 
 from bundle.manifest import Model
-from bundle.preprocess import Views, decode
+from bundle.preprocess import decode
 from bundle.probe import Probe
+from bundle.views import Views
 from exporter.contents.splits import EmbeddedSplit
 from exporter.onnx.graph import EMBEDDING, LOGIT, Graph
 from exporter.onnx.runner import RunGraph

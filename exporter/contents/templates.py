@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bundle.manifest import Label
-from bundle.preprocess import Views
 from bundle.templates import TemplateLibrary
+from bundle.views import Views
 from exporter.contents.splits import ids_in
 from exporter.errors import BadOptions
 from exporter.source import ExportSource

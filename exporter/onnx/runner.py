@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from bundle.preprocess import Views
+from bundle.views import Views
 from exporter.onnx.graph import EMBEDDING, INPUT, LOGIT, Graph
 from trainer.arrays import Floats
 from trainer.data.folder import ImageFolder

@@ -29,7 +29,6 @@ from bundle.errors import (
 from bundle.manifest import Crop, Preprocessing, Resize, View
 from bundle.preprocess import (
     DECODING_POLICY,
-    MAX_PIXELS_CEILING,
     EncodedImage,
     Limits,
     decode,
@@ -38,6 +37,7 @@ from bundle.preprocess import (
     make_views,
     pixels_digest,
 )
+from bundle.views import MAX_PIXELS_CEILING
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -394,7 +394,17 @@ recipes = [
     [View(resize=Resize(mode="shorter", size=256), crop=Crop(mode="centre", size=224))],
     [View(resize=Resize(mode="shorter", size=1800, kernel="bicubic"), crop=Crop(mode="centre", size=224))],
     [View(crop=Crop(mode="grid", size=224, stride=112, max=100))],
-    *([View(crop=Crop(mode="centre", size=2000), on_small=policy)] for policy in ("upscale", "reflect", "zero_pad")),
+    *(
+        [View(crop=Crop(mode="centre", size=2000), on_small=policy)]
+        for policy in ("upscale", "reflect", "zero_pad", "tile")
+    ),
+    [View(alpha="drop", crop=Crop(mode="ten", size=224))],
+    [View(jpeg=95, crop=Crop(mode="centre", size=224))],
+    *(
+        [View(resize=Resize(mode="exact", size=size, kernel="bicubic", antialias=False, library=library))]
+        for library in ("torchvision", "torch", "opencv")
+        for size in (256, 1800)
+    ),
 ]
 data = sys.stdin.buffer.read()
 make_views(EncodedImage(data, Limits()).decode(), Preprocessing(views=[View(resize=Resize(mode="exact", size=16))]))
@@ -402,7 +412,7 @@ for recipe in recipes:
     preprocessings = [Preprocessing(views=recipe)] if recipe else []
     image = EncodedImage(data, Limits())
     before = peak(reset=True)
-    decoded = image.decode()
+    decoded = image.decode(opaque=any(preprocessing.drops_alpha for preprocessing in preprocessings))
     views = [make_views(decoded, preprocessing) for preprocessing in preprocessings]
     print((peak() - before) / image.peak_bytes(preprocessings))
     del image, decoded, views
@@ -410,7 +420,7 @@ for recipe in recipes:
         for name, data in files.items():
             done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
             shares = [float(share) for share in done.stdout.split()]
-            assert len(shares) == 7
+            assert len(shares) == 16
             assert all(share < 1.05 for share in shares), (name, shares)
             assert max(shares) > 0.4, (name, shares)
 

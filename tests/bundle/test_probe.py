@@ -8,10 +8,11 @@ import pytest
 import bundle.probe
 from bundle.errors import BundleCorrupt, DecoderDrift, GraphDrift
 from bundle.manifest import Model
-from bundle.preprocess import DECODING_POLICY, DecodedImage, Views, decode
+from bundle.preprocess import DECODING_POLICY, DecodedImage, decode
 from bundle.probe import Probe, relative_error
 from bundle.store import Bundle
 from bundle.templates import npz_arrays, npz_bytes
+from bundle.views import Views
 from tests.worker.small_bundle import small_bundle
 
 Outputs = dict[str, npt.NDArray[np.float32]]

@@ -12,8 +12,9 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 from bundle.manifest import Model
-from bundle.preprocess import Views, decode, decoder_version, make_views
+from bundle.preprocess import decode, decoder_version, make_views
 from bundle.store import Bundle
+from bundle.views import Views
 from exporter import export as export_module
 from exporter.contents.calibration import fit_platt
 from exporter.contents.card import model_card

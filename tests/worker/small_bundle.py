@@ -37,10 +37,11 @@ from bundle.manifest import (
     Thresholds,
     View,
 )
-from bundle.preprocess import Views, decoder_version
+from bundle.preprocess import decoder_version
 from bundle.probe import Probe
 from bundle.store import Bundle, load_bundle, sha256, write_bundle
 from bundle.templates import TemplateLibrary
+from bundle.views import Views
 
 SIZE = 16
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bundle.errors import ImageError
 from bundle.manifest import Label, Preprocessing
-from bundle.preprocess import decode, make_views
+from bundle.preprocess import read_views
 from trainer.arrays import Images
 from trainer.data.entries import Entry, Extent
 from trainer.data.layouts import Layout, list_images
@@ -250,4 +250,4 @@ def read_each(images: Sequence[tuple[Path, Extent]], read: Callable[[Extent], R]
 
 def _read(extent: Extent, preprocessing: Preprocessing) -> _Read:
     data = extent.read()
-    return _Read(make_views(decode(data), preprocessing), hashlib.sha256(data).hexdigest())
+    return _Read(read_views(data, preprocessing), hashlib.sha256(data).hexdigest())

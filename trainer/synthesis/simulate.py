@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.errors import ImageError
 from bundle.manifest import Crop, Preprocessing, View
-from bundle.preprocess import decode, make_views
+from bundle.preprocess import read_views
 from bundle.store import whole_directory
 from trainer.arrays import Pixels
 from trainer.choices import MAX_SEED, SimulatorKind
@@ -181,7 +181,7 @@ def _read(
         if len(taken) == wanted:
             break
         try:
-            views = make_views(decode(entries[index].extent.read()), preprocessing)
+            views = read_views(entries[index].extent.read(), preprocessing)
         except (ImageError, OSError):
             views = np.empty((0, config.size, config.size, 3), np.uint8)
         if len(views) == 0:

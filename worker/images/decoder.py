@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from bundle.containers import FORMATS
 from bundle.errors import ImageError
 from bundle.manifest import Preprocessing
-from bundle.preprocess import EncodedImage, ImageFacts, Limits, Views, make_views
+from bundle.preprocess import EncodedImage, ImageFacts, Limits, make_views
 from bundle.text import printable
+from bundle.views import Views
 from worker.images.sandbox import give_up_rights
 
 MESSAGE_MAX_BYTES: Final = 4096
@@ -129,7 +130,7 @@ class Decoding:
             peak_bytes = encoded.peak_bytes(self._job.preprocessings)
             if peak_bytes > granted_bytes - self._written:
                 return Needs(peak_bytes=peak_bytes, pixels=encoded.facts.width * encoded.facts.height)
-            decoded = encoded.decode()
+            decoded = encoded.decode(opaque=any(each.drops_alpha for each in self._job.preprocessings))
             counts = self._write(make_views(decoded, each) for each in self._job.preprocessings)
             return Decoded(facts=encoded.facts, counts=counts)
         except (ImageError, MemoryError) as error:

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from bundle.containers import FORMATS
 from bundle.errors import ImageError
 from bundle.manifest import Preprocessing
-from bundle.preprocess import MAX_PIXELS_CEILING, ImageFacts, Limits, Views, check_encoded_bytes
+from bundle.preprocess import ImageFacts, Limits, check_encoded_bytes
+from bundle.views import MAX_PIXELS_CEILING, Views
 from worker.errors import DecodeMemory, DecoderCrashed, DecoderError, DecodeTimeout
 from worker.images.decoder import (
     ANSWERS,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from bundle.errors import ImageError
-from bundle.preprocess import ImageFacts, Views
+from bundle.preprocess import ImageFacts
+from bundle.views import Views
 
 BATCH_IMAGES: Final = 4
 """Small images that are decoded in one go: for more there is little to gain."""

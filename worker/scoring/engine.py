@@ -14,10 +14,10 @@ import onnxruntime as ort
 
 from bundle.errors import EXPORT_AGAIN, BundleCorrupt
 from bundle.manifest import Model, Tensor
-from bundle.preprocess import Views
 from bundle.scores import aggregate_embeddings
 from bundle.store import Bundle
 from bundle.text import printable
+from bundle.views import Views
 from worker.errors import DeviceFailed, InferenceFailed, InvalidOutput, MemoryShort, StartupError
 from worker.images.prepare import PreparedImage
 from worker.scoring.gpu import Driver, GpuRunner, Upload, device_names, open_driver

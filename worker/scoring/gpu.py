@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.manifest import Model
-from bundle.preprocess import Views
+from bundle.views import Views
 from worker.errors import DeviceFailed
 
 Bytes = npt.NDArray[np.uint8]

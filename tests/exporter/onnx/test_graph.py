@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from bundle.manifest import Preprocessing, Resize, View
-from bundle.preprocess import Views
 from bundle.store import Bundle
+from bundle.views import Views
 from exporter.errors import GraphInvalid
 from exporter.onnx.graph import Graph, export_graph
 from exporter.onnx.parity import check_parity

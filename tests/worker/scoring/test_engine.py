@@ -10,8 +10,9 @@ import onnxruntime as ort
 import pytest
 
 from bundle.errors import BundleCorrupt, GraphDrift
-from bundle.preprocess import ImageFacts, Views
+from bundle.preprocess import ImageFacts
 from bundle.store import Bundle
+from bundle.views import Views
 from tests.worker.pipeline.harness import make_worker
 from tests.worker.scoring.host_driver import HostDriver
 from tests.worker.small_bundle import SIZE, encoded_image, small_bundle

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.preprocess import ImageFacts, Views
+from bundle.preprocess import ImageFacts
 from bundle.store import Bundle
+from bundle.views import Views
 from tests.worker.messages.edges import until
 from tests.worker.scoring.host_driver import HostDriver
 from tests.worker.small_bundle import SIZE, small_bundle

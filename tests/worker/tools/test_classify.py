@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bundle.preprocess import Views
 from bundle.store import Bundle
+from bundle.views import Views
 from tests.worker.small_bundle import encoded_image, small_bundle
 from worker.images.decoder_pool import DecoderPool
 from worker.images.files import read_any_file
