@@ -18,10 +18,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented 
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     ResourcePatternType,
     ResourceType,
 )
 from kafka.errors import KafkaTimeoutError
+from structlog.testing import capture_logs
 
 from bundle.store import Bundle
 from deploy.local.ports import free_port
@@ -33,7 +37,8 @@ from tests.integration.worker_process import Stream, WorkerProcess, clean_enviro
 from tests.worker.messages.edges import until
 from tests.worker.scoring.test_cache import A, entry, same
 from tests.worker.small_bundle import encoded_image, small_bundle
-from worker.errors import BrokerUnreachable, StartupError
+from worker.errors import BrokerError, BrokerUnreachable, StartupError
+from worker.kafka.client import KafkaBroker
 from worker.kafka.connection import check_topics, reach
 from worker.kafka.topics import declared_rights
 from worker.operations.metrics import Metrics
@@ -384,6 +389,7 @@ def bindings(stream: Stream, principal: str, role: str = "worker") -> list[AclBi
         "topic": ResourceType.TOPIC,
         "group": ResourceType.GROUP,
         "transactional id": ResourceType.TRANSACTIONAL_ID,
+        "cluster": ResourceType.BROKER,  # as it calls the cluster
     }
     return [
         AclBinding(
@@ -488,6 +494,70 @@ def test_a_worker_that_lacks_a_right(
     )
 
 
+def set_config(secure: SecureKafka, topic: str, **values: str) -> None:
+    """Change settings of a topic; the names are Kafka's, with lines for dots."""
+    entries = [
+        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in values.items()
+    ]
+    with AdminClient({"bootstrap.servers": secure.broker.bootstrap, "log_level": 0}) as admin:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result()
+
+
+def beginning(settings: KafkaSettings) -> tuple[list[Any], str]:
+    """What a worker warns of at its start, and why it is refused, if it is."""
+    refusal = ""
+    with capture_logs() as logged, closing(KafkaBroker(settings, Metrics())) as broker:
+        try:
+            broker.start()
+        except (BrokerError, KafkaTimeoutError) as error:
+            refusal = str(error)
+    return [line for line in logged if line["log_level"] not in ("info", "debug")], refusal
+
+
+def test_the_least_rights_are_enough_to_check_the_settings_of_topics(secure_kafka: SecureKafka, clerk: str) -> None:
+    stream = Stream(secure_kafka.broker.bootstrap)
+    images, retry = stream.topic("images"), stream.topic("retry")
+    set_config(secure_kafka, images, max_message_bytes="2000000", retention_ms="-1")
+    set_config(secure_kafka, retry, max_message_bytes="1000000")
+    grant(secure_kafka, bindings(stream, "User:clerk"))
+    settings = kafka_settings(stream, secure_kafka, clerk)
+    refusal = f"its max.message.bytes is 1000000, that of kafka.images_topic={images} 2000000"
+    until(lambda: refusal in beginning(settings)[1], refusal)
+    set_config(secure_kafka, retry, max_message_bytes="2000000")
+
+    def warned() -> list[tuple[str, str, int]]:
+        return [(line["topic"], line["records_kept_s"], line["offsets_kept_s"]) for line in beginning(settings)[0]]
+
+    until(lambda: warned() == [(images, "for ever", 7 * 86400)], "a warning that offsets are forgotten first")
+
+
+@pytest.mark.parametrize(
+    ("kind", "unchecked"),
+    [
+        (ResourceType.TOPIC, "max.message.bytes, cleanup.policy, retention.ms of kafka.images_topic={images}"),
+        (ResourceType.BROKER, "offsets.retention.minutes of the brokers"),
+    ],
+)
+def test_settings_that_may_not_be_read_are_named_with_the_right_to_read_them(
+    secure_kafka: SecureKafka, clerk: str, kind: ResourceType, unchecked: str
+) -> None:
+    stream = Stream(secure_kafka.broker.bootstrap)
+    images = stream.topic("images")
+    set_config(secure_kafka, images, retention_ms="-1")
+    resource = "cluster kafka-cluster" if kind is ResourceType.BROKER else f"topic {images}"
+    grant(secure_kafka, without(stream, kind, resource.split()[1], "DESCRIBE_CONFIGS"))
+    settings = kafka_settings(stream, secure_kafka, clerk)
+    until(lambda: not complaint(settings), "rights that count")
+    [warning], refusal = beginning(settings)
+    assert refusal == ""
+    assert warning["missing"] == [f"DESCRIBE_CONFIGS on {resource}"]
+    assert warning["unchecked"] == [unchecked.format(images=images)]
+    assert "genprint topics create --acls worker=User:clerk" in warning["remedy"]
+
+
 def test_a_worker_without_any_right(stream: Stream, secure_kafka: SecureKafka) -> None:
     with pytest.raises(BrokerUnreachable, match="no right to use") as caught:
         check_topics(kafka_settings(stream, secure_kafka, "stranger"))
@@ -514,14 +584,16 @@ def test_the_guard_of_these_tests_sees_a_secret_and_a_second_line(bundle: Bundle
         refused(fine | {"GENPRINT_KAFKA__GROUP": "x"}, "kafka.ssl_cafile")
 
 
-def test_a_replay_has_all_rights_that_it_needs(
-    stream: Stream, bundle: Bundle, secure_kafka: SecureKafka, clerk: str
-) -> None:
+def test_a_replay_has_all_rights_that_it_needs(bundle: Bundle, secure_kafka: SecureKafka, clerk: str) -> None:
+    stream = Stream(secure_kafka.broker.bootstrap)
+    # More than answers may have: what has to be deferred must fit into the topic that the replay makes.
+    set_config(secure_kafka, stream.topic("images"), max_message_bytes="13000000")
     grant(secure_kafka, bindings(stream, "User:clerk", "replay"))
     variables = environment(stream, bundle, secure_kafka, clerk)
     span = ("--run-id", "again", "--from", "earliest", "--to", "now")
     result = worker_command("replay", *span, environment=variables)
     assert result.returncode == 0, result.stderr
+    assert "not checked" not in result.stderr
     assert result.stderr.splitlines()[-1] == "run again: every event of the span has its answer"
     live = worker_command("run", environment=variables)
     assert live.returncode == 2

@@ -32,7 +32,7 @@ from worker.kafka.connection import ACCESS_DENIED, check_topics, connect, reach,
 from worker.kafka.positions import POSITION_ERRORS, Change, Positions
 from worker.kafka.producers import Publisher
 from worker.kafka.record_batches import Allowance, AmplifiedHeaders, Ceilings, Unread, read_leniently
-from worker.kafka.topic_configs import require_suitable_topics, topic_configs, warn_of_short_memory
+from worker.kafka.topic_configs import check_settings
 from worker.messages.records import BatchGuard, Lag, Partition, Progress, Record
 from worker.operations.health import Watchdog
 from worker.operations.metrics import Metrics
@@ -122,9 +122,7 @@ class KafkaBroker:
             partitions = check_topics(s)
             self._verdicts = [Partition(s.verdicts_topic, number) for number in range(partitions[s.verdicts_topic])]
             with closing(connect(KafkaAdminClient, s)) as admin:
-                configs = topic_configs(admin, partitions)
-                require_suitable_topics(configs, s)
-                warn_of_short_memory(admin, configs, s)
+                configs = check_settings(admin, partitions, s)
             self._publisher.start(configs)
             topics = [s.images_topic, s.retry_topic]
             self._consumer.subscribe(topics, listener=self._listener)

@@ -129,7 +129,8 @@ def check_topics(settings: KafkaSettings) -> Mapping[str, int]:
     }
     if lacking:
         rights = "; ".join(f"{setting_of(name, settings)}: no {' and '.join(lack)}" for name, lack in lacking.items())
-        raise BrokerUnreachable(f"{cluster_setting(settings)}: the broker denied access: {rights}{_grant(settings)}")
+        denied = f"{cluster_setting(settings)}: the broker denied access: {rights}"
+        raise BrokerUnreachable(f"{denied}; {how_to_grant(settings)}")
     return {name: len(found[name]["partitions"]) for name in needed}
 
 
@@ -168,11 +169,12 @@ def explain_denial(error: Exception, settings: KafkaSettings) -> str:
             return f"kafka.sasl_mechanism={s.sasl_mechanism} is not switched on there ({error})"
         case errors.TopicAuthorizationFailedError():
             named = ", ".join(setting_of(name, s) for name in _topics_of(error)) or str(error)
-            return f"no right to use {named}{_grant(s)}"
+            return f"no right to use {named}; {how_to_grant(s)}"
         case errors.GroupAuthorizationFailedError():
-            return f"no right to read with the group kafka.group_id={s.group_id}{_grant(s)}"
+            return f"no right to read with the group kafka.group_id={s.group_id}; {how_to_grant(s)}"
         case errors.TransactionalIdAuthorizationFailedError():
-            return f"no right to write with transactional ids that begin with kafka.group_id={s.group_id}{_grant(s)}"
+            ids = f"transactional ids that begin with kafka.group_id={s.group_id}"
+            return f"no right to write with {ids}; {how_to_grant(s)}"
     return str(error)
 
 
@@ -302,6 +304,7 @@ def _topics_of(error: Exception) -> list[str]:
     return [named] if isinstance(named, str) else sorted(str(name) for name in named)
 
 
-def _grant(settings: KafkaSettings) -> str:
+def how_to_grant(settings: KafkaSettings) -> str:
+    """Who can grant a right that the worker lacks, and how."""
     user = settings.sasl_username or "NAME"
-    return f"; an administrator can grant it: genprint topics create --acls worker=User:{user}"
+    return f"an administrator can grant it: genprint topics create --acls worker=User:{user}"

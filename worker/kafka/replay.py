@@ -256,8 +256,11 @@ class ReplayBroker(KafkaBroker):
             return
         admin = connect(KafkaAdminClient, self._settings)
         try:
-            others = (self._settings.dead_topic, self._settings.verdicts_topic)
-            limit = topic_limit(topic_configs(admin, others), others, self._settings)
+            s = self._settings
+            answers = (s.dead_topic, s.verdicts_topic)
+            configs = topic_configs(admin, (s.images_topic, *answers))
+            # No less than events may have that come, and that may have to be deferred.
+            limit = max(topic_limit(configs, topics, s) for topics in ((s.images_topic,), answers))
             topic = {name: {"num_partitions": partitions, "configs": {"max.message.bytes": str(limit)}}}
             admin.create_topics(topic, wait_for_metadata=True)
         except errors.TopicAlreadyExistsError:

@@ -44,6 +44,7 @@ _RESOURCE_TYPES: Mapping[ResourceKind, ResourceType] = {
     "topic": ResourceType.TOPIC,
     "group": ResourceType.GROUP,
     "transactional id": ResourceType.TRANSACTIONAL_ID,
+    "cluster": ResourceType.CLUSTER,
 }
 _RESOURCE_KINDS = {resource: kind for kind, resource in _RESOURCE_TYPES.items()}
 _EVERY_ACL = ACLFilter(
@@ -189,7 +190,7 @@ class TopicAdmin:
         }
 
     def rights(self) -> list[Right]:
-        """Entries about topics, groups and transactional ids: permissions for any host, and all denials.
+        """Entries about topics, groups, transactional ids and the cluster: permissions for any host, and all denials.
 
         Raises:
             StartupError: the brokers have no access control.

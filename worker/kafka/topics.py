@@ -11,10 +11,14 @@ from typing import Literal
 from worker.errors import StartupError
 from worker.settings import KafkaSettings, Settings
 
-ResourceKind = Literal["topic", "group", "transactional id"]
+ResourceKind = Literal["topic", "group", "transactional id", "cluster"]
 Remedy = Literal["create", "update", "add partitions", "grant", "by hand"]
 
-_HARMLESS = frozenset({"DESCRIBE", "DESCRIBE_CONFIGS"})
+CLUSTER = "kafka-cluster"
+"""The name that Kafka gives to the only resource of kind *cluster*."""
+
+# The last is of no effect since Kafka 2.8; before, every idempotent producer had to have it.
+_HARMLESS = frozenset({"DESCRIBE", "DESCRIBE_CONFIGS", "IDEMPOTENT_WRITE"})
 
 
 @dataclass(frozen=True)
@@ -154,23 +158,25 @@ def _role(role: str, k: KafkaSettings, consumer_groups: str) -> Iterator[tuple[R
         case "producer":
             yield "topic", k.images_topic, False, "WRITE DESCRIBE"
         case "worker":
-            yield "topic", k.images_topic, False, "READ DESCRIBE"
+            yield "topic", k.images_topic, False, "READ DESCRIBE DESCRIBE_CONFIGS"
             yield "topic", k.retry_topic, False, "READ WRITE DESCRIBE DESCRIBE_CONFIGS"
             yield "topic", k.dead_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
             yield "topic", k.verdicts_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
             yield "group", k.group_id, False, "READ DESCRIBE"
             yield "transactional id", f"{k.group_id}-", True, "WRITE DESCRIBE"
+            yield "cluster", CLUSTER, False, "DESCRIBE_CONFIGS"  # how long brokers keep offsets
         case "consumer":
             yield "topic", k.verdicts_topic, False, "READ DESCRIBE"
             yield "topic", k.dead_topic, False, "READ DESCRIBE"
             yield "group", consumer_groups, True, "READ DESCRIBE"
         case "replay":
-            yield "topic", k.images_topic, False, "READ DESCRIBE"
+            yield "topic", k.images_topic, False, "READ DESCRIBE DESCRIBE_CONFIGS"
             yield "topic", f"{k.retry_topic}.replay.", True, "CREATE READ WRITE DESCRIBE DESCRIBE_CONFIGS"
             yield "topic", k.dead_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
             yield "topic", k.verdicts_topic, False, "WRITE DESCRIBE DESCRIBE_CONFIGS"
             yield "group", f"{k.group_id}.replay.", True, "READ DESCRIBE"
             yield "transactional id", f"{k.group_id}.replay.", True, "WRITE DESCRIBE"
+            yield "cluster", CLUSTER, False, "DESCRIBE_CONFIGS"
         case "scaler":
             yield "topic", k.images_topic, False, "DESCRIBE"
             yield "topic", k.retry_topic, False, "DESCRIBE"

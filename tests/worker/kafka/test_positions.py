@@ -19,7 +19,7 @@ from deploy.local.apache_kafka import ApacheKafka
 from deploy.local.topics import create_topics
 from tests.worker.messages.edges import PARTITIONS, KafkaEdge, until
 from worker.kafka.client import KafkaBroker
-from worker.kafka.topic_configs import topic_configs, warn_of_short_memory
+from worker.kafka.topic_configs import check_settings
 from worker.messages.records import Lag, Message, Partition, Progress, Record
 from worker.settings import KafkaSettings
 
@@ -281,7 +281,7 @@ def test_offsets_that_would_be_forgotten_before_records_are_warned_of(apache_kaf
     create_topics(apache_kafka.bootstrap, {short: 1}, config={"retention.ms": "3600000"})
     settings = KafkaSettings(bootstrap_servers=apache_kafka.bootstrap, images_topic=kept, retry_topic=short)
     with capture_logs() as logged, closing(KafkaAdminClient(bootstrap_servers=apache_kafka.bootstrap)) as admin:
-        warn_of_short_memory(admin, topic_configs(admin, (kept, short)), settings)
+        check_settings(admin, (kept, short), settings)
     assert [(line["topic"], line["records_kept_s"], line["offsets_kept_s"]) for line in logged] == [
         (kept, "for ever", 7 * 86400)
     ]

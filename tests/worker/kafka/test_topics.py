@@ -110,6 +110,9 @@ def test_who_may_do_what() -> None:
         "READ group genprint",
         "WRITE transactional id genprint-*",
     }
+    assert {right for right in may("worker") if right.startswith("DESCRIBE_CONFIGS")} == {
+        f"DESCRIBE_CONFIGS {resource}" for resource in (*(f"topic {name}" for name in THERE), "cluster kafka-cluster")
+    }
     assert {right.split()[0] for right in may("scaler")} == {"DESCRIBE"}
     assert not {right for right in may("replay") if right.endswith(("topic images.retry", "group genprint"))}
 
@@ -187,6 +190,7 @@ def test_a_denial_counts_more_than_a_right() -> None:
         Right("User:producer", "WRITE", "topic", "*"),
         Right("User:*", "READ", "topic", "images"),
         Right("User:consumer", "READ", "group", "genprint"),
+        Right("User:worker", "ALTER", "cluster", "kafka-cluster"),
     ],
 )
 def test_a_right_beyond_the_declared_ones_is_a_difference(beyond: Right) -> None:
@@ -201,6 +205,7 @@ def test_a_right_beyond_the_declared_ones_is_a_difference(beyond: Right) -> None
         Right("User:somebody", "ALL", "topic", "*"),
         Right("User:worker", "READ", "topic", "elsewhere"),
         Right("User:consumer", "DESCRIBE", "topic", "images"),
+        Right("User:producer", "IDEMPOTENT_WRITE", "cluster", "kafka-cluster"),
     ],
 )
 def test_rights_of_others_and_elsewhere_are_not_our_business(other: Right) -> None:
