@@ -1,9 +1,10 @@
 """Records that were removed, offsets that vanished or were moved, topics that were made again: none of it is silent."""
 
 import json
+import struct
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -272,6 +273,48 @@ def test_a_log_that_was_cut_is_read_again_from_there_or_not_at_all(
             assert not any(broker.poll(0.05) for _ in range(10))
             assert (broker.lag() or {})[where].is_stopped
         assert counted(broker, "log_changes", what="log_cut" if is_known else "beyond_end") == 1
+
+
+@pytest.fixture(scope="module")
+def own_kafka(require_apache_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:  # noqa: ARG001
+    """An Apache Kafka whose files may be harmed."""
+    with ApacheKafka(tmp_path_factory.mktemp("own") / "kafka.log") as broker:
+        yield broker
+
+
+def lose_end(broker: ApacheKafka, where: Partition, offset: int) -> None:
+    """Have the log end at this offset, and begin a new leader epoch: what an unclean election leaves."""
+    broker.terminate()
+    assert broker.data_dir is not None
+    [log] = broker.data_dir.rglob(f"{where.topic}-{where.number}/{0:020}.log")
+    data, at = log.read_bytes(), 0
+    while struct.unpack_from(">q", data, at)[0] < offset:  # each batch: its first offset, its length, and so many bytes
+        at += 12 + struct.unpack_from(">i", data, at + 8)[0]
+    log.write_bytes(data[:at])
+    broker.start()
+
+
+@pytest.mark.parametrize("is_restarted", [True, False], ids=["restarted", "running"])
+def test_a_log_that_was_cut_and_has_grown_past_the_offset_is_read_again_from_there(
+    own_kafka: ApacheKafka, is_restarted: bool
+) -> None:
+    """No offset is out of range here: only the leader epoch beside it tells that other records stand before it."""
+    with ExitStack() as stack:
+        edge = stack.enter_context(closing(KafkaEdge(own_kafka.bootstrap, atomic=True, rebalances=True)))
+        edge.settings = edge.settings.model_copy(update={"session_timeout_s": 60})  # it outlives the broker's absence
+        where = Partition(edge.settings.images_topic, 0)
+        fill(edge, where, *"abcde")
+        broker = stack.enter_context(started(edge))
+        answered(edge, broker, 5)
+        ready(broker)
+        if is_restarted:
+            broker.close()
+        lose_end(own_kafka, where, 3)
+        fill(edge, where, *"DEFGH")
+        if is_restarted:
+            broker = stack.enter_context(started(edge))
+        assert [record.value for record in take(broker, 5)] == [b"D", b"E", b"F", b"G", b"H"]
+        assert counted(broker, "log_changes", what="log_cut") == 1
 
 
 def test_offsets_that_would_be_forgotten_before_records_are_warned_of(apache_kafka: ApacheKafka) -> None:
