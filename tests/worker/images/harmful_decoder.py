@@ -128,11 +128,11 @@ def _give_up_root() -> str | None:
     return give_up_rights()
 
 
-def _decode(encoded: EncodedImage) -> DecodedImage:
+def _decode(encoded: EncodedImage, **options: bool) -> DecodedImage:
     harm = HARM.get(encoded.facts.width)
     if harm is not None:
         harm()
-    return decode(encoded)
+    return decode(encoded, **options)
 
 
 if __name__ == "__main__":
