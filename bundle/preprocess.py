@@ -317,6 +317,7 @@ def make_views(decoded: DecodedImage, preprocessing: Preprocessing) -> Views:
     Raises:
         TooManyPixels: a very elongated image would grow beyond the ceiling by resizing or padding.
 
+    >>> from bundle.manifest import Crop
     >>> image = Image.new("RGB", (12, 9), (10, 20, 30))
     >>> decoded = DecodedImage(ImageFacts("PNG", 12, 9, bytes=80, animated=False), image, orientation=1)
     >>> views = make_views(decoded, Preprocessing(views=(View(crop=Crop(mode="five", size=8)),)))
