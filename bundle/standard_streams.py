@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -12,12 +13,16 @@ class _Unwritable(Exception):
     """Standard output cannot be written. No ``OSError``, which a command would take for one of a file of its own."""
 
 
+class _Unread(Exception):
+    """Nobody reads standard output any more. No ``BrokenPipeError``, at which click and rich end with status 1."""
+
+
 class _Output(io.FileIO):
     def write(self, data: object) -> int:
         try:
             return super().write(data)  # type: ignore[arg-type]  # any buffer; its name differs between versions
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise _Unread from error
         except OSError as error:
             raise _Unwritable(error.strerror) from error
 
@@ -26,7 +31,7 @@ def run_command(program: str, command: Callable[[], object]) -> None:
     """Run a command, which ends with ``SystemExit``.
 
     Where standard output cannot be written, one line says why, and the status is 2. Where whoever reads it has had
-    enough, as ``head`` has, the status is 1.
+    enough, as ``head`` has, the status is 141, which a shell reports of programs that this ends (128 + SIGPIPE).
     """
     _open_missing()
     output = sys.stdout
@@ -44,8 +49,8 @@ def run_command(program: str, command: Callable[[], object]) -> None:
     except _Unwritable as error:
         sys.stderr.write(f"{program}: standard output cannot be written: {error}\n")
         status = 2
-    except BrokenPipeError:
-        status = 1
+    except _Unread:
+        status = 128 + signal.SIGPIPE
     else:
         return
     # The interpreter will try once more to write what is left.

@@ -393,8 +393,6 @@ def _one_line_errors() -> Iterator[None]:
     """What the user can mend is one line on stderr and exit status 2; faults of the program keep their traceback."""
     try:
         yield
-    except BrokenPipeError:
-        raise  # whoever reads has had enough, as `head` has; the command line ends in silence
     except (WorkerError, BundleError, OSError) as error:
         sys.stderr.write(f"genprint: {printable(' '.join(str(error).split()))}\n")
         raise typer.Exit(2) from error

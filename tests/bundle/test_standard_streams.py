@@ -1,5 +1,7 @@
 """Commands whose standard streams are closed, full, or read no longer."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +65,11 @@ def test_without_standard_error_results_are_the_same(places: dict[str, str]) -> 
     assert usual.stdout.count("\n") == 3
 
 
-@pytest.mark.parametrize("arguments", ["schema", "settings --json", "metrics"])
-def test_whoever_has_read_enough_is_not_bothered(arguments: str) -> None:
-    done = shell(arguments, "| true")
-    assert (done.stdout, done.stderr) == ("", "")
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_whoever_has_read_enough_is_not_bothered(arguments: str, places: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "genprint", *arguments.format(**places).split()]
+    with os.fdopen(writer) as unread:
+        done = subprocess.run(command, cwd=ROOT, stdout=unread, stderr=subprocess.PIPE, check=False)
+    assert (done.stderr, done.returncode) == (b"", 128 + signal.SIGPIPE)

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -181,12 +182,18 @@ def test_a_folder_that_cannot_be_read_is_a_row(folder: Path, tmp_path: Path, mon
     assert rows == [("closed", "", "unreadable"), ("a.png", "real", "")]
 
 
-def test_whoever_reads_may_stop(folder: Path) -> None:
-    shell = '"$0" -m worker classify "$@" --device cpu --json | head -1'
-    arguments = [sys.executable, "--bundle", str(folder / "bundle"), *[str(folder / "images")] * 99]
-    done = subprocess.run(["sh", "-c", shell, *arguments], cwd=ROOT, capture_output=True, check=False)
-    assert done.stdout.count(b"\n") == 1
-    assert done.stderr == b"genprint: left out: 99 .txt\n"
+@pytest.mark.parametrize("options", [["--json"], ["--csv"], []])
+def test_whoever_reads_may_stop(folder: Path, options: list[str]) -> None:
+    arguments = ["--bundle", str(folder / "bundle"), "--device", "cpu", *options, *[str(folder / "images")] * 99]
+    command = [sys.executable, "-m", "worker", "classify", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, bufsize=0, pipesize=4096) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()  # long before the end: the pipe is small
+        assert process.stderr.read() == b"genprint: left out: 99 .txt\n"
+    assert process.returncode == 128 + signal.SIGPIPE  # not 1, which says that an image has no verdict
 
 
 @pytest.mark.parametrize(
